@@ -1,0 +1,1 @@
+//! Publishes captioning and search jobs, follows them to their last row, and finds pictures again.

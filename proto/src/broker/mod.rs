@@ -1,0 +1,1 @@
+//! The queue: one port, an in-process and a RabbitMQ implementation.

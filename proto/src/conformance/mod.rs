@@ -1,0 +1,3 @@
+//! Suites that every implementation of a port passes.
+pub mod broker;
+pub mod storage;

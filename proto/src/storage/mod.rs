@@ -1,0 +1,1 @@
+//! The object store: one port, a folder and an S3 implementation.

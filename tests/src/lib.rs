@@ -1,0 +1,1 @@
+//! Sandbox of real services, end-to-end tests and benches across the crates.

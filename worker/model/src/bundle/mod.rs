@@ -1,0 +1,1 @@
+//! One packed model: weights, tokenizers, templates, hashes.

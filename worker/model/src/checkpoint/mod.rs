@@ -1,0 +1,1 @@
+//! Published checkpoint files, read and resolved to named tensors.

@@ -1,0 +1,1 @@
+//! Checkpoint tensors, quantised and written as one bundle.

@@ -1,0 +1,1 @@
+//! Bytes of a picture to the network's input, as the reference does it.

@@ -1,0 +1,1 @@
+//! The fleet's member: one TinyGPT-V on one device, fed from a queue.
