@@ -1,0 +1,65 @@
+//! Real services, private to one test command: own ports, own data folders, gone at the end.
+
+mod child;
+mod moto;
+mod ports;
+mod rabbitmq;
+mod s3_server;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+pub use child::Child;
+pub use moto::Moto;
+pub use ports::free_port;
+pub use rabbitmq::RabbitMqNode;
+pub use s3_server::S3Server;
+
+/// Access key of every S3 server of the sandbox.
+pub const ACCESS_KEY: &str = "captionfleet-test";
+/// Secret key of every S3 server of the sandbox.
+pub const SECRET_KEY: &str = "captionfleet-test-secret";
+
+/// The services that the tests share, and the environment that names them.
+#[derive(Debug)]
+pub struct Services {
+    rabbitmq: RabbitMqNode,
+    s3: S3Server,
+    conditional_s3: Moto,
+}
+
+impl Services {
+    /// Starts one `RabbitMQ` node, an S3 server that checks signatures and checksums, and one that honours
+    /// conditional writes, with their data below `root`.
+    ///
+    /// # Errors
+    /// Names the service that did not start and what to install.
+    pub async fn start(root: &Path) -> anyhow::Result<Self> {
+        let s3 = S3Server::start(&root.join("s3")).await?;
+        let (rabbitmq, conditional_s3) = tokio::try_join!(
+            RabbitMqNode::start(&root.join("rabbitmq"), "captionfleet-test"),
+            Moto::start(&root.join("moto")),
+        )?;
+        Ok(Self { rabbitmq, s3, conditional_s3 })
+    }
+
+    /// What a test process finds in its environment.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<&'static str, String> {
+        BTreeMap::from([
+            ("CAPTIONFLEET_TEST_AMQP", self.rabbitmq.uri()),
+            ("CAPTIONFLEET_TEST_S3", self.s3.endpoint()),
+            ("CAPTIONFLEET_TEST_S3_CONDITIONAL", self.conditional_s3.endpoint()),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ])
+    }
+
+    /// Stops every service and waits until it is gone.
+    pub async fn stop(self) {
+        self.rabbitmq.stop().await;
+        self.conditional_s3.stop().await;
+        self.s3.stop().await;
+    }
+}

@@ -1,0 +1,56 @@
+//! moto's S3: the server of the sandbox that honours conditional writes exactly.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::{Child, free_port};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// A running `moto_server`.
+#[derive(Debug)]
+pub struct Moto {
+    port: u16,
+    server: Child,
+}
+
+impl Moto {
+    /// Starts the `moto_server` found on `PATH`, with its log below `root`.
+    ///
+    /// # Errors
+    /// When it is not installed or does not come up.
+    pub async fn start(root: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        let port = free_port()?;
+        let mut command = Command::new("moto_server");
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        let mut server = Child::spawn("moto_server", command, &root.join("moto.log"))
+            .map_err(|error| error.context("moto is missing: run the tests through tests/run, or pip install 'moto[server]'"))?;
+        let deadline = tokio::time::Instant::now() + START_LIMIT;
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            anyhow::ensure!(
+                server.is_running() && tokio::time::Instant::now() < deadline,
+                "moto_server did not start:\n{}",
+                server.output()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(Self { port, server })
+    }
+
+    /// The URL to give as `--s3-endpoint`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops the server.
+    pub async fn stop(mut self) {
+        self.server.signal("TERM");
+        if self.server.wait(Duration::from_secs(10)).await.is_err() {
+            tracing::warn!("moto_server did not stop in time and is killed");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! An S3 server in this process: it checks signatures and checksums, and keeps objects in a folder.
+
+use std::path::Path;
+
+use anyhow::Context;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{ACCESS_KEY, SECRET_KEY};
+
+/// A running server.
+#[derive(Debug)]
+pub struct S3Server {
+    port: u16,
+    accept_loop: JoinHandle<()>,
+}
+
+impl S3Server {
+    /// Serves `root` (one folder per bucket) on a free loopback port.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or no port is free.
+    pub async fn start(root: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        let files = s3s_fs::FileSystem::new(root)
+            .map_err(|error| anyhow::anyhow!("{error:?}"))
+            .with_context(|| format!("serve {} as S3", root.display()))?;
+        let mut builder = S3ServiceBuilder::new(files);
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let port = listener.local_addr()?.port();
+        let accept_loop = tokio::spawn(async move {
+            let http = Builder::new(TokioExecutor::new());
+            loop {
+                let Ok((socket, _)) = listener.accept().await else { continue };
+                let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "s3 connection ended");
+                    }
+                });
+            }
+        });
+        Ok(Self { port, accept_loop })
+    }
+
+    /// The URL to give as `--s3-endpoint`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops accepting connections.
+    pub async fn stop(self) {
+        self.accept_loop.abort();
+        // A cancelled task ends in an error that says so; there is nothing else to learn from it.
+        let _ = self.accept_loop.await;
+    }
+}
