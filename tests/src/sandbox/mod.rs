@@ -19,6 +19,8 @@ pub use s3_server::S3Server;
 pub const ACCESS_KEY: &str = "captionfleet-test";
 /// Secret key of every S3 server of the sandbox.
 pub const SECRET_KEY: &str = "captionfleet-test-secret";
+/// The bucket that exists on every S3 server of the sandbox; each test takes its own prefix.
+pub const BUCKET: &str = "captionfleet-test";
 
 /// The services that the tests share, and the environment that names them.
 #[derive(Debug)]
@@ -35,11 +37,15 @@ impl Services {
     /// # Errors
     /// Names the service that did not start and what to install.
     pub async fn start(root: &Path) -> anyhow::Result<Self> {
-        let s3 = S3Server::start(&root.join("s3")).await?;
+        let s3_root = root.join("s3");
+        std::fs::create_dir_all(s3_root.join(BUCKET))?;
+        let s3 = S3Server::start(&s3_root).await?;
+        let (broker_root, moto_root) = (root.join("rabbitmq"), root.join("moto"));
         let (rabbitmq, conditional_s3) = tokio::try_join!(
-            RabbitMqNode::start(&root.join("rabbitmq"), "captionfleet-test"),
-            Moto::start(&root.join("moto")),
+            RabbitMqNode::start(&broker_root, "captionfleet-test"),
+            Moto::start(&moto_root),
         )?;
+        conditional_s3.create_bucket(BUCKET).await?;
         Ok(Self { rabbitmq, s3, conditional_s3 })
     }
 

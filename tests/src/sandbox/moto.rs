@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 use super::{Child, free_port};
@@ -44,6 +45,21 @@ impl Moto {
     #[must_use]
     pub fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes a bucket; moto checks no signature, so one plain request does.
+    ///
+    /// # Errors
+    /// When the server does not answer with success.
+    pub async fn create_bucket(&self, bucket: &str) -> anyhow::Result<()> {
+        let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request =
+            format!("PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        connection.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "moto did not make bucket {bucket}: {answer}");
+        Ok(())
     }
 
     /// Stops the server.

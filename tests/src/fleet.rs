@@ -1,0 +1,213 @@
+//! The two programs as a user runs them: child processes with arguments and environment.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::process::Command;
+
+use crate::sandbox::{BUCKET, Child};
+
+/// How long any one command of a test may take.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+
+/// Where the tests find the services; the test command (`tests/run`) sets it.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    /// AMQP URI of the broker.
+    pub broker: String,
+    /// The S3 server that checks signatures.
+    pub s3: String,
+}
+
+impl Endpoints {
+    /// Reads the environment that the test command sets.
+    ///
+    /// # Errors
+    /// When the tests were started without it.
+    pub fn from_environment() -> anyhow::Result<Self> {
+        let read = |name: &str| {
+            std::env::var(name).with_context(|| format!("{name} is not set: run the tests through tests/run"))
+        };
+        Ok(Self { broker: read("CAPTIONFLEET_TEST_AMQP")?, s3: read("CAPTIONFLEET_TEST_S3")? })
+    }
+}
+
+/// One test's share of the services: its own queues, its own prefix in the bucket, its own folder.
+#[derive(Debug)]
+pub struct Fleet {
+    endpoints: Endpoints,
+    name: String,
+    folder: tempfile::TempDir,
+}
+
+impl Fleet {
+    /// Takes a share named after the test.
+    ///
+    /// # Errors
+    /// When the services are not there or no folder can be made.
+    pub fn new(test: &str) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(&format!("captionfleet-{test}-")).tempdir()?;
+        let name = format!("{test}-{}", std::process::id());
+        Ok(Self { endpoints: Endpoints::from_environment()?, name, folder })
+    }
+
+    /// A folder of this test alone.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// AMQP URI of the broker.
+    #[must_use]
+    pub fn broker(&self) -> &str {
+        &self.endpoints.broker
+    }
+
+    /// Endpoint of the S3 server.
+    #[must_use]
+    pub fn s3_endpoint(&self) -> &str {
+        &self.endpoints.s3
+    }
+
+    /// Prefix of this test's queues.
+    #[must_use]
+    pub fn queue_prefix(&self) -> &str {
+        &self.name
+    }
+
+    /// `s3://bucket/prefix` of this test's objects below `leaf`.
+    #[must_use]
+    pub fn s3_uri(&self, leaf: &str) -> String {
+        format!("s3://{BUCKET}/{}/{leaf}", self.name)
+    }
+
+    /// The options that point either program at this test's services.
+    #[must_use]
+    pub fn service_options(&self) -> Vec<String> {
+        [
+            "--broker",
+            self.broker(),
+            "--queue-prefix",
+            self.queue_prefix(),
+            "--s3-endpoint",
+            self.s3_endpoint(),
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    /// Starts a worker; its log is `WORKER.log` in the test's folder.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_worker(&self, worker: &str, options: &[&str]) -> anyhow::Result<Child> {
+        let mut command = program("worker")?;
+        command.arg("run").args(self.service_options()).args(["--admin-addr", "off"]).args(options);
+        Child::spawn(worker, command, &self.folder().join(format!("{worker}.log")))
+    }
+
+    /// Starts the dispatcher in the background; its output goes to `LOG.log` in the test's folder.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_dispatcher(&self, log: &str, arguments: &[&str]) -> anyhow::Result<Child> {
+        let mut command = program("dispatcher")?;
+        command.args(arguments);
+        Child::spawn(log, command, &self.folder().join(format!("{log}.log")))
+    }
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Ran {
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    /// Exit code; -1 when a signal ended it.
+    pub code: i32,
+}
+
+impl Ran {
+    /// Passes the value on if the command exited with 0.
+    ///
+    /// # Errors
+    /// Holds both outputs otherwise.
+    pub fn success(self) -> anyhow::Result<Self> {
+        anyhow::ensure!(self.code == 0, "exit code {}\n{}\n{}", self.code, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// Standard output as JSON.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {}\n{}", self.stdout, self.stderr))
+    }
+}
+
+/// Runs `dispatcher ARGUMENTS` to its end.
+///
+/// # Errors
+/// When it cannot be started or takes longer than [`COMMAND_LIMIT`].
+pub async fn dispatcher<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Ran> {
+    run(program("dispatcher")?, arguments).await
+}
+
+/// Runs `worker ARGUMENTS` to its end.
+///
+/// # Errors
+/// As [`dispatcher`].
+pub async fn worker<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Ran> {
+    run(program("worker")?, arguments).await
+}
+
+/// Runs a Python program of `tests/python` in the test command's private environment.
+///
+/// # Errors
+/// As [`dispatcher`].
+pub async fn python<S: AsRef<OsStr>>(
+    script: &str,
+    arguments: impl IntoIterator<Item = S>,
+) -> anyhow::Result<Ran> {
+    let mut command = Command::new("python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script));
+    run(command, arguments).await
+}
+
+async fn run<S: AsRef<OsStr>>(
+    mut command: Command,
+    arguments: impl IntoIterator<Item = S>,
+) -> anyhow::Result<Ran> {
+    command.args(arguments).kill_on_drop(true).stdin(std::process::Stdio::null());
+    let Output { status, stdout, stderr } = tokio::time::timeout(COMMAND_LIMIT, command.output())
+        .await
+        .with_context(|| format!("{command:?} still ran after {COMMAND_LIMIT:?}"))?
+        .with_context(|| format!("start {command:?}"))?;
+    Ok(Ran {
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+        code: status.code().unwrap_or(-1),
+    })
+}
+
+/// The named program, from the folder in which this test's own executable was built.
+fn program(name: &str) -> anyhow::Result<Command> {
+    let here = std::env::current_exe()?;
+    let path: PathBuf = here
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join(name))
+        .find(|candidate| candidate.is_file())
+        .with_context(|| format!("{name} is not built: run the tests through tests/run"))?;
+    let mut command = Command::new(path);
+    // What a developer has set must not reach the programs under test.
+    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("CAPTIONFLEET_")) {
+        command.env_remove(variable);
+    }
+    Ok(command)
+}
