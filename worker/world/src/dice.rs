@@ -10,9 +10,7 @@ impl Dice {
     /// A generator for `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self {
-            state: mix(seed ^ 0x5EED_0F5C_E4E5_0001),
-        }
+        Self { state: mix(seed ^ 0x5EED_0F5C_E4E5_0001) }
     }
 
     /// The next 64 random bits.
@@ -23,10 +21,7 @@ impl Dice {
 
     /// A number in `[0, 1)`.
     pub fn unit(&mut self) -> f32 {
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "24 bits are exact in an f32"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "24 bits are exact in an f32")]
         let value = (self.bits() >> 40) as f32;
         value / 16_777_216.0
     }
@@ -48,10 +43,7 @@ impl Dice {
     /// When `count` is 0.
     pub fn below(&mut self, count: usize) -> usize {
         assert!(count > 0, "no index lies below 0");
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the remainder is below a usize"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
         let index = (self.bits() % count as u64) as usize;
         index
     }

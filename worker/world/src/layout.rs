@@ -41,11 +41,7 @@ pub(crate) fn place(arrangement: &Arrangement, aspect: f32, dice: &mut Dice) -> 
             debug_assert_eq!(Place::ALL.len(), 9);
             vec![spot]
         }
-        Arrangement::Pair {
-            first,
-            second,
-            relation,
-        } => {
+        Arrangement::Pair { first, second, relation } => {
             let shift = dice.between(-0.13, 0.13);
             let mut spots = Vec::with_capacity(2);
             for (thing, along) in [(first, 0.25), (second, 0.75)] {
@@ -95,8 +91,8 @@ pub(crate) fn place(arrangement: &Arrangement, aspect: f32, dice: &mut Dice) -> 
 
 fn radius_of(size: Size, dice: &mut Dice) -> f32 {
     match size {
-        Size::Small => dice.between(0.122, 0.138),
-        Size::Large => dice.between(0.188, 0.212),
+        Size::Small => dice.between(0.118, 0.134),
+        Size::Large => dice.between(0.178, 0.2),
     }
 }
 

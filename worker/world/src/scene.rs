@@ -107,10 +107,7 @@ impl Arrangement {
     fn any(dice: &mut Dice) -> Self {
         let roll = dice.unit();
         if roll < 0.22 {
-            return Self::Single {
-                thing: Thing::any(dice),
-                place: dice.pick(Place::ALL),
-            };
+            return Self::Single { thing: Thing::any(dice), place: dice.pick(Place::ALL) };
         }
         if roll < 0.76 {
             let first = Thing::any(dice);
@@ -119,16 +116,9 @@ impl Arrangement {
                 second = Thing::any(dice);
             }
             let relation = dice.pick(&[Relation::LeftOf, Relation::Above]);
-            return Self::Pair {
-                first,
-                second,
-                relation,
-            };
+            return Self::Pair { first, second, relation };
         }
-        Self::Group {
-            kind: Thing::any(dice).kind,
-            count: 2 + dice.below(3),
-        }
+        Self::Group { kind: Thing::any(dice).kind, count: 2 + dice.below(3) }
     }
 
     /// The split that this arrangement belongs to: a hash of kinds, relation, place and count (sizes do not matter).
@@ -136,21 +126,13 @@ impl Arrangement {
     pub fn split(&self) -> Split {
         let key = match *self {
             Self::Single { thing, place } => [1, thing.kind.code(), place.code(), 0],
-            Self::Pair {
-                first,
-                second,
-                relation,
-            } => [2, first.kind.code(), second.kind.code(), relation.code()],
+            Self::Pair { first, second, relation } => {
+                [2, first.kind.code(), second.kind.code(), relation.code()]
+            }
             Self::Group { kind, count } => [3, kind.code(), count, 0],
         };
-        let hash = key
-            .iter()
-            .fold(7_u64, |hash, part| mix(hash.wrapping_mul(131) + *part as u64));
-        if hash % 100 < HELD_OUT_PERCENT {
-            Split::HeldOut
-        } else {
-            Split::Train
-        }
+        let hash = key.iter().fold(7_u64, |hash, part| mix(hash.wrapping_mul(131) + *part as u64));
+        if hash % 100 < HELD_OUT_PERCENT { Split::HeldOut } else { Split::Train }
     }
 }
 
@@ -165,10 +147,7 @@ impl Thing {
     fn any(dice: &mut Dice) -> Self {
         Self {
             size: dice.pick(Size::ALL),
-            kind: Kind {
-                colour: dice.pick(Colour::ALL),
-                shape: dice.pick(Shape::ALL),
-            },
+            kind: Kind { colour: dice.pick(Colour::ALL), shape: dice.pick(Shape::ALL) },
         }
     }
 }
@@ -207,13 +186,7 @@ impl Scene {
         let aspect = dice.pick(&ASPECTS);
         let placed = layout::place(&arrangement, aspect, &mut dice);
         let look = Look::any(&mut dice, backdrop);
-        Self {
-            arrangement,
-            backdrop,
-            aspect,
-            placed,
-            look,
-        }
+        Self { arrangement, backdrop, aspect, placed, look }
     }
 
     /// How many objects of `shape` are in the picture.

@@ -95,7 +95,7 @@ impl Colour {
             Self::Yellow => [248, 214, 34],
             Self::Green => [38, 158, 62],
             Self::Blue => [34, 88, 214],
-            Self::Purple => [126, 44, 164],
+            Self::Purple => [138, 54, 180],
             Self::Pink => [247, 138, 190],
         }
     }
@@ -177,8 +177,7 @@ impl Relation {
 /// The word for a count below ten.
 #[must_use]
 pub fn count_word(count: usize) -> &'static str {
-    const WORDS: [&str; 10] = [
-        "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-    ];
+    const WORDS: [&str; 10] =
+        ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
     WORDS.get(count).copied().unwrap_or("many")
 }
