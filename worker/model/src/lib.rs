@@ -1,5 +1,47 @@
 //! TinyGPT-V and the BLIP-2 retrieval heads on candle: no queue, no storage, no runtime.
+//!
+//! [`TinyGptV`] turns prepared pictures and prompts into logits, one prefill or decode step at a
+//! time; what is said with them ([`Sampler`], [`StopCondition`]) and in which order rows run is
+//! the caller's business. The same code is the tiny goldens, the demo model and the full
+//! 3.9-billion-parameter model: every dimension comes from [`ModelConfig`].
+pub mod beam;
 pub mod bundle;
 pub mod checkpoint;
+mod config;
+mod error;
+pub mod generate;
+pub mod inventory;
+mod kv_cache;
+mod linear;
+mod norm;
 pub mod pack;
+mod phi;
 pub mod preprocess;
+mod projector;
+mod prompt;
+mod qformer;
+mod retrieval;
+mod sampling;
+mod score;
+mod stop;
+mod tiny_gpt_v;
+mod tokenizer;
+pub mod trace;
+mod vision;
+mod weights;
+
+pub use config::{
+    ConfigError, ModelConfig, PhiConfig, ProjectionConfig, QFormerConfig, RetrievalConfig, VisionConfig,
+};
+pub use error::ModelError;
+pub use inventory::{TensorKind, TensorSpec, tensor_inventory};
+pub use kv_cache::KvCache;
+pub use linear::Linear;
+pub use prompt::{IMAGE_PLACEHOLDER, PromptError, PromptTemplates, PromptTokens};
+pub use retrieval::RetrievalHead;
+pub use sampling::{DegenerateLogits, Sampled, Sampler, SamplingOptions};
+pub use score::score;
+pub use stop::{StopCondition, StopReason, clean_caption};
+pub use tiny_gpt_v::{DecodeRow, PrefillRow, TinyGptV};
+pub use tokenizer::{CaptionTokenizer, TextTokenizer, TokenizerError};
+pub use weights::{WeightError, Weights};

@@ -1,0 +1,98 @@
+//! The two tokenizers: byte-level BPE of the language model, WordPiece of the retrieval heads.
+use std::sync::Arc;
+
+use tokenizers::Tokenizer;
+
+/// Name of the token that ends a text and stands where nothing was said.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// What the trained model writes where its answer ends.
+pub(crate) const STOP_TEXT: &str = "###";
+
+/// A tokenizer file that cannot be used, or a text it cannot split.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// The file is not a tokenizer of the `tokenizers` library.
+    #[error("the tokenizer definition cannot be read")]
+    Definition(#[source] tokenizers::Error),
+    /// A token that must exist does not.
+    #[error("the tokenizer has no token {0:?}")]
+    MissingToken(&'static str),
+    /// Splitting a text failed.
+    #[error("the text cannot be split into tokens")]
+    Encode(#[source] tokenizers::Error),
+    /// Joining tokens failed.
+    #[error("the tokens cannot be joined to a text")]
+    Decode(#[source] tokenizers::Error),
+}
+
+/// The language model's tokenizer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct CaptionTokenizer {
+    inner: Arc<Tokenizer>,
+    end_of_text: u32,
+    stop: Option<u32>,
+}
+
+impl CaptionTokenizer {
+    /// Reads a `tokenizer.json`.
+    pub fn from_bytes(json: &[u8]) -> Result<Self, TokenizerError> {
+        let inner = Tokenizer::from_bytes(json).map_err(TokenizerError::Definition)?;
+        let end_of_text = inner.token_to_id(END_OF_TEXT).ok_or(TokenizerError::MissingToken(END_OF_TEXT))?;
+        let stop = inner.token_to_id(STOP_TEXT);
+        Ok(Self { inner: Arc::new(inner), end_of_text, stop })
+    }
+
+    /// Ids of a text, without any token in front or behind.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(TokenizerError::Encode)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of some ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.inner.decode(ids, true).map_err(TokenizerError::Decode)
+    }
+
+    /// Ids there are; the model's table may have more rows, which mean nothing.
+    pub fn vocab_len(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of `<|endoftext|>`, which is also what the reference calls bos and pad.
+    pub fn end_of_text(&self) -> u32 {
+        self.end_of_text
+    }
+
+    /// The id of `###`, if that is one token.
+    pub fn stop_sequence(&self) -> Option<u32> {
+        self.stop
+    }
+}
+
+/// The retrieval heads' tokenizer; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct TextTokenizer {
+    inner: Arc<Tokenizer>,
+}
+
+impl TextTokenizer {
+    /// Reads a `tokenizer.json`; texts are cut to `max_tokens`, `[CLS]` and `[SEP]` included.
+    pub fn from_bytes(json: &[u8], max_tokens: usize) -> Result<Self, TokenizerError> {
+        let mut inner = Tokenizer::from_bytes(json).map_err(TokenizerError::Definition)?;
+        for token in ["[CLS]", "[SEP]"] {
+            inner.token_to_id(token).ok_or(TokenizerError::MissingToken(token))?;
+        }
+        let truncation = tokenizers::TruncationParams { max_length: max_tokens, ..Default::default() };
+        inner.with_truncation(Some(truncation)).map_err(TokenizerError::Definition)?;
+        inner.with_padding(None);
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Ids of a text: `[CLS]`, its pieces, `[SEP]`.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode_fast(text, true).map_err(TokenizerError::Encode)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
