@@ -1,0 +1,1 @@
+//! End to end: both programs as child processes, over the real services that `tests/run` starts.
