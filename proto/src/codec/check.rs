@@ -1,0 +1,143 @@
+//! The rules that types alone do not hold.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::{DecodeError, Limits};
+use crate::job::{
+    CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, Prompt, Query, SearchReply, SearchResult,
+};
+
+const MAX_ETAG_BYTES: usize = 1024;
+const MAX_QUESTION_BYTES: usize = 4096;
+const MAX_TEMPLATE_BYTES: usize = 16 * 1024;
+const MAX_TOKENS: u32 = 4096;
+const MAX_NAME_BYTES: usize = 128;
+
+pub(super) fn version(version: &Option<Value>) -> Result<(), DecodeError> {
+    let Some(version) = version else {
+        return Err(invalid("version", "is missing: write \"1.0\""));
+    };
+    let Value::String(text) = version else {
+        return Err(DecodeError::UnknownVersion { version: shorten(&version.to_string()) });
+    };
+    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.len() <= 9 && part.bytes().all(|b| b.is_ascii_digit());
+    if major == "1" && digits(minor) {
+        return Ok(());
+    }
+    Err(DecodeError::UnknownVersion { version: shorten(text) })
+}
+
+pub(super) fn job(job: &Job, limits: Limits) -> Result<(), DecodeError> {
+    if let Some(bundle) = &job.bundle {
+        name("bundle", bundle)?;
+    }
+    name("trace_id", &job.trace_id)?;
+    match &job.kind {
+        JobKind::Caption(caption) => caption_job(caption, limits),
+        JobKind::Search(search) => match &search.query {
+            Query::Text { text } => question("query.text", text),
+            Query::Image { item } => job_item("query.item", item),
+        },
+    }
+}
+
+pub(super) fn reply(reply: &SearchReply) -> Result<(), DecodeError> {
+    if let SearchResult::Ok { embedding, .. } = &reply.result {
+        let dim = embedding.first().map_or(0, Vec::len);
+        if dim == 0 || embedding.iter().any(|vector| vector.len() != dim) {
+            return Err(invalid("embedding", "must be one or more vectors of one length"));
+        }
+        if embedding.iter().flatten().any(|value| !value.is_finite()) {
+            return Err(invalid("embedding", "has a value that is not finite"));
+        }
+    }
+    Ok(())
+}
+
+fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
+    if job.items.is_empty() {
+        return Err(invalid("items", "is empty"));
+    }
+    if job.items.len() > limits.max_items {
+        return Err(DecodeError::TooManyItems { items: job.items.len(), limit: limits.max_items });
+    }
+    let mut seen = HashSet::with_capacity(job.items.len());
+    for (at, item) in job.items.iter().enumerate() {
+        job_item(&format!("items[{at}]"), item)?;
+        if !seen.insert((&item.uri, item.frame_ms)) {
+            return Err(invalid(&format!("items[{at}]"), "is listed twice"));
+        }
+    }
+    if job.max_tokens.is_some_and(|tokens| !(1..=MAX_TOKENS).contains(&tokens)) {
+        return Err(invalid("max_tokens", &format!("must be 1 to {MAX_TOKENS}")));
+    }
+    match &job.prompt {
+        Prompt::Caption => Ok(()),
+        Prompt::Ask { question: text } => question("prompt.question", text),
+        Prompt::Raw { template } => {
+            if template.len() > MAX_TEMPLATE_BYTES {
+                return Err(invalid("prompt.template", &format!("has more than {MAX_TEMPLATE_BYTES} bytes")));
+            }
+            if template.matches(IMAGE_PLACEHOLDER).count() != 1 {
+                return Err(invalid(
+                    "prompt.template",
+                    &format!("must contain {IMAGE_PLACEHOLDER} exactly once"),
+                ));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
+    let fail = |name: &str, problem: &str| Err(invalid(&format!("{field}.{name}"), problem));
+    if item.etag.as_ref().is_some_and(|etag| etag.len() > MAX_ETAG_BYTES) {
+        return fail("etag", &format!("has more than {MAX_ETAG_BYTES} bytes"));
+    }
+    let is_hex = |digest: &str| digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if item.sha256.as_ref().is_some_and(|digest| digest.len() != 64 || !is_hex(digest)) {
+        return fail("sha256", "must be 64 lowercase hexadecimal digits");
+    }
+    // Parquet's integers are signed, so that Spark and others read them.
+    for (name, value) in [("size", item.size), ("frame_ms", item.frame_ms), ("span_ms", item.span_ms)] {
+        if value.is_some_and(|value| i64::try_from(value).is_err()) {
+            return fail(name, "is above 2^63 - 1");
+        }
+    }
+    if item.span_ms.is_some() && item.frame_ms.is_none() {
+        return fail("span_ms", "is given without frame_ms");
+    }
+    Ok(())
+}
+
+fn question(field: &str, text: &str) -> Result<(), DecodeError> {
+    if text.trim().is_empty() {
+        return Err(invalid(field, "is empty"));
+    }
+    if text.len() > MAX_QUESTION_BYTES {
+        return Err(invalid(field, &format!("has more than {MAX_QUESTION_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+/// Names end up in log lines, file names and column values.
+fn name(field: &str, value: &str) -> Result<(), DecodeError> {
+    if value.is_empty() || value.len() > MAX_NAME_BYTES || value.chars().any(char::is_control) {
+        return Err(invalid(
+            field,
+            &format!("must be 1 to {MAX_NAME_BYTES} bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+fn invalid(field: &str, problem: &str) -> DecodeError {
+    DecodeError::Invalid { field: field.to_owned(), problem: problem.to_owned() }
+}
+
+fn shorten(text: &str) -> String {
+    text.escape_debug().take(40).collect()
+}

@@ -1,0 +1,131 @@
+//! Captioning: which pictures, and what is asked about them.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::uri::ItemUri;
+
+/// Where the picture goes in a raw prompt.
+pub const IMAGE_PLACEHOLDER: &str = "<ImageHere>";
+
+/// Pictures to caption (or to ask about) and to embed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CaptionJob {
+    /// The pictures; each gets exactly one row.
+    #[schemars(length(min = 1, max = 10_000))]
+    pub items: Vec<JobItem>,
+    /// What is asked about each of them.
+    #[serde(default)]
+    pub prompt: Prompt,
+    /// Longest answer in tokens; absent: the worker's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096))]
+    pub max_tokens: Option<u32>,
+    /// Whether rows get an embedding.
+    #[serde(default = "yes")]
+    pub embed: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// One picture, or one frame of a video.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct JobItem {
+    /// The picture's name, as the row will have it.
+    pub uri: ItemUri,
+    /// Where the bytes are, if not at `uri` (e.g. a copy staged for other machines).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fetch: Option<ItemUri>,
+    /// Version of the bytes when the job was planned, as the storage tells it. The row records what was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// Size in bytes when the job was planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// SHA-256 of the bytes, 64 lowercase hexadecimal digits, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    pub sha256: Option<String>,
+    /// Time of a video's frame, in milliseconds from its start; absent for pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_ms: Option<u64>,
+    /// How long that frame stands for, in milliseconds; absent for pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub span_ms: Option<u64>,
+    /// Fields of later minor versions, kept as they came.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl JobItem {
+    /// A picture of which nothing but the name is known.
+    pub fn new(uri: ItemUri) -> Self {
+        Self {
+            uri,
+            fetch: None,
+            etag: None,
+            size: None,
+            sha256: None,
+            frame_ms: None,
+            span_ms: None,
+            extra: Map::new(),
+        }
+    }
+
+    /// Where the bytes are.
+    pub fn source(&self) -> &ItemUri {
+        self.fetch.as_ref().unwrap_or(&self.uri)
+    }
+}
+
+/// What is asked about a picture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "task", rename_all = "lowercase")]
+pub enum Prompt {
+    /// Describe it, in the words of the bundle's own template.
+    #[default]
+    Caption,
+    /// Answer a question, inside the bundle's own template.
+    Ask {
+        /// The question.
+        #[schemars(length(min = 1, max = 4096))]
+        question: String,
+    },
+    /// Continue exactly this text.
+    Raw {
+        /// The whole prompt; `<ImageHere>` stands in it once, where the picture goes.
+        #[schemars(length(min = 1, max = 16384), regex(pattern = "<ImageHere>"))]
+        template: String,
+    },
+}
+
+impl Prompt {
+    /// 16 hexadecimal digits that name what is asked: rows of equal bytes, bundle and hash are interchangeable.
+    ///
+    /// The first 16 digits of SHA-256 over `{"max_tokens":N|null,"prompt":{…}}` with sorted keys and no blanks.
+    pub fn prompt_hash(&self, max_tokens: Option<u32>) -> String {
+        let prompt = match self {
+            Self::Caption => json!({"task": "caption"}),
+            Self::Ask { question } => json!({"question": question, "task": "ask"}),
+            Self::Raw { template } => json!({"task": "raw", "template": template}),
+        };
+        let canonical = json!({"max_tokens": max_tokens, "prompt": prompt}).to_string();
+        hex::encode(Sha256::digest(canonical))[..16].to_owned()
+    }
+}
+
+impl CaptionJob {
+    /// A job that captions and embeds `items` with the worker's own limits.
+    pub fn new(items: Vec<JobItem>) -> Self {
+        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true }
+    }
+
+    /// See [`Prompt::prompt_hash`].
+    pub fn prompt_hash(&self) -> String {
+        self.prompt.prompt_hash(self.max_tokens)
+    }
+}

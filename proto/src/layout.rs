@@ -1,0 +1,113 @@
+//! The only speller of object keys inside an archive.
+//!
+//! ```text
+//! runs/RUN.json                  manifest of a run
+//! runs/RUN/items-00000.parquet   its items, in plan order, split over numbered files
+//! parts/RUN/JOB.parquet          the rows of one job
+//! quarantine/RUN/JOB.json        marker of a job that is being run item by item
+//! staged/ab/abcdef…              a local picture copied for remote workers, by its sha256
+//! queries/ab/abcdef…             a picture given to a search, by its sha256
+//! index/                         search index (LanceDB's own files)
+//! ```
+
+use crate::job::{JobId, RunId};
+
+/// The first segments of all keys: a listing of sources in the same place leaves them out.
+pub const TOP_FOLDERS: [&str; 6] = ["runs", "parts", "quarantine", "staged", "queries", "index"];
+/// Everything that describes runs.
+pub const RUNS_PREFIX: &str = "runs/";
+/// Where the search index keeps its files.
+pub const INDEX_PREFIX: &str = "index/";
+
+const PARTS: &str = "parts/";
+const MANIFEST_SUFFIX: &str = ".json";
+const PART_SUFFIX: &str = ".parquet";
+
+/// Manifest of a run.
+pub fn run_manifest(run: &RunId) -> String {
+    format!("{RUNS_PREFIX}{run}{MANIFEST_SUFFIX}")
+}
+
+/// The run whose manifest lies at `key`, if that is what the key names.
+pub fn run_of_manifest(key: &str) -> Option<RunId> {
+    RunId::new(key.strip_prefix(RUNS_PREFIX)?.strip_suffix(MANIFEST_SUFFIX)?).ok()
+}
+
+/// The `number`-th file of a run's items table, counted from zero.
+pub fn run_items(run: &RunId, number: u32) -> String {
+    format!("{}items-{number:05}.parquet", run_items_prefix(run))
+}
+
+/// What the keys of a run's items files begin with.
+pub fn run_items_prefix(run: &RunId) -> String {
+    format!("{RUNS_PREFIX}{run}/")
+}
+
+/// The rows of one job.
+pub fn part(run: &RunId, job: &JobId) -> String {
+    format!("{PARTS}{run}/{job}{PART_SUFFIX}")
+}
+
+/// What the keys of a run's parts begin with, or those of all runs.
+pub fn parts_prefix(run: Option<&RunId>) -> String {
+    run.map_or_else(|| PARTS.to_owned(), |run| format!("{PARTS}{run}/"))
+}
+
+/// The run and job whose part lies at `key`, if that is what the key names.
+pub fn job_of_part(key: &str) -> Option<(RunId, JobId)> {
+    let (run, file) = key.strip_prefix(PARTS)?.split_once('/')?;
+    Some((RunId::new(run).ok()?, JobId::new(file.strip_suffix(PART_SUFFIX)?).ok()?))
+}
+
+/// Marker of a job that is being run item by item, because a process died on it.
+pub fn quarantine(run: &RunId, job: &JobId) -> String {
+    format!("quarantine/{run}/{job}.json")
+}
+
+/// A local picture copied into the archive for workers on other machines.
+///
+/// `sha256` is 64 lowercase hexadecimal digits; the first two spread the objects over folders.
+pub fn staged(sha256: &str) -> String {
+    by_digest("staged", sha256)
+}
+
+/// A picture given to a search, kept while its query job runs.
+pub fn query_image(sha256: &str) -> String {
+    by_digest("queries", sha256)
+}
+
+fn by_digest(folder: &str, sha256: &str) -> String {
+    format!("{folder}/{}/{sha256}", sha256.get(..2).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn spells_what_the_design_says() {
+        let (run, job) = (RunId::new("r1").unwrap(), JobId::new("00000007-abc").unwrap());
+        assert_eq!(run_manifest(&run), "runs/r1.json");
+        assert_eq!(run_items(&run, 12), "runs/r1/items-00012.parquet");
+        assert_eq!(part(&run, &job), "parts/r1/00000007-abc.parquet");
+        assert_eq!(quarantine(&run, &job), "quarantine/r1/00000007-abc.json");
+        assert_eq!(parts_prefix(None), "parts/");
+        assert_eq!(parts_prefix(Some(&run)), "parts/r1/");
+        assert_eq!(staged("abcdef"), "staged/ab/abcdef");
+        assert_eq!(query_image("abcdef"), "queries/ab/abcdef");
+    }
+
+    #[test]
+    fn reads_back_its_own_keys_and_no_others() {
+        let (run, job) = (RunId::new("r.1").unwrap(), JobId::new("7.parquet").unwrap());
+        assert_eq!(job_of_part(&part(&run, &job)), Some((run.clone(), job)));
+        assert_eq!(run_of_manifest(&run_manifest(&run)), Some(run.clone()));
+        assert_eq!(run_of_manifest(&run_items(&run, 0)), None);
+        for stranger in
+            ["parts/r/x.csv", "parts/x.parquet", "parts/r/a/b.parquet", "runs/r.json", "parts/../x.parquet"]
+        {
+            assert_eq!(job_of_part(stranger), None, "{stranger}");
+        }
+    }
+}

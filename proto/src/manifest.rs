@@ -1,0 +1,53 @@
+//! What a run is: its manifest (JSON) and the table of its items (Parquet).
+
+mod items;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use items::{PlannedItem, read_items, write_items};
+
+use crate::job::{Prompt, RunId};
+
+/// One submission: what was asked of which sources, and how much it came to. Written once, before the first job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunManifest {
+    /// Version of the contract, `MAJOR.MINOR`.
+    pub version: String,
+    /// The run.
+    pub run: RunId,
+    /// When it was planned.
+    #[schemars(with = "String")]
+    pub created_at: Timestamp,
+    /// The sources, as the user gave them.
+    pub source: Vec<String>,
+    /// What is asked about each item.
+    pub prompt: Prompt,
+    /// See [`Prompt::prompt_hash`].
+    pub prompt_hash: String,
+    /// Longest answer in tokens; absent: the worker's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// Whether rows get embeddings.
+    pub embed: bool,
+    /// Id of the bundle that must serve the run, if one was required.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<String>,
+    /// Number of items in the items table: each has exactly one row when the run is complete.
+    pub items: u64,
+    /// Number of jobs.
+    pub jobs: u64,
+    /// Largest number of items in a job.
+    pub job_size: u64,
+    /// Number of files of the items table.
+    pub item_files: u32,
+    /// Items of the sources that were left out because an equal `ok` row existed.
+    pub already_done: u64,
+    /// Version of the program that planned it.
+    pub captionfleet: String,
+    /// Fields of later minor versions, kept as they came.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}

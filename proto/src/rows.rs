@@ -1,0 +1,169 @@
+//! The terminal records: one [`Row`] per item, one Parquet object (a *part*) per job.
+//!
+//! Column names, order and types are public ([`schema`]); DuckDB, Polars, pyarrow and pandas read parts as they
+//! are. Embeddings are fixed-size lists of 16-bit floats, `vectors × dim` values in row-major order.
+
+mod column;
+mod embeddings;
+mod keys;
+mod read;
+mod write;
+
+use half::f16;
+use jiff::Timestamp;
+
+pub use column::{ROWS_VERSION, schema};
+pub use embeddings::{Embeddings, read_embeddings};
+pub use keys::{RowKey, read_keys};
+pub use read::{Projection, read_part};
+pub use write::write_part;
+
+use crate::job::{JobId, RunId};
+use crate::uri::ItemUri;
+
+/// What became of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Status {
+    /// Captioned.
+    Ok,
+    /// Could not be captioned, and trying again would not help; `error_code` says why.
+    Failed,
+    /// Left out on purpose; `error_code` says why.
+    Skipped,
+}
+
+impl Status {
+    /// The value of the `status` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+        }
+    }
+
+    fn from_column(value: &str) -> Option<Self> {
+        [Self::Ok, Self::Failed, Self::Skipped].into_iter().find(|status| status.as_str() == value)
+    }
+}
+
+/// The terminal record of one item. Fields are the columns, in their order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// The item's name.
+    pub item: ItemUri,
+    /// Time of a video's frame, in milliseconds from its start.
+    pub frame_ms: Option<u64>,
+    /// How long that frame stands for, in milliseconds.
+    pub span_ms: Option<u64>,
+    /// SHA-256 of the bytes, 64 lowercase hexadecimal digits.
+    pub sha256: Option<String>,
+    /// Version of the bytes that were read, as the storage tells it.
+    pub etag: Option<String>,
+    /// Width of the decoded picture, in pixels.
+    pub width: Option<u32>,
+    /// Height of the decoded picture, in pixels.
+    pub height: Option<u32>,
+    /// What became of the item.
+    pub status: Status,
+    /// Why it failed or was skipped, from a bounded set.
+    pub error_code: Option<String>,
+    /// The same, for people.
+    pub error_message: Option<String>,
+    /// How often the job had been tried when this row was made, this time included.
+    pub attempts: u32,
+    /// The caption or answer.
+    pub caption: Option<String>,
+    /// Number of generated tokens.
+    pub tokens: Option<u32>,
+    /// Mean natural-log probability of the generated tokens.
+    pub mean_logprob: Option<f32>,
+    /// Why generation ended.
+    pub stop_reason: Option<String>,
+    /// Unit vectors, `vectors × dim` values, row-major; absent when not asked for or not ok.
+    pub embedding: Option<Vec<f16>>,
+    /// Which space the embedding lies in; present exactly when `embedding` is.
+    pub embedding_space: Option<String>,
+    /// Id of the bundle that served the job.
+    pub bundle: Option<String>,
+    /// What was asked, see [`crate::job::Prompt::prompt_hash`].
+    pub prompt_hash: String,
+    /// The item whose row holds the answer, when this one was skipped as its duplicate.
+    pub duplicate_of: Option<String>,
+    /// The run.
+    pub run: RunId,
+    /// The job.
+    pub job: JobId,
+    /// Links log lines and rows of one submission.
+    pub trace_id: String,
+    /// When the row was made; stored to the microsecond.
+    pub finished_at: Timestamp,
+}
+
+/// How an embedding's values are arranged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EmbeddingShape {
+    /// Number of vectors per item (query tokens of the Q-Former).
+    pub vectors: u32,
+    /// Length of each vector.
+    pub dim: u32,
+}
+
+impl EmbeddingShape {
+    /// Number of values per item.
+    pub fn len(self) -> usize {
+        self.vectors as usize * self.dim as usize
+    }
+
+    /// Whether an embedding would have no values at all.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Why rows cannot be written or a part cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A row breaks a rule of the schema.
+    #[error("row {row} ({item}): {problem}")]
+    Row {
+        /// Its place among the rows given.
+        row: usize,
+        /// Its item.
+        item: String,
+        /// The rule.
+        problem: String,
+    },
+    /// The shape has no values, or more than a row group could hold.
+    #[error("an embedding of {vectors} x {dim} values cannot be stored")]
+    Shape {
+        /// Number of vectors.
+        vectors: u32,
+        /// Length of each.
+        dim: u32,
+    },
+    /// A column is missing or has another type.
+    #[error("column `{column}`: {problem}")]
+    Column {
+        /// The column's name.
+        column: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A value that the column must not have.
+    #[error("column `{column}`, row {row}: {problem}")]
+    Value {
+        /// The column's name.
+        column: &'static str,
+        /// The row's number in the object.
+        row: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Written by a program that speaks another major version.
+    #[error("the table has version {0}, this program reads version 1: use a newer captionfleet")]
+    UnknownVersion(String),
+    /// The bytes are not a Parquet file, or a damaged one.
+    #[error("not a readable Parquet object")]
+    Parquet(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
