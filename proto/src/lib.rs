@@ -20,4 +20,5 @@ pub mod manifest;
 pub mod outcome;
 pub mod rows;
 pub mod storage;
+mod table;
 pub mod uri;

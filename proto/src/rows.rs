@@ -12,13 +12,14 @@ mod write;
 use half::f16;
 use jiff::Timestamp;
 
-pub use column::{ROWS_VERSION, schema};
+pub use column::schema;
 pub use embeddings::{Embeddings, read_embeddings};
 pub use keys::{RowKey, read_keys};
 pub use read::{Projection, read_part};
 pub use write::write_part;
 
 use crate::job::{JobId, RunId};
+pub use crate::table::TableError;
 use crate::uri::ItemUri;
 
 /// What became of an item.
@@ -119,51 +120,4 @@ impl EmbeddingShape {
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }
-}
-
-/// Why rows cannot be written or a part cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// A row breaks a rule of the schema.
-    #[error("row {row} ({item}): {problem}")]
-    Row {
-        /// Its place among the rows given.
-        row: usize,
-        /// Its item.
-        item: String,
-        /// The rule.
-        problem: String,
-    },
-    /// The shape has no values, or more than a row group could hold.
-    #[error("an embedding of {vectors} x {dim} values cannot be stored")]
-    Shape {
-        /// Number of vectors.
-        vectors: u32,
-        /// Length of each.
-        dim: u32,
-    },
-    /// A column is missing or has another type.
-    #[error("column `{column}`: {problem}")]
-    Column {
-        /// The column's name.
-        column: &'static str,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A value that the column must not have.
-    #[error("column `{column}`, row {row}: {problem}")]
-    Value {
-        /// The column's name.
-        column: &'static str,
-        /// The row's number in the object.
-        row: usize,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// Written by a program that speaks another major version.
-    #[error("the table has version {0}, this program reads version 1: use a newer captionfleet")]
-    UnknownVersion(String),
-    /// The bytes are not a Parquet file, or a damaged one.
-    #[error("not a readable Parquet object")]
-    Parquet(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -1,10 +1,13 @@
 //! The narrow read of resume and verify: which item ended how, without texts and vectors.
 
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use super::read::status_at;
 use super::{Status, TableError};
 use crate::job::{JobId, RunId};
+use crate::table::{self, Cells};
 use crate::uri::ItemUri;
 
 /// What identifies a row and its content.
@@ -38,6 +41,48 @@ pub struct RowKey {
 
 /// Reads the keys of all rows of a part, in their order.
 pub fn read_keys(bytes: Bytes) -> Result<Vec<RowKey>, TableError> {
-    let _ = bytes;
-    Ok(Vec::new())
+    table::read(bytes, &COLUMNS, append, Vec::new())
+}
+
+const COLUMNS: [&str; 12] = [
+    "item",
+    "frame_ms",
+    "sha256",
+    "etag",
+    "status",
+    "error_code",
+    "embedding_space",
+    "bundle",
+    "prompt_hash",
+    "run",
+    "job",
+    "finished_at",
+];
+
+fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<(), TableError> {
+    let cells = Cells { batch, before };
+    let (item, frame_ms) = (cells.text("item")?, cells.number("frame_ms")?);
+    let (sha256, etag) = (cells.text("sha256")?, cells.text("etag")?);
+    let (status, error_code) = (cells.text("status")?, cells.text("error_code")?);
+    let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
+    let (prompt_hash, run, job) = (cells.text("prompt_hash")?, cells.text("run")?, cells.text("job")?);
+    let finished_at = cells.time("finished_at")?;
+    keys.reserve(batch.num_rows());
+    for row in 0..batch.num_rows() {
+        keys.push(RowKey {
+            item: item.parsed(row)?,
+            frame_ms: frame_ms.get(row)?,
+            sha256: sha256.owned(row),
+            etag: etag.owned(row),
+            status: status_at(&status, row)?,
+            error_code: error_code.owned(row),
+            embedding_space: embedding_space.owned(row),
+            bundle: bundle.owned(row),
+            prompt_hash: prompt_hash.required(row)?.to_owned(),
+            run: run.parsed(row)?,
+            job: job.parsed(row)?,
+            finished_at: finished_at.required(row)?,
+        });
+    }
+    Ok(())
 }

@@ -1,11 +1,121 @@
 //! Writing parts.
 
-use bytes::Bytes;
+use std::sync::Arc;
 
-use super::{EmbeddingShape, Row, TableError};
+use arrow_array::{
+    ArrayRef, FixedSizeListArray, Float16Array, Float32Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow_buffer::NullBuffer;
+use bytes::Bytes;
+use half::f16;
+
+use super::column::{FORMAT, schema, value_field};
+use super::{EmbeddingShape, Row, Status, TableError};
+use crate::table;
 
 /// Encodes the rows of one job. Equal rows yield equal bytes.
+///
+/// Checks that `ok` rows have a caption and no error, that others have an error code, and that embeddings have
+/// `shape`, finite values and a space.
 pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableError> {
-    let _ = (rows, shape);
-    Ok(Bytes::new())
+    let schema = schema(shape)?;
+    for (at, row) in rows.iter().enumerate() {
+        let item = || row.item.to_string();
+        check(row, shape).map_err(|problem| TableError::Row { row: at, item: item(), problem })?;
+    }
+    let columns: Vec<ArrayRef> = vec![
+        texts(rows, |row| Some(row.item.as_str())),
+        wide(rows, |row| row.frame_ms),
+        wide(rows, |row| row.span_ms),
+        texts(rows, |row| row.sha256.as_deref()),
+        texts(rows, |row| row.etag.as_deref()),
+        narrow(rows, |row| row.width),
+        narrow(rows, |row| row.height),
+        texts(rows, |row| Some(row.status.as_str())),
+        texts(rows, |row| row.error_code.as_deref()),
+        texts(rows, |row| row.error_message.as_deref()),
+        narrow(rows, |row| Some(row.attempts)),
+        texts(rows, |row| row.caption.as_deref()),
+        narrow(rows, |row| row.tokens),
+        Arc::new(rows.iter().map(|row| row.mean_logprob).collect::<Float32Array>()),
+        texts(rows, |row| row.stop_reason.as_deref()),
+        Arc::new(embeddings(rows, shape)?),
+        texts(rows, |row| row.embedding_space.as_deref()),
+        texts(rows, |row| row.bundle.as_deref()),
+        texts(rows, |row| Some(&row.prompt_hash)),
+        texts(rows, |row| row.duplicate_of.as_deref()),
+        texts(rows, |row| Some(row.run.as_str())),
+        texts(rows, |row| Some(row.job.as_str())),
+        texts(rows, |row| Some(&row.trace_id)),
+        Arc::new(
+            rows.iter()
+                .map(|row| Some(row.finished_at.as_microsecond()))
+                .collect::<TimestampMicrosecondArray>()
+                .with_timezone("UTC"),
+        ),
+    ];
+    table::write(&RecordBatch::try_new(schema, columns).map_err(TableError::parquet)?, &FORMAT)
+}
+
+/// The rule that the row breaks, if any.
+fn check(row: &Row, shape: EmbeddingShape) -> Result<(), String> {
+    if row.status == Status::Ok {
+        if row.caption.is_none() {
+            return Err("has status ok and no caption".to_owned());
+        }
+        if row.error_code.is_some() || row.error_message.is_some() {
+            return Err("has status ok and an error".to_owned());
+        }
+    } else if row.error_code.is_none() {
+        return Err(format!("has status {} and no error_code", row.status.as_str()));
+    }
+    if row.embedding.is_some() != row.embedding_space.is_some() {
+        return Err("must have both embedding and embedding_space, or neither".to_owned());
+    }
+    if let Some(values) = &row.embedding {
+        if values.len() != shape.len() {
+            return Err(format!("has an embedding of {} values instead of {}", values.len(), shape.len()));
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err("has an embedding value that is not finite".to_owned());
+        }
+    }
+    if [row.frame_ms, row.span_ms].into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
+        return Err("has a time above 2^63 - 1 ms".to_owned());
+    }
+    let small = [row.width, row.height, Some(row.attempts), row.tokens];
+    if small.into_iter().flatten().any(|value| i32::try_from(value).is_err()) {
+        return Err("has a width, height, token or attempt count above 2^31 - 1".to_owned());
+    }
+    Ok(())
+}
+
+fn texts<'a>(rows: &'a [Row], value: impl Fn(&'a Row) -> Option<&'a str>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<StringArray>())
+}
+
+/// Values that `check` found to fit.
+fn wide(rows: &[Row], value: impl Fn(&Row) -> Option<u64>) -> ArrayRef {
+    Arc::new(rows.iter().map(|row| value(row).map(|value| value as i64)).collect::<Int64Array>())
+}
+
+/// Values that `check` found to fit.
+fn narrow(rows: &[Row], value: impl Fn(&Row) -> Option<u32>) -> ArrayRef {
+    Arc::new(rows.iter().map(|row| value(row).map(|value| value as i32)).collect::<Int32Array>())
+}
+
+/// Rows without an embedding take zeros and a null flag.
+fn embeddings(rows: &[Row], shape: EmbeddingShape) -> Result<FixedSizeListArray, TableError> {
+    let mut values = Vec::with_capacity(rows.len() * shape.len());
+    for row in rows {
+        match &row.embedding {
+            Some(embedding) => values.extend_from_slice(embedding),
+            None => values.resize(values.len() + shape.len(), f16::ZERO),
+        }
+    }
+    let present: NullBuffer = rows.iter().map(|row| row.embedding.is_some()).collect();
+    let values = Arc::new(Float16Array::from(values));
+    FixedSizeListArray::try_new(Arc::new(value_field()), shape.len() as i32, values, Some(present))
+        .map_err(TableError::parquet)
 }
