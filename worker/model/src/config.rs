@@ -266,7 +266,7 @@ impl PhiConfig {
 }
 
 impl ConfigError {
-    fn new(field: &str, reason: String) -> Self {
+    pub(crate) fn new(field: &str, reason: String) -> Self {
         Self { field: field.to_owned(), reason }
     }
 }

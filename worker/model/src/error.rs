@@ -48,9 +48,9 @@ pub enum ModelError {
         /// Rows of the token table.
         vocabulary: usize,
     },
-    /// Text longer than the position table.
-    #[error("the text has {tokens} tokens, more than the {limit} positions of the text encoder")]
-    TextTooLong {
+    /// A text that is empty or longer than the position table.
+    #[error("the text has {tokens} tokens; the text encoder takes 1 to {limit}")]
+    TextLength {
         /// Tokens given.
         tokens: usize,
         /// Positions there are.

@@ -1,7 +1,9 @@
 //! Keys and values of running sequences: allocated once, in slots, written in place.
+use std::collections::HashSet;
+
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{ModelError, PhiConfig, error::DuringStep};
+use crate::{ConfigError, ModelError, PhiConfig, error::DuringStep};
 
 /// The key-value cache of all layers.
 ///
@@ -21,6 +23,23 @@ pub(crate) struct LayerCache {
     values: Tensor,
 }
 
+/// Tokens about to be appended to one slot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) slot: usize,
+    /// Tokens the slot holds already.
+    pub(crate) held: usize,
+    /// Tokens that come.
+    pub(crate) tokens: usize,
+}
+
+impl Span {
+    /// Positions of the tokens that come.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = u32> + use<> {
+        (self.held as u32..).take(self.tokens)
+    }
+}
+
 impl KvCache {
     /// Allocates `slots` seats of `max_len` tokens each. `dtype` is f32 or, to halve the memory,
     /// f16 or bf16; on a CPU f32 is the fast one.
@@ -31,6 +50,10 @@ impl KvCache {
         dtype: DType,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
+        if max_len > config.max_positions {
+            let reason = format!("slots of {max_len} tokens exceed it");
+            return Err(ConfigError::new("lm.max_positions", reason).into());
+        }
         let shape = (slots, config.num_heads, max_len, config.head_dim());
         let layers = (0..config.num_layers)
             .map(|_| {
@@ -69,5 +92,145 @@ impl KvCache {
         if let Some(length) = self.lengths.get_mut(slot) {
             *length = 0;
         }
+    }
+
+    /// Makes slot `to` hold what slot `from` holds.
+    pub fn copy_slot(&mut self, from: usize, to: usize) -> std::result::Result<(), ModelError> {
+        for slot in [from, to] {
+            self.check_slot(slot)?;
+        }
+        let tokens = self.lengths[from];
+        if from != to && tokens > 0 {
+            for layer in &self.layers {
+                layer.copy_slot(from, to, tokens).during("copying of a cache slot")?;
+            }
+        }
+        self.lengths[to] = tokens;
+        Ok(())
+    }
+
+    pub(crate) fn layers(&self) -> &[LayerCache] {
+        &self.layers
+    }
+
+    /// Checks that the rows `(slot, tokens)` can be appended together.
+    pub(crate) fn plan(
+        &self,
+        rows: impl IntoIterator<Item = (usize, usize)>,
+    ) -> std::result::Result<Vec<Span>, ModelError> {
+        let mut taken = HashSet::new();
+        rows.into_iter()
+            .map(|(slot, tokens)| {
+                self.check_slot(slot)?;
+                if !taken.insert(slot) {
+                    return Err(ModelError::Slot { slot, reason: "it is named twice in one step" });
+                }
+                if tokens == 0 {
+                    return Err(ModelError::Slot { slot, reason: "the row has no tokens" });
+                }
+                let held = self.lengths[slot];
+                if held + tokens > self.max_len {
+                    return Err(ModelError::SlotFull { slot, held, wanted: tokens, limit: self.max_len });
+                }
+                Ok(Span { slot, held, tokens })
+            })
+            .collect()
+    }
+
+    /// Counts the spans' tokens as held, after every layer has them.
+    pub(crate) fn commit(&mut self, spans: &[Span]) {
+        for span in spans {
+            self.lengths[span.slot] = span.held + span.tokens;
+        }
+    }
+
+    fn check_slot(&self, slot: usize) -> std::result::Result<(), ModelError> {
+        if slot < self.lengths.len() {
+            Ok(())
+        } else {
+            Err(ModelError::Slot { slot, reason: "the cache has no such slot" })
+        }
+    }
+}
+
+impl LayerCache {
+    /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds; returns
+    /// views of all the slot's keys and values `(heads, held + tokens, head_dim)`.
+    pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+        let view = |store: &Tensor, new: &Tensor| {
+            let slot = store.narrow(0, span.slot, 1)?;
+            slot.slice_set(&new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?, 2, span.held)?;
+            slot.squeeze(0)?.narrow(1, 0, span.held + span.tokens)
+        };
+        Ok((view(&self.keys, keys)?, view(&self.values, values)?))
+    }
+
+    fn copy_slot(&self, from: usize, to: usize, tokens: usize) -> Result<()> {
+        for store in [&self.keys, &self.values] {
+            // `force_contiguous` makes a copy: a slot cannot be read and written at once.
+            let held = store.narrow(0, from, 1)?.narrow(2, 0, tokens)?.force_contiguous()?;
+            store.narrow(0, to, 1)?.slice_set(&held, 2, 0)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::ModelConfig;
+
+    fn cache() -> KvCache {
+        let config = PhiConfig {
+            num_layers: 1,
+            num_heads: 2,
+            hidden_size: 4,
+            rotary_dim: 2,
+            ..ModelConfig::tinygpt_v(224).lm
+        };
+        KvCache::new(&config, 2, 3, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    fn tokens(values: &[f32], count: usize) -> Tensor {
+        Tensor::from_slice(values, (2, count, 2), &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn a_slot_holds_what_was_appended_and_only_that() {
+        let mut cache = cache();
+        let first = tokens(&[1., 2., 3., 4., 5., 6., 7., 8.], 2);
+        let spans = cache.plan([(1, 2)]).unwrap();
+        cache.layers[0].append(&spans[0], &first, &first).unwrap();
+        cache.commit(&spans);
+        let spans = cache.plan([(1, 1)]).unwrap();
+        let second = tokens(&[9., 10., 11., 12.], 1);
+        let (keys, _) = cache.layers[0].append(&spans[0], &second, &second).unwrap();
+        cache.commit(&spans);
+        let keys: Vec<f32> = keys.flatten_all().unwrap().to_vec1().unwrap();
+        assert_eq!(keys, [1., 2., 3., 4., 9., 10., 5., 6., 7., 8., 11., 12.]);
+        assert_eq!((cache.len(0), cache.len(1)), (0, 3));
+
+        cache.copy_slot(1, 0).unwrap();
+        let copied = cache.layers[0].keys.get(0).unwrap().flatten_all().unwrap();
+        assert_eq!(copied.to_vec1::<f32>().unwrap(), keys);
+        cache.free(1);
+        assert_eq!((cache.len(0), cache.len(1)), (3, 0));
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_refused() {
+        let cache = cache();
+        assert!(matches!(cache.plan([(0, 4)]), Err(ModelError::SlotFull { wanted: 4, limit: 3, .. })));
+        for rows in [vec![(2, 1)], vec![(0, 1), (0, 1)], vec![(0, 0)]] {
+            assert!(matches!(cache.plan(rows), Err(ModelError::Slot { .. })));
+        }
+    }
+
+    #[test]
+    fn slots_longer_than_the_rotary_tables_are_refused() {
+        let config = ModelConfig::tinygpt_v(224).lm;
+        let error = KvCache::new(&config, 1, 2049, DType::F32, &Device::Cpu).unwrap_err();
+        assert!(matches!(error, ModelError::Config(_)));
     }
 }

@@ -4,6 +4,8 @@
 //! time; what is said with them ([`Sampler`], [`StopCondition`]) and in which order rows run is
 //! the caller's business. The same code is the tiny goldens, the demo model and the full
 //! 3.9-billion-parameter model: every dimension comes from [`ModelConfig`].
+mod activation;
+mod attention;
 pub mod beam;
 pub mod bundle;
 pub mod checkpoint;
@@ -16,11 +18,14 @@ mod linear;
 mod norm;
 pub mod pack;
 mod phi;
+mod position;
 pub mod preprocess;
+mod probe;
 mod projector;
 mod prompt;
 mod qformer;
 mod retrieval;
+mod rotary;
 mod sampling;
 mod score;
 mod stop;

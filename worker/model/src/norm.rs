@@ -1,47 +1,190 @@
-//! The two norms, in f32.
-use candle_core::{Module, Result, Tensor};
+//! The two norms over the last dimension, in f32.
+//!
+//! On a CPU they take two passes over a row (mean, then squared distances from it). The backend's
+//! own kernel takes one, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far
+//! from zero, as in the residual stream of a large vision tower.
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 use crate::{WeightError, Weights};
 
-/// LayerNorm over the last dimension with weight and bias.
+/// LayerNorm with weight and bias.
 #[derive(Clone, Debug)]
 pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
-    eps: f32,
+    eps: f64,
 }
 
 impl LayerNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
-        Ok(Self {
-            weight: weights.tensor(width, "weight")?,
-            bias: weights.tensor(width, "bias")?,
-            eps: eps as f32,
-        })
+        Ok(Self { weight: weights.tensor(width, "weight")?, bias: weights.tensor(width, "bias")?, eps })
     }
 }
 
 impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::layer_norm(&xs.contiguous()?, &self.weight, &self.bias, self.eps)
+        let xs = xs.contiguous()?;
+        if xs.device().is_cpu() {
+            return xs.apply_op3_no_bwd(&self.weight, &self.bias, &Centred { eps: self.eps });
+        }
+        candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps as f32)
     }
 }
 
-/// RMSNorm over the last dimension, weight only.
+/// RMSNorm, weight only.
 #[derive(Clone, Debug)]
 pub(crate) struct RmsNorm {
     weight: Tensor,
-    eps: f32,
+    eps: f64,
 }
 
 impl RmsNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
-        Ok(Self { weight: weights.tensor(width, "weight")?, eps: eps as f32 })
+        Ok(Self { weight: weights.tensor(width, "weight")?, eps })
     }
 }
 
 impl Module for RmsNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        candle_nn::ops::rms_norm(&xs.contiguous()?, &self.weight, self.eps)
+        let xs = xs.contiguous()?;
+        if xs.device().is_cpu() {
+            return xs.apply_op2_no_bwd(&self.weight, &RootMeanSquare { eps: self.eps });
+        }
+        candle_nn::ops::rms_norm(&xs, &self.weight, self.eps as f32)
+    }
+}
+
+struct Centred {
+    eps: f64,
+}
+
+impl CustomOp3 for Centred {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let weight = values(weight, weight_layout)?;
+        let bias = values(bias, bias_layout)?;
+        by_rows(xs, xs_layout, |row, out| {
+            let mean = sum(row, |x| x) / row.len() as f32;
+            let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+            let scale = 1.0 / (f64::from(variance) + self.eps).sqrt() as f32;
+            for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+                *out = (x - mean) * scale * weight + bias;
+            }
+        })
+    }
+}
+
+struct RootMeanSquare {
+    eps: f64,
+}
+
+impl CustomOp2 for RootMeanSquare {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let weight = values(weight, weight_layout)?;
+        by_rows(xs, xs_layout, |row, out| {
+            let mean_square = sum(row, |x| x * x) / row.len() as f32;
+            let scale = 1.0 / (f64::from(mean_square) + self.eps).sqrt() as f32;
+            for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
+                *out = x * scale * weight;
+            }
+        })
+    }
+}
+
+fn by_rows(
+    xs: &CpuStorage,
+    layout: &Layout,
+    normalise: impl Fn(&[f32], &mut [f32]) + Sync,
+) -> Result<(CpuStorage, Shape)> {
+    let xs = values(xs, layout)?;
+    let width = layout.shape().dims().last().copied().unwrap_or(1);
+    let mut out = vec![0f32; xs.len()];
+    xs.par_chunks(width)
+        .zip(out.par_chunks_mut(width))
+        .with_min_len(16)
+        .for_each(|(row, out)| normalise(row, out));
+    Ok((CpuStorage::F32(out), layout.shape().clone()))
+}
+
+/// A sum in eight lanes: the compiler can vectorise it, and it rounds less than one long chain.
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 8];
+    let chunks = row.chunks_exact(8);
+    let rest: f32 = chunks.remainder().iter().map(|&x| term(x)).sum();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += term(x);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("norms take contiguous f32"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::HashMap;
+
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    fn weights(width: usize) -> Weights {
+        let of = |value: f64| (Tensor::ones(width, DType::F32, &Device::Cpu).unwrap() * value).unwrap();
+        let tensors = HashMap::from([("weight".to_owned(), of(2.0)), ("bias".to_owned(), of(0.5))]);
+        Weights::from_tensors(tensors, &Device::Cpu)
+    }
+
+    #[test]
+    fn layer_norm_keeps_its_digits_far_from_zero() {
+        let row: Vec<f32> = (0..19).map(|i| 4096.0 + (i % 3) as f32).collect();
+        let norm = LayerNorm::load(&weights(19), 19, 1e-6).unwrap();
+        let out = norm.forward(&Tensor::new(&[row.clone(), row.clone()][..], &Device::Cpu).unwrap()).unwrap();
+        let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / 19.0;
+        let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 19.0;
+        for out in out.to_vec2::<f32>().unwrap() {
+            for (out, &x) in out.iter().zip(&row) {
+                let expected = (f64::from(x) - mean) / (variance + 1e-6).sqrt() * 2.0 + 0.5;
+                assert!((f64::from(*out) - expected).abs() < 1e-3, "{out} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn rms_norm_divides_by_the_root_mean_square() {
+        let norm = RmsNorm::load(&weights(4), 4, 0.0).unwrap();
+        let out = norm.forward(&Tensor::new(&[[1f32, -1.0, 7.0, 7.0]], &Device::Cpu).unwrap()).unwrap();
+        let expected = [0.4, -0.4, 2.8, 2.8];
+        for (out, expected) in out.to_vec2::<f32>().unwrap()[0].iter().zip(expected) {
+            assert!((out - expected).abs() < 1e-6);
+        }
     }
 }

@@ -1,1 +1,160 @@
-//! Being written.
+//! The language model: Phi-2 with LayerNorms on queries and keys and an RMSNorm after attention;
+//! attention and MLP read the same normed input.
+use candle_core::{Module, Result, Tensor};
+
+use crate::{
+    ModelError, PhiConfig, WeightError, Weights,
+    activation::gelu_tanh,
+    attention::{attend, causal_mask},
+    error::DuringStep,
+    kv_cache::{KvCache, LayerCache, Span},
+    linear::{Linear, TokenTable},
+    norm::{LayerNorm, RmsNorm},
+    probe::{Point, Probe},
+    rotary::{Rotary, RotaryRows},
+};
+
+/// Weights below `llama_model`.
+#[derive(Debug)]
+pub(crate) struct Phi {
+    tokens: TokenTable,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    head: Linear,
+    rotary: Rotary,
+}
+
+impl Phi {
+    pub(crate) fn load(weights: &Weights, config: &PhiConfig) -> std::result::Result<Self, ModelError> {
+        let model = weights.pp("model");
+        let width = config.hidden_size;
+        Ok(Self {
+            tokens: model.pp("embed_tokens").token_table(config.vocab_size, width)?,
+            layers: (0..config.num_layers)
+                .map(|index| Layer::load(&model.pp("layers").pp(index), config))
+                .collect::<std::result::Result<_, _>>()?,
+            norm: LayerNorm::load(&model.pp("final_layernorm"), width, config.layer_norm_eps)?,
+            head: weights.linear(width, config.vocab_size, "lm_head")?,
+            rotary: Rotary::new(config, weights.device()).during("making of the rotary tables")?,
+        })
+    }
+
+    /// Embeddings `(T, H)` of token ids.
+    pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.tokens.rows(ids)
+    }
+
+    /// Appends the rows' embeddings, one behind the other in `stream` `(T, H)`, to their slots;
+    /// returns the normed stream `(T, H)`. The caller records the new lengths when all went well.
+    pub(crate) fn forward(
+        &self,
+        stream: &Tensor,
+        spans: &[Span],
+        cache: &KvCache,
+        probe: Probe,
+    ) -> Result<Tensor> {
+        let positions: Vec<u32> = spans.iter().flat_map(Span::positions).collect();
+        let rotary = self.rotary.rows(&positions)?;
+        let mut stream = stream.clone();
+        for (index, (layer, cache)) in self.layers.iter().zip(cache.layers()).enumerate() {
+            stream = layer.forward(&stream, spans, &rotary, cache)?;
+            probe(Point::LanguageLayer(index + 1), &stream);
+        }
+        let normed = self.norm.forward(&stream)?;
+        probe(Point::LanguageNorm, &normed);
+        Ok(normed)
+    }
+
+    /// Logits `(rows, vocab)` of normed rows `(rows, H)`.
+    pub(crate) fn logits(&self, normed: &Tensor) -> Result<Tensor> {
+        self.head.forward(normed)
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    norm: LayerNorm,
+    attention: Attention,
+    post_norm: RmsNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Layer {
+    fn load(weights: &Weights, config: &PhiConfig) -> std::result::Result<Self, WeightError> {
+        let (width, hidden) = (config.hidden_size, config.intermediate_size);
+        Ok(Self {
+            norm: LayerNorm::load(&weights.pp("input_layernorm"), width, config.layer_norm_eps)?,
+            attention: Attention::load(&weights.pp("self_attn"), config)?,
+            post_norm: RmsNorm::load(&weights.pp("post_layernorm"), width, config.post_layernorm_eps)?,
+            fc1: weights.linear(width, hidden, "mlp.fc1")?,
+            fc2: weights.linear(hidden, width, "mlp.fc2")?,
+        })
+    }
+
+    fn forward(
+        &self,
+        stream: &Tensor,
+        spans: &[Span],
+        rotary: &RotaryRows,
+        cache: &LayerCache,
+    ) -> Result<Tensor> {
+        let normed = self.norm.forward(stream)?;
+        let attended = self.post_norm.forward(&self.attention.forward(&normed, spans, rotary, cache)?)?;
+        let fed = self.fc2.forward(&gelu_tanh(&self.fc1.forward(&normed)?)?)?;
+        (attended + fed)? + stream
+    }
+}
+
+#[derive(Debug)]
+struct Attention {
+    heads: usize,
+    head_dim: usize,
+    query_key_value: Linear,
+    query_norm: LayerNorm,
+    key_norm: LayerNorm,
+    dense: Linear,
+}
+
+impl Attention {
+    fn load(weights: &Weights, config: &PhiConfig) -> std::result::Result<Self, WeightError> {
+        let (width, head_dim, eps) = (config.hidden_size, config.head_dim(), config.layer_norm_eps);
+        Ok(Self {
+            heads: config.num_heads,
+            head_dim,
+            query_key_value: weights.linear(width, 3 * width, "query_key_value")?,
+            query_norm: LayerNorm::load(&weights.pp("q_layernorm"), head_dim, eps)?,
+            key_norm: LayerNorm::load(&weights.pp("k_layernorm"), head_dim, eps)?,
+            dense: weights.linear(width, width, "dense")?,
+        })
+    }
+
+    fn forward(
+        &self,
+        normed: &Tensor,
+        spans: &[Span],
+        rotary: &RotaryRows,
+        cache: &LayerCache,
+    ) -> Result<Tensor> {
+        let tokens = normed.dim(0)?;
+        // The fused rows are ordered by head: query, key and value of head 0, then of head 1 …
+        let fused = self.query_key_value.forward(normed)?.reshape((tokens, self.heads, 3, self.head_dim))?;
+        let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
+        let queries = rotary.apply(&self.query_norm.forward(&part(0)?)?)?;
+        let queries = (queries / (self.head_dim as f64).sqrt())?;
+        let keys = rotary.apply(&self.key_norm.forward(&part(1)?)?)?;
+        let values = part(2)?.transpose(0, 1)?;
+        let mut start = 0;
+        let mut rows = Vec::with_capacity(spans.len());
+        for span in spans {
+            let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
+            let (seen_keys, seen_values) = cache.append(span, &row(&keys)?, &row(&values)?)?;
+            let mask = (span.tokens > 1)
+                .then(|| causal_mask(span.held, span.tokens, normed.device()))
+                .transpose()?;
+            rows.push(attend(&row(&queries)?, &seen_keys, &seen_values, mask.as_ref())?);
+            start += span.tokens;
+        }
+        self.dense.forward(&Tensor::cat(&rows, 0)?)
+    }
+}

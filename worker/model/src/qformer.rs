@@ -1,1 +1,245 @@
-//! Being written.
+//! The Q-Former: a post-norm BERT whose learned queries attend to a picture, with a text path in
+//! the retrieval heads.
+use candle_core::{Module, Result, Tensor};
+
+use crate::{
+    QFormerConfig, WeightError, Weights,
+    activation::gelu_erf,
+    attention::attend,
+    linear::{Linear, TokenTable},
+    norm::LayerNorm,
+    probe::{Point, Probe, unwatched},
+};
+
+/// What a Q-Former with a text path has besides one without.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TextSizes {
+    pub(crate) vocab_size: usize,
+    pub(crate) max_positions: usize,
+}
+
+/// Weights below `…bert`.
+#[derive(Debug)]
+pub(crate) struct QFormer {
+    norm: LayerNorm,
+    layers: Vec<Layer>,
+    text: Option<TextEmbeddings>,
+}
+
+#[derive(Debug)]
+struct TextEmbeddings {
+    words: TokenTable,
+    positions: Tensor,
+}
+
+impl QFormer {
+    /// `picture_width` is the width of what the queries attend to.
+    pub(crate) fn load(
+        weights: &Weights,
+        config: &QFormerConfig,
+        picture_width: usize,
+        text: Option<TextSizes>,
+    ) -> std::result::Result<Self, WeightError> {
+        let embeddings = weights.pp("embeddings");
+        let width = config.hidden_size;
+        let norm = LayerNorm::load(&embeddings.pp("LayerNorm"), width, config.layer_norm_eps)?;
+        let layers = (0..config.num_layers)
+            .map(|index| {
+                let weights = weights.pp("encoder.layer").pp(index);
+                let picture_width = config.has_cross_attention(index).then_some(picture_width);
+                Layer::load(&weights, config, picture_width, text.is_some())
+            })
+            .collect::<std::result::Result<_, _>>()?;
+        let text = text
+            .map(|sizes| {
+                Ok(TextEmbeddings {
+                    words: embeddings.pp("word_embeddings").token_table(sizes.vocab_size, width)?,
+                    positions: embeddings
+                        .tensor((sizes.max_positions, width), "position_embeddings.weight")?,
+                })
+            })
+            .transpose()?;
+        Ok(Self { norm, layers, text })
+    }
+
+    /// Queries `(B, Q, H)` after attending to pictures `(B, N, D)`.
+    pub(crate) fn queries(&self, queries: &Tensor, pictures: &Tensor, probe: Probe) -> Result<Tensor> {
+        let (count, width) = (queries.dim(1)?, queries.dim(2)?);
+        let queries = queries.broadcast_as((pictures.dim(0)?, count, width))?;
+        self.encode(&queries, count, Some(pictures), None, probe)
+    }
+
+    /// Hidden states `(1, T, H)` of a text. Ids from `real` on are padding that nobody looks at.
+    pub(crate) fn text(&self, ids: &[u32], real: usize, probe: Probe) -> Result<Tensor> {
+        let stream = self.embed_text(ids)?;
+        let mask = (real < ids.len())
+            .then(|| {
+                let mask = (0..ids.len()).map(|i| if i < real { 0.0 } else { f32::NEG_INFINITY });
+                Tensor::from_iter(mask, stream.device())?.reshape((1, ids.len()))
+            })
+            .transpose()?;
+        self.encode(&stream, 0, None, mask.as_ref(), probe)
+    }
+
+    /// Queries `(1, Q, H)` after attending to one picture `(1, N, D)` and to a text together.
+    pub(crate) fn queries_with_text(
+        &self,
+        queries: &Tensor,
+        picture: &Tensor,
+        ids: &[u32],
+    ) -> Result<Tensor> {
+        let count = queries.dim(1)?;
+        let stream = Tensor::cat(&[queries, &self.embed_text(ids)?], 1)?;
+        self.encode(&stream, count, Some(picture), None, &mut unwatched)?.narrow(1, 0, count)
+    }
+
+    fn embed_text(&self, ids: &[u32]) -> Result<Tensor> {
+        let Some(text) = &self.text else { candle_core::bail!("this Q-Former has no text path") };
+        let device = text.positions.device();
+        let words = text.words.rows(&Tensor::new(ids, device)?)?;
+        (words + text.positions.narrow(0, 0, ids.len())?)?.unsqueeze(0)
+    }
+
+    /// `stream` `(B, S, H)` begins with `queries` query rows; the rest is text.
+    fn encode(
+        &self,
+        stream: &Tensor,
+        queries: usize,
+        pictures: Option<&Tensor>,
+        mask: Option<&Tensor>,
+        probe: Probe,
+    ) -> Result<Tensor> {
+        let mut stream = self.norm.forward(stream)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            stream = layer.forward(&stream, queries, pictures, mask)?;
+            probe(Point::QFormerLayer(index), &stream);
+        }
+        Ok(stream)
+    }
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: Attention,
+    cross_attention: Option<Attention>,
+    query_feed_forward: FeedForward,
+    text_feed_forward: Option<FeedForward>,
+}
+
+impl Layer {
+    fn load(
+        weights: &Weights,
+        config: &QFormerConfig,
+        picture_width: Option<usize>,
+        text: bool,
+    ) -> std::result::Result<Self, WeightError> {
+        Ok(Self {
+            attention: Attention::load(&weights.pp("attention"), config, config.hidden_size)?,
+            cross_attention: picture_width
+                .map(|width| Attention::load(&weights.pp("crossattention"), config, width))
+                .transpose()?,
+            query_feed_forward: FeedForward::load(weights, config, "_query")?,
+            text_feed_forward: text.then(|| FeedForward::load(weights, config, "")).transpose()?,
+        })
+    }
+
+    fn forward(
+        &self,
+        stream: &Tensor,
+        queries: usize,
+        pictures: Option<&Tensor>,
+        mask: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let stream = self.attention.forward(stream, stream, mask)?;
+        let texts = stream.dim(1)? - queries;
+        let mut parts = Vec::with_capacity(2);
+        if queries > 0 {
+            let part = stream.narrow(1, 0, queries)?.contiguous()?;
+            let part = match (&self.cross_attention, pictures) {
+                (Some(attention), Some(pictures)) => attention.forward(&part, pictures, None)?,
+                _ => part,
+            };
+            parts.push(self.query_feed_forward.forward(&part)?);
+        }
+        if texts > 0 {
+            let Some(feed_forward) = &self.text_feed_forward else {
+                candle_core::bail!("this Q-Former has no text path")
+            };
+            parts.push(feed_forward.forward(&stream.narrow(1, queries, texts)?.contiguous()?)?);
+        }
+        Tensor::cat(&parts, 1)
+    }
+}
+
+/// Attention with its output layer, residual and norm.
+#[derive(Debug)]
+struct Attention {
+    heads: usize,
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    norm: LayerNorm,
+}
+
+impl Attention {
+    fn load(
+        weights: &Weights,
+        config: &QFormerConfig,
+        source_width: usize,
+    ) -> std::result::Result<Self, WeightError> {
+        let width = config.hidden_size;
+        Ok(Self {
+            heads: config.num_heads,
+            query: weights.linear(width, width, "self.query")?,
+            key: weights.linear(source_width, width, "self.key")?,
+            value: weights.linear(source_width, width, "self.value")?,
+            output: weights.linear(width, width, "output.dense")?,
+            norm: LayerNorm::load(&weights.pp("output.LayerNorm"), width, config.layer_norm_eps)?,
+        })
+    }
+
+    /// `stream` `(B, S, H)` attends to `source` `(B, N, D)`.
+    fn forward(&self, stream: &Tensor, source: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let (batch, _, width) = stream.dims3()?;
+        let head_dim = width / self.heads;
+        let split = |xs: Tensor| xs.reshape((batch, (), self.heads, head_dim))?.transpose(1, 2);
+        let queries = split((self.query.forward(stream)? / (head_dim as f64).sqrt())?)?;
+        let keys = split(self.key.forward(source)?)?;
+        let values = split(self.value.forward(source)?)?;
+        let rows = (0..batch)
+            .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, mask))
+            .collect::<Result<Vec<_>>>()?;
+        let attended = self.output.forward(&Tensor::stack(&rows, 0)?)?;
+        self.norm.forward(&(attended + stream)?)
+    }
+}
+
+/// The two linear layers of a branch with residual and norm.
+#[derive(Debug)]
+struct FeedForward {
+    intermediate: Linear,
+    output: Linear,
+    norm: LayerNorm,
+}
+
+impl FeedForward {
+    fn load(
+        weights: &Weights,
+        config: &QFormerConfig,
+        branch: &str,
+    ) -> std::result::Result<Self, WeightError> {
+        let (width, hidden) = (config.hidden_size, config.intermediate_size);
+        let output = weights.pp(format!("output{branch}"));
+        Ok(Self {
+            intermediate: weights.linear(width, hidden, &format!("intermediate{branch}.dense"))?,
+            output: output.linear(hidden, width, "dense")?,
+            norm: LayerNorm::load(&output.pp("LayerNorm"), width, config.layer_norm_eps)?,
+        })
+    }
+
+    fn forward(&self, stream: &Tensor) -> Result<Tensor> {
+        let hidden = gelu_erf(&self.intermediate.forward(stream)?)?;
+        self.norm.forward(&(self.output.forward(&hidden)? + stream)?)
+    }
+}

@@ -1,7 +1,17 @@
 //! The whole network: picture and prompt in, logits out.
-use candle_core::Tensor;
+use candle_core::{Module, Tensor};
 
-use crate::{KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights};
+use crate::{
+    KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
+    error::DuringStep,
+    kv_cache::Span,
+    norm::LayerNorm,
+    phi::Phi,
+    probe::{Point, Probe, unwatched},
+    projector::Projector,
+    qformer::QFormer,
+    vision::VisionTower,
+};
 
 /// One sequence's first step.
 #[derive(Clone, Debug)]
@@ -22,16 +32,43 @@ pub struct DecodeRow {
 }
 
 /// TinyGPT-V with its retrieval heads, if it has any.
+///
+/// Weights are immutable; what changes from step to step lives in the caller's [`KvCache`].
 #[derive(Debug)]
 pub struct TinyGptV {
+    vision: VisionTower,
+    vision_norm: LayerNorm,
+    queries: Tensor,
+    qformer: QFormer,
+    projector: Projector,
+    language: Phi,
     retrieval: Option<RetrievalHead>,
     config: ModelConfig,
 }
 
 impl TinyGptV {
     /// Builds the network from canonical tensors; refuses a missing or misshaped one by name.
-    pub fn load(_weights: &Weights, _config: &ModelConfig) -> Result<Self, ModelError> {
-        unimplemented!()
+    pub fn load(weights: &Weights, config: &ModelConfig) -> Result<Self, ModelError> {
+        config.validate()?;
+        let (vision, qformer) = (&config.vision, &config.qformer);
+        let mut image_sizes = vec![config.image_size];
+        image_sizes.extend(config.retrieval.iter().filter(|r| r.shared_vision).map(|r| r.image_size));
+        let queries = (1, qformer.num_query_tokens, qformer.hidden_size);
+        let bert = weights.pp("Qformer.bert");
+        Ok(Self {
+            vision: VisionTower::load(&weights.pp("visual_encoder"), vision, &image_sizes)?,
+            vision_norm: LayerNorm::load(&weights.pp("ln_vision"), vision.embed_dim, vision.ln_vision_eps)?,
+            queries: weights.tensor(queries, "query_tokens")?,
+            qformer: QFormer::load(&bert, qformer, vision.embed_dim, None)?,
+            projector: Projector::load(weights, config)?,
+            language: Phi::load(&weights.pp("llama_model"), &config.lm)?,
+            retrieval: config
+                .retrieval
+                .as_ref()
+                .map(|retrieval| RetrievalHead::load(&weights.pp("itc"), retrieval, vision))
+                .transpose()?,
+            config: config.clone(),
+        })
     }
 
     /// The dimensions it was built with.
@@ -46,40 +83,151 @@ impl TinyGptV {
 
     /// Output of the vision tower `(B, N, D)` for pixels `(B, 3, S, S)` of the caption path's
     /// size, before any final norm.
-    pub fn vision_features(&self, _pixels: &Tensor) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    pub fn vision_features(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
+        self.vision_features_watched(pixels, &mut unwatched)
     }
 
     /// Output of the vision tower that the retrieval heads read, for pixels `(B, 3, S, S)` of
-    /// their size: the caption path's tower or their own. When both sizes are equal and the tower
-    /// is shared ([`TinyGptV::shares_vision_pass`]), [`TinyGptV::vision_features`] gives the same.
-    pub fn retrieval_features(&self, _pixels: &Tensor) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    /// their size. Where [`TinyGptV::shares_vision_pass`], it is what
+    /// [`TinyGptV::vision_features`] gives.
+    pub fn retrieval_features(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
+        let retrieval = self.retrieval.as_ref().ok_or(ModelError::NoRetrieval)?;
+        retrieval
+            .vision()
+            .unwrap_or(&self.vision)
+            .forward(pixels, &mut unwatched)
+            .during("the vision tower of the retrieval heads")
     }
 
     /// Whether one pass through the vision tower serves captions and retrieval.
     pub fn shares_vision_pass(&self) -> bool {
-        unimplemented!()
+        self.config.retrieval.as_ref().is_some_and(|retrieval| {
+            retrieval.shared_vision && retrieval.image_size == self.config.image_size
+        })
     }
 
     /// Image tokens `(B, Q, H)` for the language model from vision features `(B, N, D)`.
-    pub fn image_tokens(&self, _features: &Tensor) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    pub fn image_tokens(&self, features: &Tensor) -> Result<Tensor, ModelError> {
+        self.image_tokens_watched(features, &mut unwatched)
     }
 
     /// The prompt `(T, H)` with one picture's image tokens `(Q, H)` in its place.
-    pub fn embed_prompt(&self, _prompt: &PromptTokens, _image_tokens: &Tensor) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    pub fn embed_prompt(&self, prompt: &PromptTokens, image_tokens: &Tensor) -> Result<Tensor, ModelError> {
+        let mut parts = Vec::with_capacity(3);
+        if !prompt.before.is_empty() {
+            parts.push(self.embed_tokens(&prompt.before)?);
+        }
+        parts.push(image_tokens.clone());
+        if !prompt.after.is_empty() {
+            parts.push(self.embed_tokens(&prompt.after)?);
+        }
+        Tensor::cat(&parts, 0).during("joining of the prompt")
+    }
+
+    /// Embeddings `(T, H)` of plain tokens.
+    pub fn embed_tokens(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        let vocabulary = self.config.lm.vocab_size;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(ModelError::UnknownToken { id, vocabulary });
+        }
+        Tensor::new(ids, self.queries.device())
+            .and_then(|ids| self.language.embed(&ids))
+            .during("embedding of tokens")
     }
 
     /// Appends each row's embeddings to its slot; logits `(rows, vocab)` of each row's last
     /// position. Rows may have any lengths; a slot appears at most once.
-    pub fn prefill(&self, _rows: &[PrefillRow], _cache: &mut KvCache) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    ///
+    /// After a failure the cache is as it was before the call.
+    pub fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Tensor, ModelError> {
+        let normed = self.run_language(rows, cache, &mut unwatched)?;
+        let lengths: Vec<usize> = rows.iter().map(|row| row.embeds.dims()[0]).collect();
+        last_rows(&normed, &lengths).and_then(|last| self.language.logits(&last)).during("the output head")
     }
 
-    /// Appends one token to each row's slot; logits `(rows, vocab)`.
-    pub fn decode(&self, _rows: &[DecodeRow], _cache: &mut KvCache) -> Result<Tensor, ModelError> {
-        unimplemented!()
+    /// Appends one token to each row's slot; logits `(rows, vocab)`. A slot must hold its prompt
+    /// already and appears at most once.
+    ///
+    /// After a failure the cache is as it was before the call.
+    pub fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Tensor, ModelError> {
+        let spans = cache.plan(rows.iter().map(|row| (row.slot, 1)))?;
+        if let Some(span) = spans.iter().find(|span| span.held == 0) {
+            return Err(ModelError::Slot { slot: span.slot, reason: "it holds no prompt to go on from" });
+        }
+        let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
+        let stream = self.embed_tokens(&tokens)?;
+        let normed = self.append(&stream, &spans, cache, &mut unwatched)?;
+        self.language.logits(&normed).during("the output head")
     }
+
+    pub(crate) fn vision_features_watched(
+        &self,
+        pixels: &Tensor,
+        probe: Probe,
+    ) -> Result<Tensor, ModelError> {
+        self.vision.forward(pixels, probe).during("the vision tower")
+    }
+
+    pub(crate) fn image_tokens_watched(&self, features: &Tensor, probe: Probe) -> Result<Tensor, ModelError> {
+        let mut run = || {
+            let normed = self.vision_norm.forward(features)?;
+            probe(Point::VisionNorm, &normed);
+            let queries = self.qformer.queries(&self.queries, &normed, probe)?;
+            self.projector.forward(&queries, probe)
+        };
+        run().during("the Q-Former and the projections")
+    }
+
+    /// Logits `(T, vocab)` of every position of rows run one behind the other.
+    pub(crate) fn prefill_watched(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        probe: Probe,
+    ) -> Result<Tensor, ModelError> {
+        let normed = self.run_language(rows, cache, probe)?;
+        self.language.logits(&normed).during("the output head")
+    }
+
+    fn run_language(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        probe: Probe,
+    ) -> Result<Tensor, ModelError> {
+        let mut lengths = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (tokens, _) = row.embeds.dims2().during("reading of a prompt's shape")?;
+            lengths.push((row.slot, tokens));
+        }
+        let spans = cache.plan(lengths)?;
+        let embeds: Vec<&Tensor> = rows.iter().map(|row| &row.embeds).collect();
+        let stream = Tensor::cat(&embeds, 0).during("joining of prompts")?;
+        self.append(&stream, &spans, cache, probe)
+    }
+
+    fn append(
+        &self,
+        stream: &Tensor,
+        spans: &[Span],
+        cache: &mut KvCache,
+        probe: Probe,
+    ) -> Result<Tensor, ModelError> {
+        let normed = self.language.forward(stream, spans, cache, probe).during("the language model")?;
+        cache.commit(spans);
+        Ok(normed)
+    }
+}
+
+/// The last of each group of consecutive rows.
+fn last_rows(stream: &Tensor, lengths: &[usize]) -> candle_core::Result<Tensor> {
+    let mut end = 0;
+    let last: Vec<u32> = lengths
+        .iter()
+        .map(|length| {
+            end += length;
+            end as u32 - 1
+        })
+        .collect();
+    stream.index_select(&Tensor::new(last, stream.device())?, 0)
 }

@@ -1,0 +1,68 @@
+//! Rotary positions on the leading dimensions of each head.
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::PhiConfig;
+
+/// Cosines and sines, `(positions, rotary_dim / 2)`.
+///
+/// They are rounded to f16, as the reference's buffers are: tables in full precision move its
+/// logits by about 5e-4.
+#[derive(Debug)]
+pub(crate) struct Rotary {
+    cos: Tensor,
+    sin: Tensor,
+    rotary_dim: usize,
+}
+
+/// Cosines and sines of chosen positions.
+#[derive(Debug)]
+pub(crate) struct RotaryRows {
+    cos: Tensor,
+    sin: Tensor,
+    rotary_dim: usize,
+}
+
+impl Rotary {
+    pub(crate) fn new(config: &PhiConfig, device: &Device) -> Result<Self> {
+        let half = config.rotary_dim / 2;
+        let frequency = |i: usize| {
+            let exponent = (2 * i) as f32 / config.rotary_dim as f32;
+            1.0 / (config.rope_theta as f32).powf(exponent)
+        };
+        let angles: Vec<f32> = (0..config.max_positions)
+            .flat_map(|position| (0..half).map(move |i| position as f32 * frequency(i)))
+            .collect();
+        let table = |f: fn(f32) -> f32| {
+            let values = angles.iter().map(|&angle| half::f16::from_f32(f(angle)));
+            Tensor::from_iter(values, device)?.reshape((config.max_positions, half))?.to_dtype(DType::F32)
+        };
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)?, rotary_dim: config.rotary_dim })
+    }
+
+    pub(crate) fn rows(&self, positions: &[u32]) -> Result<RotaryRows> {
+        let positions = Tensor::new(positions, self.cos.device())?;
+        Ok(RotaryRows {
+            cos: self.cos.index_select(&positions, 0)?,
+            sin: self.sin.index_select(&positions, 0)?,
+            rotary_dim: self.rotary_dim,
+        })
+    }
+}
+
+impl RotaryRows {
+    /// Rotates `(T, heads, d)`, dimension `j` with `j + rotary_dim / 2`, into `(heads, T, d)`.
+    pub(crate) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+        let (_, _, width) = xs.dims3()?;
+        let xs = xs.transpose(0, 1)?;
+        if self.rotary_dim == 0 {
+            return xs.contiguous();
+        }
+        let turned = xs.narrow(2, 0, self.rotary_dim)?.contiguous()?.unsqueeze(0)?;
+        let turned = candle_nn::rotary_emb::rope(&turned, &self.cos, &self.sin)?.squeeze(0)?;
+        if self.rotary_dim == width {
+            return Ok(turned);
+        }
+        let rest = xs.narrow(2, self.rotary_dim, width - self.rotary_dim)?.contiguous()?;
+        Tensor::cat(&[turned, rest], 2)
+    }
+}
