@@ -1,0 +1,391 @@
+//! From files full of names to a recipe for every tensor of the model, by shapes alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::names::{self, LoraHalf, Meaning, Role};
+use super::source::{TensorHeader, TensorSource};
+use super::{Accounting, CheckpointError, FileAccount, LoraConfig, Problem, Problems, chain};
+use crate::{ModelConfig, TensorKind, TensorSpec, tensor_inventory};
+
+/// The opened files of one checkpoint.
+#[derive(Clone)]
+pub struct Sources {
+    /// `eva_vit_g.pth`
+    pub vision: Arc<dyn TensorSource>,
+    /// `blip2_pretrained_flant5xxl.pth`
+    pub qformer: Arc<dyn TensorSource>,
+    /// the `phi-2` folder
+    pub language: Arc<dyn TensorSource>,
+    /// `TinyGPT-V_for_StageN.pth`
+    pub stage: Arc<dyn TensorSource>,
+    /// `blip2-itm-vit-g`, if the bundle shall search
+    pub retrieval: Option<Arc<dyn TensorSource>>,
+}
+
+impl Sources {
+    pub(super) fn get(&self, role: Role) -> Option<&Arc<dyn TensorSource>> {
+        match role {
+            Role::Vision => Some(&self.vision),
+            Role::Qformer => Some(&self.qformer),
+            Role::Language => Some(&self.language),
+            Role::Stage => Some(&self.stage),
+            Role::Retrieval => self.retrieval.as_ref(),
+        }
+    }
+}
+
+/// What the files are expected to hold, beyond the model's dimensions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StageExpectation {
+    /// 1 to 4
+    pub number: u8,
+    /// the low-rank changes of stages 2 to 4
+    pub lora: LoraConfig,
+}
+
+/// A tensor in one of the files.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Origin {
+    pub(super) role: Role,
+    pub(super) key: String,
+}
+
+/// How the numbers of one tensor come about.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Recipe {
+    /// as they are in a file
+    Copy(Origin),
+    /// the same number everywhere
+    Fill(f32),
+    /// a third of the rows of a tensor; `zeros` names the third that must hold zeros only
+    Third { of: Origin, index: usize, zeros: usize },
+    /// q, k and v of all heads, interleaved head by head
+    Interleave { parts: [Rows; 3] },
+}
+
+/// Consecutive rows of a tensor in a file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rows {
+    pub(super) of: Origin,
+    pub(super) first: usize,
+}
+
+/// `W += scaling · B A`
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LowRank {
+    pub(super) a: Origin,
+    pub(super) b: Origin,
+    pub(super) rank: usize,
+    pub(super) scaling: f64,
+}
+
+/// One tensor of the model.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct TensorPlan {
+    pub(super) shape: Vec<usize>,
+    pub(super) kind: TensorKind,
+    pub(super) recipe: Recipe,
+    pub(super) low_rank: Option<LowRank>,
+}
+
+/// A recipe for every tensor.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// names in the order in which the model loads them
+    pub(super) order: Vec<String>,
+    pub(super) tensors: BTreeMap<String, TensorPlan>,
+    pub(super) accounting: Accounting,
+}
+
+/// Resolve every tensor that a model of these dimensions needs, or say which ones cannot be.
+pub(super) fn plan(
+    sources: &Sources,
+    config: &ModelConfig,
+    stage: StageExpectation,
+) -> Result<Plan, CheckpointError> {
+    let inventory = tensor_inventory(config).map_err(|error| CheckpointError::Config {
+        file: "configuration".into(),
+        reason: chain(&error),
+    })?;
+    let mut planner = Planner::new(sources, config, stage);
+    let mut tensors = BTreeMap::new();
+    let mut order = Vec::with_capacity(inventory.len());
+    for spec in inventory {
+        if let Some(tensor) = planner.tensor(&spec) {
+            tensors.insert(spec.name.clone(), tensor);
+        }
+        order.push(spec.name);
+    }
+    planner.refuse_stray_lora();
+    if !planner.problems.is_empty() {
+        return Err(CheckpointError::Incomplete(Problems(planner.problems)));
+    }
+    Ok(Plan { order, tensors, accounting: planner.account() })
+}
+
+struct Planner<'a> {
+    sources: &'a Sources,
+    config: &'a ModelConfig,
+    stage: StageExpectation,
+    /// (file, canonical or part name) → name in the file
+    weights: BTreeMap<(Role, String), String>,
+    /// (module, half) → name in the stage file
+    lora: BTreeMap<(String, LoraHalf), String>,
+    lora_used: BTreeSet<String>,
+    used: BTreeSet<Origin>,
+    stage_has_qformer: bool,
+    problems: Vec<Problem>,
+}
+
+const ROLES: [Role; 5] = [Role::Vision, Role::Qformer, Role::Language, Role::Stage, Role::Retrieval];
+
+impl<'a> Planner<'a> {
+    fn new(sources: &'a Sources, config: &'a ModelConfig, stage: StageExpectation) -> Self {
+        let mut weights = BTreeMap::new();
+        let mut lora = BTreeMap::new();
+        for role in ROLES {
+            for key in sources.get(role).into_iter().flat_map(|source| source.headers().keys()) {
+                match names::meaning(role, key) {
+                    Meaning::Weight(name) => drop(weights.insert((role, name), key.clone())),
+                    Meaning::Lora { module, half } => drop(lora.insert((module, half), key.clone())),
+                    Meaning::Unneeded => {}
+                }
+            }
+        }
+        let stage_has_qformer = weights
+            .keys()
+            .any(|(role, name)| *role == Role::Stage && (name.starts_with("Qformer.") || name == "query_tokens"));
+        Self {
+            sources,
+            config,
+            stage,
+            weights,
+            lora,
+            lora_used: BTreeSet::new(),
+            used: BTreeSet::new(),
+            stage_has_qformer,
+            problems: Vec::new(),
+        }
+    }
+
+    fn tensor(&mut self, spec: &TensorSpec) -> Option<TensorPlan> {
+        let recipe = self.recipe(spec)?;
+        let low_rank = match spec.name.strip_suffix(".weight") {
+            Some(module) if self.is_adapted(module) => Some(self.low_rank(module, &spec.shape)?),
+            _ => None,
+        };
+        Some(TensorPlan { shape: spec.shape.clone(), kind: spec.kind, recipe, low_rank })
+    }
+
+    fn recipe(&mut self, spec: &TensorSpec) -> Option<Recipe> {
+        let roles = self.homes(&spec.name);
+        for &role in roles {
+            if let Some(origin) = self.find(role, &spec.name) {
+                return self.checked(origin, &spec.shape).map(Recipe::Copy);
+            }
+            if let Some(recipe) = self.put_together(role, spec) {
+                return recipe;
+            }
+        }
+        // published nowhere: the reference creates them as zeros and never trains them
+        if spec.name.ends_with(".q_layernorm.bias") || spec.name.ends_with(".k_layernorm.bias") {
+            return Some(Recipe::Fill(0.0));
+        }
+        let role = roles[roles.len() - 1];
+        let expected = names::published(role, &spec.name, self.retrieval_is_hugging_face());
+        let file = self.sources.get(role).map_or("retrieval heads", |source| source.label()).to_owned();
+        self.problems.push(Problem::Missing { name: spec.name.clone(), expected, file });
+        None
+    }
+
+    /// Files that may hold a tensor, in order of precedence.
+    fn homes(&self, name: &str) -> &'static [Role] {
+        if name.starts_with("itc.") {
+            &[Role::Retrieval]
+        } else if name.starts_with("visual_encoder.") {
+            &[Role::Stage, Role::Vision]
+        } else if name.starts_with("llama_proj") || self.is_trained_norm(name) {
+            // every stage file holds these; falling back to the base would be silently wrong
+            &[Role::Stage]
+        } else if name.starts_with("llama_model.") {
+            &[Role::Stage, Role::Language]
+        } else if self.stage_has_qformer && !name.starts_with("ln_vision.") {
+            // trained as a whole or not at all
+            &[Role::Stage]
+        } else {
+            &[Role::Stage, Role::Qformer]
+        }
+    }
+
+    /// Norm weights of the language model: trained in every stage.
+    fn is_trained_norm(&self, name: &str) -> bool {
+        name.starts_with("llama_model.") && name.ends_with("layernorm.weight")
+    }
+
+    fn find(&self, role: Role, name: &str) -> Option<Origin> {
+        let key = self.weights.get(&(role, name.to_owned()))?.clone();
+        Some(Origin { role, key })
+    }
+
+    /// Tensors that some layouts keep in parts. `None`: this file has no such parts.
+    fn put_together(&mut self, role: Role, spec: &TensorSpec) -> Option<Option<Recipe>> {
+        if let Some((block, part)) = spec.name.rsplit_once(".attn.")
+            && let Some(index) = ["q_bias", "k_bias", "v_bias"].iter().position(|name| *name == part)
+        {
+            let of = self.find(role, &format!("{block}.attn.qkv.bias"))?;
+            let shape: Vec<usize> = spec.shape.iter().map(|size| size * 3).collect();
+            return Some(self.checked(of, &shape).map(|of| Recipe::Third { of, index, zeros: 1 }));
+        }
+        let (attention, part) = spec.name.split_once(".query_key_value.")?;
+        let mut whole = spec.shape.clone();
+        if let Some(of) = self.find(role, &format!("{attention}.Wqkv.{part}")) {
+            let rows = whole[0] / 3;
+            let Some(of) = self.checked(of, &whole) else { return Some(None) };
+            let parts = [0, 1, 2].map(|index| Rows { of: of.clone(), first: index * rows });
+            return Some(Some(Recipe::Interleave { parts }));
+        }
+        let names = ["q_proj", "k_proj", "v_proj"].map(|third| format!("{attention}.{third}.{part}"));
+        if names.iter().all(|name| self.find(role, name).is_none()) {
+            return None;
+        }
+        whole[0] /= 3;
+        let mut third = |name: &String| {
+            let Some(of) = self.find(role, name) else {
+                self.missing(role, name);
+                return None;
+            };
+            self.checked(of, &whole).map(|of| Rows { of, first: 0 })
+        };
+        let [q, k, v] = &names;
+        let parts = (third(q), third(k), third(v));
+        Some(match parts {
+            (Some(q), Some(k), Some(v)) => Some(Recipe::Interleave { parts: [q, k, v] }),
+            _ => None,
+        })
+    }
+
+    /// The origin, if its shape is the wanted one; else a problem is noted.
+    fn checked(&mut self, origin: Origin, wanted: &[usize]) -> Option<Origin> {
+        let source = self.sources.get(origin.role)?;
+        let header: &TensorHeader = source.headers().get(&origin.key)?;
+        if header.shape != wanted {
+            self.problems.push(Problem::Misshaped {
+                file: source.file_of(&origin.key).to_owned(),
+                found: header.shape.clone(),
+                wanted: wanted.to_vec(),
+                key: origin.key,
+            });
+            return None;
+        }
+        self.used.insert(origin.clone());
+        Some(origin)
+    }
+
+    fn missing(&mut self, role: Role, name: &str) {
+        let expected = names::published(role, name, self.retrieval_is_hugging_face());
+        let file = self.sources.get(role).map_or("", |source| source.label()).to_owned();
+        self.problems.push(Problem::Missing { name: name.to_owned(), expected, file });
+    }
+
+    /// Whether a low-rank change belongs to this module.
+    fn is_adapted(&self, module: &str) -> bool {
+        let present = [LoraHalf::A, LoraHalf::B].iter().any(|half| self.lora.contains_key(&(module.to_owned(), *half)));
+        let expected = self.stage.number >= 2
+            && self.stage.lora.rank > 0
+            && module.starts_with("llama_model.model.layers.")
+            && (module.ends_with(".self_attn.query_key_value") || module.ends_with(".self_attn.dense"));
+        present || expected
+    }
+
+    fn low_rank(&mut self, module: &str, shape: &[usize]) -> Option<LowRank> {
+        let [outputs, inputs] = *shape else { return None };
+        let rank = self.stage.lora.rank;
+        let a = self.lora_half(module, LoraHalf::A, &[rank, inputs]);
+        let b = self.lora_half(module, LoraHalf::B, &[outputs, rank]);
+        Some(LowRank { a: a?, b: b?, rank, scaling: self.stage.lora.scaling() })
+    }
+
+    fn lora_half(&mut self, module: &str, half: LoraHalf, wanted: &[usize]) -> Option<Origin> {
+        let Some(key) = self.lora.get(&(module.to_owned(), half)).cloned() else {
+            let expected = module.replacen("llama_model.", "llama_model.base_model.model.", 1);
+            let expected = format!("{expected}.lora_{half:?}.weight");
+            let file = self.sources.stage.label().to_owned();
+            self.problems.push(Problem::Missing { name: format!("{module}.lora_{half:?}.weight"), expected, file });
+            return None;
+        };
+        self.lora_used.insert(key.clone());
+        self.checked(Origin { role: Role::Stage, key }, wanted)
+    }
+
+    /// A change that is left out would change every answer, so it is an error, not a note.
+    fn refuse_stray_lora(&mut self) {
+        let stray: Vec<String> =
+            self.lora.values().filter(|key| !self.lora_used.contains(*key)).cloned().collect();
+        for key in stray {
+            self.problems.push(Problem::Unusable {
+                key,
+                file: self.sources.stage.label().to_owned(),
+                reason: "changes a layer that this model does not have or does not adapt".into(),
+            });
+        }
+    }
+
+    fn retrieval_is_hugging_face(&self) -> bool {
+        let keys = self.sources.retrieval.iter().flat_map(|source| source.headers().keys());
+        keys.into_iter().any(|key| names::is_hugging_face(key))
+    }
+
+    /// Every tensor of every file in exactly one list.
+    fn account(&self) -> Accounting {
+        let mut files = Vec::new();
+        for role in ROLES {
+            let Some(source) = self.sources.get(role) else { continue };
+            let mut account = FileAccount::new(role, source.label());
+            for key in source.headers().keys() {
+                let list = match names::meaning(role, key) {
+                    _ if self.used.contains(&Origin { role, key: key.clone() }) => {
+                        account.used += 1;
+                        continue;
+                    }
+                    Meaning::Unneeded => &mut account.ignored,
+                    Meaning::Weight(name) if self.is_surplus(&name) => &mut account.ignored,
+                    Meaning::Weight(name) if self.is_replaced(role, &name) => &mut account.replaced,
+                    Meaning::Weight(name) if self.is_shared_vision(&name) => {
+                        account.used += 1;
+                        continue;
+                    }
+                    Meaning::Weight(_) | Meaning::Lora { .. } => &mut account.unknown,
+                };
+                list.push(key.clone());
+            }
+            files.push(account);
+        }
+        Accounting { files }
+    }
+
+    /// Blocks of the vision tower behind the last one in use.
+    fn is_surplus(&self, name: &str) -> bool {
+        let block = name
+            .strip_prefix("itc.")
+            .unwrap_or(name)
+            .strip_prefix("visual_encoder.blocks.")
+            .and_then(|rest| rest.split_once('.'))
+            .and_then(|(number, _)| number.parse::<usize>().ok());
+        block.is_some_and(|block| block >= self.config.vision.depth)
+    }
+
+    /// Base weights over which the stage file has its own.
+    fn is_replaced(&self, role: Role, name: &str) -> bool {
+        role != Role::Stage && self.weights.contains_key(&(Role::Stage, name.to_owned()))
+    }
+
+    /// A second copy of the caption path's vision tower, compared and then left out.
+    fn is_shared_vision(&self, name: &str) -> bool {
+        self.config.retrieval.as_ref().is_some_and(|retrieval| retrieval.shared_vision)
+            && name.strip_prefix("itc.").is_some_and(|name| {
+                name.ends_with(".attn.qkv.bias") && name.starts_with("visual_encoder.")
+                    || self.weights.contains_key(&(Role::Vision, name.to_owned()))
+            })
+    }
+}
