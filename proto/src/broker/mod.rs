@@ -16,6 +16,7 @@ mod delivery;
 mod error;
 mod message;
 mod queue_name;
+pub mod topology;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -24,6 +25,7 @@ pub use delivery::{Delivery, Requeue};
 pub use error::{BrokerError, BrokerErrorKind};
 pub use message::{DeadReason, Message};
 pub use queue_name::{InvalidQueueName, QueueName};
+pub use topology::Topology;
 
 pub(crate) use delivery::Settlement;
 

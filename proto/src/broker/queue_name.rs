@@ -22,7 +22,7 @@ impl QueueName {
     pub fn new(name: impl Into<String>) -> Result<Self, InvalidQueueName> {
         let name = name.into();
         if name.is_empty() || name.len() > MAX_BYTES || name.chars().any(char::is_control) {
-            return Err(InvalidQueueName(name.chars().take(MAX_BYTES).collect()));
+            return Err(InvalidQueueName::of(&name));
         }
         Ok(Self(name))
     }
@@ -30,6 +30,13 @@ impl QueueName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl InvalidQueueName {
+    /// The refusal of `name`, cut so that a hostile one does not fill the log.
+    pub(crate) fn of(name: &str) -> Self {
+        Self(name.chars().take(MAX_BYTES).collect())
     }
 }
 
