@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use super::InvalidQueueName;
+
 /// What kind of failure it was; callers match on this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -19,7 +21,7 @@ pub enum BrokerErrorKind {
     Nacked,
     /// The broker did not answer in time.
     Timeout,
-    /// A queue exists with other arguments than ours.
+    /// The queue cannot be declared: it exists with other arguments than ours, or its name is not one.
     Declare,
     /// There is no queue of that name.
     NoSuchQueue,
@@ -43,7 +45,7 @@ impl BrokerErrorKind {
             Self::Unroutable => "there is no queue of that name",
             Self::Nacked => "the broker kept refusing the message",
             Self::Timeout => "the broker did not answer in time",
-            Self::Declare => "the queue exists with other arguments",
+            Self::Declare => "the queue cannot be declared",
             Self::NoSuchQueue => "there is no such queue",
             Self::Closed => "the broker was closed",
             Self::Protocol => "the broker answered with an error",
@@ -76,6 +78,12 @@ impl BrokerError {
     pub(crate) fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// A mailbox name that cannot be one.
+    pub(crate) fn mailbox(name: &str, error: InvalidQueueName) -> Self {
+        let name: String = name.chars().take(80).collect();
+        Self::new(BrokerErrorKind::Declare, "open mailbox", name).with_source(error)
     }
 
     /// What kind of failure it was.

@@ -13,6 +13,7 @@
 //! purging, and any knowledge of what a body means.
 
 mod delivery;
+pub mod embedded;
 mod error;
 mod message;
 mod queue_name;
