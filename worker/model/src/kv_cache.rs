@@ -3,7 +3,7 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{ConfigError, ModelError, PhiConfig, error::DuringStep};
+use crate::{ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
 
 /// The key-value cache of all layers.
 ///
@@ -65,6 +65,15 @@ impl KvCache {
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
         Ok(Self { layers, lengths: vec![0; slots], max_len })
+    }
+
+    /// A cache in f32 on the model's device, for callers that run a batch from prefill to end.
+    pub(crate) fn for_prefill(
+        model: &TinyGptV,
+        slots: usize,
+        max_len: usize,
+    ) -> std::result::Result<Self, ModelError> {
+        Self::new(&model.config().lm, slots, max_len, DType::F32, model.device())
     }
 
     /// Seats there are.

@@ -1,5 +1,5 @@
 //! The whole network: picture and prompt in, logits out.
-use candle_core::{Module, Tensor};
+use candle_core::{Device, Module, Tensor};
 
 use crate::{
     KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
@@ -76,6 +76,11 @@ impl TinyGptV {
         &self.config
     }
 
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        self.queries.device()
+    }
+
     /// The retrieval heads.
     pub fn retrieval(&self) -> Option<&RetrievalHead> {
         self.retrieval.as_ref()
@@ -130,7 +135,7 @@ impl TinyGptV {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(ModelError::UnknownToken { id, vocabulary });
         }
-        Tensor::new(ids, self.queries.device())
+        Tensor::new(ids, self.device())
             .and_then(|ids| self.language.embed(&ids))
             .during("embedding of tokens")
     }
@@ -140,7 +145,7 @@ impl TinyGptV {
     ///
     /// After a failure the cache is as it was before the call.
     pub fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Tensor, ModelError> {
-        let normed = self.run_language(rows, cache, &mut unwatched)?;
+        let normed = self.hidden(rows, cache, &mut unwatched)?;
         let lengths: Vec<usize> = rows.iter().map(|row| row.embeds.dims()[0]).collect();
         last_rows(&normed, &lengths).and_then(|last| self.language.logits(&last)).during("the output head")
     }
@@ -157,7 +162,7 @@ impl TinyGptV {
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
         let stream = self.embed_tokens(&tokens)?;
         let normed = self.append(&stream, &spans, cache, &mut unwatched)?;
-        self.language.logits(&normed).during("the output head")
+        self.logits(&normed)
     }
 
     pub(crate) fn vision_features_watched(
@@ -178,18 +183,14 @@ impl TinyGptV {
         run().during("the Q-Former and the projections")
     }
 
-    /// Logits `(T, vocab)` of every position of rows run one behind the other.
-    pub(crate) fn prefill_watched(
-        &self,
-        rows: &[PrefillRow],
-        cache: &mut KvCache,
-        probe: Probe,
-    ) -> Result<Tensor, ModelError> {
-        let normed = self.run_language(rows, cache, probe)?;
-        self.language.logits(&normed).during("the output head")
+    /// Logits `(T, vocab)` of normed rows `(T, H)`.
+    pub(crate) fn logits(&self, normed: &Tensor) -> Result<Tensor, ModelError> {
+        self.language.logits(normed).during("the output head")
     }
 
-    fn run_language(
+    /// Appends each row's embeddings to its slot; the normed stream `(T, H)` of all rows' positions,
+    /// one row behind the other.
+    pub(crate) fn hidden(
         &self,
         rows: &[PrefillRow],
         cache: &mut KvCache,
