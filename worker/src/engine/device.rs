@@ -1,0 +1,310 @@
+//! The device thread: takes requests in, runs the scheduler's next step, answers.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use captionfleet_model::bundle::LoadedModel;
+use captionfleet_model::{DecodeRow, KvCache, PrefillRow, StopReason};
+use half::f16;
+
+use super::feature_cache::{FeatureCache, key_of};
+use super::observer::{EngineObserver, Stage};
+use super::request::Work;
+use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
+use super::sequence::{Live, Sequence};
+use super::step::{self, Sight, Wanted};
+use super::{EngineError, EngineOptions};
+
+/// Everything the device thread owns.
+pub(super) struct DeviceThread {
+    loaded: Arc<LoadedModel>,
+    cache: KvCache,
+    scheduler: Scheduler,
+    live: HashMap<RequestId, Live>,
+    features: FeatureCache,
+    observer: Arc<dyn EngineObserver>,
+    inbox: Receiver<Work>,
+    next_id: u64,
+}
+
+impl DeviceThread {
+    pub(super) fn new(
+        loaded: Arc<LoadedModel>,
+        cache: KvCache,
+        options: EngineOptions,
+        observer: Arc<dyn EngineObserver>,
+        inbox: Receiver<Work>,
+    ) -> Self {
+        Self {
+            loaded,
+            cache,
+            scheduler: Scheduler::new(options.limits()),
+            live: HashMap::new(),
+            features: FeatureCache::new(options.feature_cache),
+            observer,
+            inbox,
+            next_id: 0,
+        }
+    }
+
+    /// Runs until every handle is gone; what is unfinished then is answered with [`EngineError::Stopped`].
+    pub(super) fn run(mut self) {
+        while self.take_in() {
+            self.sweep_cancelled();
+            if let Some(batch) = self.scheduler.next_batch() {
+                self.run_batch(batch);
+            }
+        }
+        for (_, live) in self.live.drain() {
+            live.work.fail(EngineError::Stopped);
+        }
+    }
+
+    /// Takes in what has arrived; waits when there is nothing to do. False when nobody can ask any more.
+    fn take_in(&mut self) -> bool {
+        if self.scheduler.is_empty() {
+            let since = Instant::now();
+            let Ok(work) = self.inbox.recv() else { return false };
+            self.observer.idle(since.elapsed().as_secs_f64());
+            self.admit(work);
+        }
+        loop {
+            match self.inbox.try_recv() {
+                Ok(work) => self.admit(work),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn admit(&mut self, work: Work) {
+        let priority = work.priority();
+        let (entrance, live) = match work {
+            Work::Text { .. } => (Entrance::Text, Live { work, key: None, seen: None, sequence: None }),
+            Work::Picture { .. } => (Entrance::Picture, Live { work, key: None, seen: None, sequence: None }),
+            Work::Caption { ref request, .. } => {
+                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.prompt, &request.sampling) {
+                    Ok(sequence) => sequence,
+                    Err(error) => return work.fail(error),
+                };
+                let key = key_of(&request.picture);
+                let seen = self.features.get(&key, request.embed);
+                let entrance = if seen.is_some() { Entrance::CaptionSeen } else { Entrance::Caption };
+                (entrance, Live { work, key: Some(key), seen, sequence: Some(sequence) })
+            }
+        };
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.live.insert(id, live);
+        self.scheduler.submit(id, priority, entrance);
+    }
+
+    fn sweep_cancelled(&mut self) {
+        let gone: Vec<RequestId> =
+            self.live.iter().filter(|(_, live)| live.work.is_cancelled()).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.leave(id);
+        }
+    }
+
+    /// Takes a request out of the scheduler and the cache.
+    fn leave(&mut self, id: RequestId) -> Option<Live> {
+        if let Some(slot) = self.scheduler.finish(id) {
+            self.cache.free(slot);
+        }
+        self.live.remove(&id)
+    }
+
+    fn run_batch(&mut self, batch: NextBatch) {
+        let limits = self.scheduler.limits();
+        let (stage, rows, capacity) = match &batch {
+            NextBatch::Text { requests } => (Stage::Text, requests.len(), requests.len()),
+            NextBatch::Vision { requests } => (Stage::Vision, requests.len(), limits.vision_batch),
+            NextBatch::Prefill { seats } => (Stage::Prefill, seats.len(), limits.prefill_batch),
+            NextBatch::Decode { seats } => (Stage::Decode, seats.len(), limits.slots),
+        };
+        let since = Instant::now();
+        match batch {
+            NextBatch::Text { requests } => self.text(&requests),
+            NextBatch::Vision { requests } => self.vision(&requests),
+            NextBatch::Prefill { seats } => self.seats(Stage::Prefill, &seats),
+            NextBatch::Decode { seats } => self.seats(Stage::Decode, &seats),
+        }
+        self.observer.stage(stage, since.elapsed().as_secs_f64(), rows, capacity);
+    }
+
+    fn text(&mut self, requests: &[RequestId]) {
+        for id in requests {
+            let Some(Live { work: Work::Text { text, reply }, .. }) = self.leave(*id) else { continue };
+            let embedded = contained(Stage::Text, || step::text(&self.loaded, &text));
+            // Nobody listening is fine: the request was cancelled.
+            let _ = reply.send(embedded);
+        }
+    }
+
+    /// A batch that fails is tried again in halves, so that one picture never fails its neighbours.
+    fn vision(&mut self, requests: &[RequestId]) {
+        let present: Vec<RequestId> = requests.iter().copied().filter(|id| self.live.contains_key(id)).collect();
+        if present.is_empty() {
+            return;
+        }
+        let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&self.live[id].work)).collect();
+        match contained(Stage::Vision, || step::vision(&self.loaded, &wanted)) {
+            Ok(sights) => {
+                for (id, sight) in present.into_iter().zip(sights) {
+                    self.seen(id, sight);
+                }
+            }
+            Err(error) if present.len() == 1 => self.fail(present[0], error),
+            Err(error) => {
+                tracing::warn!(batch.rows = present.len(), %error, "vision batch failed, trying it in halves");
+                let (first, second) = present.split_at(present.len() / 2);
+                self.vision(first);
+                self.vision(second);
+            }
+        }
+    }
+
+    fn seen(&mut self, id: RequestId, sight: Sight) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if let Some(key) = live.key {
+            match sight.for_caption() {
+                Some(seen) => {
+                    self.features.insert(key, seen.clone());
+                    live.seen = Some(seen);
+                }
+                None => self.fail(id, EngineError::Model("the vision step gave no image tokens".to_owned())),
+            }
+            return;
+        }
+        let vectors = sight.embedding.map(|flat| self.split_vectors(&flat));
+        let Some(Live { work: Work::Picture { reply, .. }, .. }) = self.leave(id) else { return };
+        // Nobody listening is fine: the request was cancelled.
+        let _ = reply.send(vectors.ok_or(EngineError::NoRetrievalHead));
+    }
+
+    fn split_vectors(&self, flat: &[f16]) -> Vec<Vec<f32>> {
+        let dimension = self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim);
+        flat.chunks(dimension).map(|vector| vector.iter().map(|value| value.to_f32()).collect()).collect()
+    }
+
+    /// Prefill or decode of these seats; in halves after a failure, as for [`Self::vision`].
+    fn seats(&mut self, stage: Stage, seats: &[Seat]) {
+        if seats.is_empty() {
+            return;
+        }
+        let logits = contained(stage, || match stage {
+            Stage::Prefill => self.prefill(seats),
+            _ => self.decode(seats),
+        });
+        match logits {
+            Ok(rows) => {
+                self.observer.tokens(rows.len());
+                for (seat, row) in seats.iter().zip(rows) {
+                    self.say(*seat, &row);
+                }
+            }
+            Err(error) if seats.len() == 1 => self.fail(seats[0].request, error),
+            Err(error) => {
+                tracing::warn!(
+                    batch.rows = seats.len(), step = stage.as_str(), %error, "batch failed, trying it in halves"
+                );
+                let (first, second) = seats.split_at(seats.len() / 2);
+                self.seats(stage, first);
+                self.seats(stage, second);
+            }
+        }
+    }
+
+    fn prefill(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let rows = seats
+            .iter()
+            .map(|seat| {
+                let (sequence, seen) = self
+                    .live
+                    .get(&seat.request)
+                    .and_then(|live| live.sequence.as_ref().zip(live.seen.as_ref()))
+                    .ok_or_else(|| EngineError::Model("a prompt came before its picture".to_owned()))?;
+                let embeds = self.loaded.model.embed_prompt(sequence.prompt(), &seen.image_tokens)?;
+                Ok(PrefillRow { slot: seat.slot, embeds })
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        step::prefill(&self.loaded, &rows, &mut self.cache)
+    }
+
+    fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let rows = seats
+            .iter()
+            .map(|seat| {
+                let token = self
+                    .live
+                    .get(&seat.request)
+                    .and_then(|live| live.sequence.as_ref()?.last_token())
+                    .ok_or_else(|| EngineError::Model("a sequence went on before its prompt".to_owned()))?;
+                Ok(DecodeRow { slot: seat.slot, token })
+            })
+            .collect::<Result<Vec<_>, EngineError>>()?;
+        step::decode(&self.loaded, &rows, &mut self.cache)
+    }
+
+    /// Chooses a row's next token and ends the sequence if it was the last.
+    fn say(&mut self, seat: Seat, logits: &[f32]) {
+        let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
+        let Some(sequence) = self.live.get_mut(&seat.request).and_then(|live| live.sequence.as_mut()) else {
+            return;
+        };
+        match sequence.say(logits) {
+            Ok(Some(reason)) => self.end(seat.request, reason),
+            Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
+            Ok(None) => {}
+            Err(error) => self.fail(seat.request, error),
+        }
+    }
+
+    fn end(&mut self, id: RequestId, reason: StopReason) {
+        let Some(Live { work: Work::Caption { request, reply }, sequence: Some(sequence), seen, .. }) =
+            self.leave(id)
+        else {
+            return;
+        };
+        let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed);
+        // Nobody listening is fine: the request was cancelled.
+        let _ = reply.send(sequence.result(&self.loaded.tokenizer, reason, embedding));
+    }
+
+    fn fail(&mut self, id: RequestId, error: EngineError) {
+        if let Some(live) = self.leave(id) {
+            live.work.fail(error);
+        }
+    }
+}
+
+fn wanted(work: &Work) -> Option<Wanted<'_>> {
+    match work {
+        Work::Caption { request, .. } => {
+            Some(Wanted { picture: &request.picture, caption: true, embed: request.embed })
+        }
+        Work::Picture { picture, .. } => Some(Wanted { picture, caption: false, embed: true }),
+        Work::Text { .. } => None,
+    }
+}
+
+/// Runs a step; a panic in it becomes an error. The cache counts tokens only after a step has succeeded, so it is
+/// sound to go on.
+fn contained<T>(stage: Stage, step: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
+        Err(EngineError::Panicked { step: stage.as_str(), message: panic_message(panic.as_ref()) })
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,96 @@
+//! What can go wrong with one request.
+
+use captionfleet_model::{ModelError, PromptError, TokenizerError};
+
+/// Why a request has no result. Cloneable: all requests of a failed step get the same one.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum EngineError {
+    /// The output is noise and must not be stored as an answer.
+    #[error("the model's output is degenerate: {0}")]
+    Degenerate(&'static str),
+    /// Prompt, picture and answer together do not fit a slot.
+    #[error(
+        "the prompt takes {tokens} tokens with its picture and its answer, a slot holds {limit}: \
+         shorten the prompt or lower the token limit"
+    )]
+    PromptTooLong {
+        /// Tokens of prompt, picture and longest answer.
+        tokens: usize,
+        /// Tokens of one slot.
+        limit: usize,
+    },
+    /// The prompt cannot be used.
+    #[error("{0}")]
+    Prompt(String),
+    /// The bundle was packed without retrieval heads.
+    #[error("this bundle has no retrieval heads, so it makes no embeddings: pack it with --itc")]
+    NoRetrievalHead,
+    /// The network failed.
+    #[error("the model failed: {0}")]
+    Model(String),
+    /// A bug: the step panicked and was contained.
+    #[error("a {step} step panicked: {message}")]
+    Panicked {
+        /// Which step.
+        step: &'static str,
+        /// What the panic said.
+        message: String,
+    },
+    /// The engine was stopped before the answer.
+    #[error("the engine is stopping")]
+    Stopped,
+}
+
+impl EngineError {
+    /// The code in rows and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Degenerate(_) => "degenerate",
+            Self::PromptTooLong { .. } | Self::Prompt(_) => "prompt_too_long",
+            Self::NoRetrievalHead => "no_retrieval_head",
+            Self::Model(_) | Self::Panicked { .. } => "internal",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether the same request may succeed on a fresh start or another worker.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Model(_) | Self::Panicked { .. } | Self::Stopped)
+    }
+}
+
+/// One line with the whole chain.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}
+
+impl From<ModelError> for EngineError {
+    fn from(error: ModelError) -> Self {
+        Self::Model(chain(&error))
+    }
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Model(chain(&error))
+    }
+}
+
+impl From<TokenizerError> for EngineError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Model(chain(&error))
+    }
+}
+
+impl From<PromptError> for EngineError {
+    fn from(error: PromptError) -> Self {
+        Self::Prompt(chain(&error))
+    }
+}

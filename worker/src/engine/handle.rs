@@ -1,0 +1,162 @@
+//! The engine as the rest of the worker sees it.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use captionfleet_model::bundle::LoadedModel;
+use captionfleet_model::preprocess::PreparedPicture;
+use captionfleet_model::{CaptionTokenizer, KvCache, ModelConfig, PromptTemplates, PromptTokens};
+use candle_core::{DType, Device};
+use tokio::sync::oneshot;
+
+use super::device::DeviceThread;
+use super::observer::EngineObserver;
+use super::request::{CaptionRequest, CaptionResult, Reply, Work};
+use super::{EngineError, EngineOptions};
+
+/// What the engine serves.
+#[derive(Debug)]
+pub struct EngineInfo {
+    /// Dimensions of the network.
+    pub config: ModelConfig,
+    /// Id of the bundle.
+    pub bundle: String,
+    /// The name of the space its embeddings lie in; `None` without retrieval heads.
+    pub embedding_space: Option<String>,
+    /// Vectors of a picture's embedding, and their dimension.
+    pub embedding_shape: Option<(usize, usize)>,
+    /// The bundle's prompts.
+    pub prompts: PromptTemplates,
+    /// Tokens of one slot.
+    pub max_len: usize,
+    /// Sequences that decode together.
+    pub slots: usize,
+    /// Where it runs.
+    pub device: &'static str,
+}
+
+/// The running engine. Dropping it, and every [`EngineHandle`], ends the device thread.
+#[derive(Debug)]
+pub struct Engine {
+    handle: EngineHandle,
+    thread: JoinHandle<()>,
+}
+
+/// Asks the engine; cheap to clone. Dropping a pending call cancels its request.
+#[derive(Debug, Clone)]
+pub struct EngineHandle {
+    inbox: Sender<Work>,
+    info: Arc<EngineInfo>,
+    tokenizer: CaptionTokenizer,
+}
+
+impl Engine {
+    /// Allocates the slots and starts the device thread.
+    ///
+    /// # Errors
+    /// When the cache cannot be allocated or the thread cannot be started.
+    pub fn start(
+        loaded: LoadedModel,
+        options: EngineOptions,
+        observer: Arc<dyn EngineObserver>,
+    ) -> Result<Self, EngineError> {
+        let model = &loaded.model;
+        let config = model.config().clone();
+        let limits = options.limits();
+        let cache =
+            KvCache::new(&config.lm, limits.all_slots(), options.max_len, DType::F32, model.device())?;
+        let info = EngineInfo {
+            bundle: loaded.manifest.digest.clone(),
+            embedding_space: loaded.manifest.embedding_space.clone(),
+            embedding_shape: config
+                .retrieval
+                .as_ref()
+                .map(|retrieval| (retrieval.qformer.num_query_tokens, retrieval.embed_dim)),
+            prompts: loaded.prompts.clone(),
+            max_len: options.max_len,
+            slots: options.slots,
+            device: match model.device() {
+                Device::Cpu => "cpu",
+                Device::Cuda(_) => "cuda",
+                Device::Metal(_) => "metal",
+            },
+            config,
+        };
+        let tokenizer = loaded.tokenizer.clone();
+        let (inbox, received) = channel();
+        let device = DeviceThread::new(Arc::new(loaded), cache, options, observer, received);
+        let thread = std::thread::Builder::new()
+            .name("device".to_owned())
+            .spawn(move || device.run())
+            .map_err(|error| EngineError::Model(format!("the device thread could not be started: {error}")))?;
+        Ok(Self { handle: EngineHandle { inbox, info: Arc::new(info), tokenizer }, thread })
+    }
+
+    /// A handle to ask it.
+    pub fn handle(&self) -> EngineHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the device thread has ended; every other handle must be gone.
+    pub fn join(self) {
+        drop(self.handle);
+        if self.thread.join().is_err() {
+            tracing::error!("the device thread ended in a panic");
+        }
+    }
+}
+
+impl EngineHandle {
+    /// What the engine serves.
+    pub fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    /// Says whether a prompt fits a slot together with its picture and the longest answer.
+    ///
+    /// # Errors
+    /// [`EngineError::Prompt`] and [`EngineError::PromptTooLong`].
+    pub fn check_prompt(&self, prompt: &str, max_new_tokens: usize) -> Result<(), EngineError> {
+        let prompt = PromptTokens::new(&self.tokenizer, prompt)?;
+        let tokens = prompt.len_with(self.info.config.qformer.num_query_tokens) + max_new_tokens;
+        if tokens > self.info.max_len {
+            return Err(EngineError::PromptTooLong { tokens, limit: self.info.max_len });
+        }
+        Ok(())
+    }
+
+    /// Describes a picture, and embeds it if asked.
+    ///
+    /// # Errors
+    /// Any [`EngineError`]; `Degenerate` when the answer is noise.
+    pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionResult, EngineError> {
+        self.check_prompt(&request.prompt, request.sampling.max_new_tokens)?;
+        if request.embed && self.info.embedding_space.is_none() {
+            return Err(EngineError::NoRetrievalHead);
+        }
+        self.ask(|reply| Work::Caption { request: Box::new(request), reply }).await
+    }
+
+    /// Embeds a text query: one vector.
+    ///
+    /// # Errors
+    /// Any [`EngineError`].
+    pub async fn embed_text(&self, text: String) -> Result<Vec<f32>, EngineError> {
+        self.ask(|reply| Work::Text { text, reply }).await
+    }
+
+    /// Embeds a picture: one vector per query token.
+    ///
+    /// # Errors
+    /// Any [`EngineError`].
+    pub async fn embed_picture(&self, picture: PreparedPicture) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.ask(|reply| Work::Picture { picture: Box::new(picture), reply }).await
+    }
+
+    async fn ask<T>(&self, work: impl FnOnce(Reply<T>) -> Work) -> Result<T, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.send(work(reply)).map_err(|_| EngineError::Stopped)?;
+        answer.await.map_err(|_| EngineError::Stopped)?
+    }
+}

@@ -1,0 +1,25 @@
+//! The engine: one device thread that turns pictures and prompts into captions and embeddings.
+//!
+//! Requests from any task meet on one thread, which owns the model and its key-value cache. A pure
+//! [scheduler](scheduler::Scheduler) says what the device does next; a finished sequence's slot is taken again
+//! before the next decode step. One vision pass serves a caption and its embedding. Nothing here knows a queue or a
+//! store: `pipeline` brings pictures and takes results.
+
+mod device;
+mod error;
+mod feature_cache;
+mod handle;
+mod lane_queue;
+mod observer;
+mod options;
+mod repetition;
+mod request;
+pub mod scheduler;
+mod sequence;
+mod step;
+
+pub use error::EngineError;
+pub use handle::{Engine, EngineHandle, EngineInfo};
+pub use observer::{EngineObserver, Stage, Unobserved};
+pub use options::EngineOptions;
+pub use request::{CaptionRequest, CaptionResult, Priority};
