@@ -113,7 +113,8 @@ impl Assembly {
 
     /// One tensor, put together and with its low-rank change merged: f32, row-major, on the CPU.
     pub fn tensor(&self, name: &str) -> Result<Tensor, CheckpointError> {
-        let plan = self.plan.tensors.get(name).ok_or_else(|| CheckpointError::NoSuchTensor(name.to_owned()))?;
+        let plan =
+            self.plan.tensors.get(name).ok_or_else(|| CheckpointError::NoSuchTensor(name.to_owned()))?;
         let values = self.values(plan)?;
         let compute = |source| CheckpointError::Compute { name: name.to_owned(), source };
         let tensor = Tensor::from_vec(values, plan.shape.as_slice(), &Device::Cpu).map_err(compute)?;
@@ -278,7 +279,8 @@ fn open_path(path: &Path) -> Result<std::sync::Arc<dyn TensorSource>, Checkpoint
 pub(crate) fn tokenizer_in(folders: &[&Path]) -> Result<PathBuf, CheckpointError> {
     let found = folders.iter().map(|folder| folder.join("tokenizer.json")).find(|path| path.is_file());
     found.ok_or_else(|| {
-        let places: Vec<String> = folders.iter().map(|folder| label_of(&folder.join("tokenizer.json"))).collect();
+        let places: Vec<String> =
+            folders.iter().map(|folder| label_of(&folder.join("tokenizer.json"))).collect();
         CheckpointError::MissingFiles(format!("no tokenizer found: {} is needed", places.join(" or ")))
     })
 }

@@ -196,8 +196,9 @@ impl CheckpointConfig {
 
     /// Dimensions for one stage, without retrieval heads.
     pub fn model(&self, stage: u8) -> ModelConfig {
-        let Vit { embed_dim, depth, num_heads, patch_size, norm_eps, pretrain_image_size, ln_vision_eps, .. } =
-            self.vit;
+        let Vit {
+            embed_dim, depth, num_heads, patch_size, norm_eps, pretrain_image_size, ln_vision_eps, ..
+        } = self.vit;
         ModelConfig {
             image_size: self
                 .image_sizes

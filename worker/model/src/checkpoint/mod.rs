@@ -24,9 +24,7 @@ mod stored_zip;
 
 pub use accounting::{Accounting, FileAccount};
 pub use assembly::{Assembly, CheckpointFiles};
-pub use config_file::{
-    CheckpointConfig, published_image_size, read_phi_config, read_retrieval_config,
-};
+pub use config_file::{CheckpointConfig, published_image_size, read_phi_config, read_retrieval_config};
 pub use error::{CheckpointError, Problem, Problems};
 pub use golden::{CheckpointFolder, GoldenStage, golden_dir};
 pub use names::Role;

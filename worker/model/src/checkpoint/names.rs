@@ -52,15 +52,25 @@ pub(super) fn meaning(role: Role, key: &str) -> Meaning {
     }
 }
 
+/// Spellings in which files of the same role differ.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dialect {
+    /// transformers' names, not LAVIS's
+    pub(super) hugging_face: bool,
+    /// the language model lies inside peft's wrapper
+    pub(super) wrapped: bool,
+}
+
 /// The name a canonical tensor has in the file of `role`, for messages.
-pub(super) fn published(role: Role, name: &str, retrieval_is_hugging_face: bool) -> String {
+pub(super) fn published(role: Role, name: &str, dialect: Dialect) -> String {
     match role {
         Role::Vision => name.strip_prefix("visual_encoder.").unwrap_or(name).to_owned(),
         Role::Language => name.strip_prefix("llama_model.").unwrap_or(name).to_owned(),
+        Role::Stage if dialect.wrapped => name.replacen("llama_model.", WRAPPED, 1),
         Role::Qformer | Role::Stage => name.to_owned(),
         Role::Retrieval => {
             let name = name.strip_prefix("itc.").unwrap_or(name);
-            if retrieval_is_hugging_face { to_hugging_face(name) } else { name.to_owned() }
+            if dialect.hugging_face { to_hugging_face(name) } else { name.to_owned() }
         }
     }
 }
@@ -113,9 +123,11 @@ fn original_phi(key: &str) -> Option<String> {
     Some(format!("model.layers.{layer}.{rest}"))
 }
 
+/// peft wraps the language model; without LoRA (stage 1) the wrapper is absent.
+pub(super) const WRAPPED: &str = "llama_model.base_model.model.";
+
 fn stage(key: &str) -> Meaning {
-    // peft wraps the language model; without LoRA (stage 1) the wrapper is absent
-    let plain = match key.strip_prefix("llama_model.base_model.model.") {
+    let plain = match key.strip_prefix(WRAPPED) {
         Some(rest) => format!("llama_model.{rest}"),
         None => key.to_owned(),
     };
@@ -164,10 +176,8 @@ const VISION_PARTS: [(&str, &str); 4] = [
     (".attn.proj.", ".self_attn.projection."),
     (".attn.", ".self_attn."),
 ];
-const QFORMER_PARTS: [(&str, &str); 2] = [
-    (".attention.self.", ".attention.attention."),
-    (".crossattention.self.", ".crossattention.attention."),
-];
+const QFORMER_PARTS: [(&str, &str); 2] =
+    [(".attention.self.", ".attention.attention."), (".crossattention.self.", ".crossattention.attention.")];
 
 fn from_hugging_face(key: &str) -> String {
     for (lavis, hugging_face) in PREFIXES {
@@ -209,6 +219,8 @@ fn rename_parts(name: &str, direction: impl Fn(Part) -> Part) -> String {
 mod tests {
     use super::*;
 
+    const DIALECT: Dialect = Dialect { hugging_face: true, wrapped: true };
+
     fn weight(role: Role, key: &str) -> String {
         match meaning(role, key) {
             Meaning::Weight(name) => name,
@@ -238,7 +250,10 @@ mod tests {
         let module = "llama_model.model.layers.7.self_attn.dense".to_owned();
         for key in ["lora_A.weight", "lora_A.default.weight"] {
             let key = format!("llama_model.base_model.model.model.layers.7.self_attn.dense.{key}");
-            assert_eq!(meaning(Role::Stage, &key), Meaning::Lora { module: module.clone(), half: LoraHalf::A });
+            assert_eq!(
+                meaning(Role::Stage, &key),
+                Meaning::Lora { module: module.clone(), half: LoraHalf::A }
+            );
         }
         let base = "llama_model.base_model.model.model.layers.7.self_attn.dense.base_layer.bias";
         assert_eq!(weight(Role::Stage, base), format!("{module}.bias"));
@@ -249,7 +264,10 @@ mod tests {
     #[test]
     fn retrieval_names_translate_both_ways() {
         for (hugging_face, lavis) in [
-            ("vision_model.encoder.layers.4.self_attn.projection.weight", "visual_encoder.blocks.4.attn.proj.weight"),
+            (
+                "vision_model.encoder.layers.4.self_attn.projection.weight",
+                "visual_encoder.blocks.4.attn.proj.weight",
+            ),
             ("vision_model.encoder.layers.4.self_attn.qkv.weight", "visual_encoder.blocks.4.attn.qkv.weight"),
             ("vision_model.encoder.layers.4.layer_norm2.bias", "visual_encoder.blocks.4.norm2.bias"),
             ("vision_model.encoder.layers.4.mlp.fc2.bias", "visual_encoder.blocks.4.mlp.fc2.bias"),
@@ -276,7 +294,7 @@ mod tests {
         ] {
             assert_eq!(weight(Role::Retrieval, hugging_face), format!("itc.{lavis}"));
             assert_eq!(weight(Role::Retrieval, lavis), format!("itc.{lavis}"));
-            assert_eq!(published(Role::Retrieval, &format!("itc.{lavis}"), true), hugging_face);
+            assert_eq!(published(Role::Retrieval, &format!("itc.{lavis}"), DIALECT), hugging_face);
         }
     }
 }

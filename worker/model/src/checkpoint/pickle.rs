@@ -382,11 +382,14 @@ impl Machine<'_> {
         let [kind, class, key, _location, count] = parts[..] else { return Err(bad) };
         let value = |id: ValueId| &self.values[id as usize];
         let storage = match (value(kind), value(class), value(key), value(count)) {
-            (Value::Text(kind), Value::Global(Global::Storage(dtype)), Value::Text(key), Value::Int(count))
-                if kind == "storage" =>
-            {
-                let elements =
-                    u64::try_from(*count).map_err(|_| PickleError::Malformed("a storage of negative size"))?;
+            (
+                Value::Text(kind),
+                Value::Global(Global::Storage(dtype)),
+                Value::Text(key),
+                Value::Int(count),
+            ) if kind == "storage" => {
+                let elements = u64::try_from(*count)
+                    .map_err(|_| PickleError::Malformed("a storage of negative size"))?;
                 Storage { key: key.clone(), dtype: *dtype, elements }
             }
             _ => return Err(bad),
@@ -401,7 +404,9 @@ impl Machine<'_> {
             return Err(PickleError::Malformed("a call without an argument tuple"));
         };
         match &self.values[callable as usize] {
-            Value::Global(Global::OrderedDict) if arguments.is_empty() => self.push_new(Value::Dict(Vec::new())),
+            Value::Global(Global::OrderedDict) if arguments.is_empty() => {
+                self.push_new(Value::Dict(Vec::new()))
+            }
             Value::Global(Global::RebuildTensor) => {
                 let tensor = self.rebuild_tensor(arguments)?;
                 self.push_new(Value::Tensor(tensor))

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::names::{self, LoraHalf, Meaning, Role};
+use super::names::{self, Dialect, LoraHalf, Meaning, Role};
 use super::source::{TensorHeader, TensorSource};
 use super::{Accounting, CheckpointError, FileAccount, LoraConfig, Problem, Problems, chain};
 use crate::{ModelConfig, TensorKind, TensorSpec, tensor_inventory};
@@ -104,10 +104,8 @@ pub(super) fn plan(
     config: &ModelConfig,
     stage: StageExpectation,
 ) -> Result<Plan, CheckpointError> {
-    let inventory = tensor_inventory(config).map_err(|error| CheckpointError::Config {
-        file: "configuration".into(),
-        reason: chain(&error),
-    })?;
+    let inventory = tensor_inventory(config)
+        .map_err(|error| CheckpointError::Config { file: "configuration".into(), reason: chain(&error) })?;
     let mut planner = Planner::new(sources, config, stage);
     let mut tensors = BTreeMap::new();
     let mut order = Vec::with_capacity(inventory.len());
@@ -124,6 +122,15 @@ pub(super) fn plan(
     Ok(Plan { order, tensors, accounting: planner.account() })
 }
 
+fn dialect_of(sources: &Sources) -> Dialect {
+    let keys =
+        |source: &Arc<dyn TensorSource>, test: fn(&str) -> bool| source.headers().keys().any(|key| test(key));
+    Dialect {
+        hugging_face: sources.retrieval.as_ref().is_some_and(|source| keys(source, names::is_hugging_face)),
+        wrapped: keys(&sources.stage, |key| key.starts_with(names::WRAPPED)),
+    }
+}
+
 struct Planner<'a> {
     sources: &'a Sources,
     config: &'a ModelConfig,
@@ -135,6 +142,7 @@ struct Planner<'a> {
     lora_used: BTreeSet<String>,
     used: BTreeSet<Origin>,
     stage_has_qformer: bool,
+    dialect: Dialect,
     problems: Vec<Problem>,
 }
 
@@ -153,9 +161,9 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        let stage_has_qformer = weights
-            .keys()
-            .any(|(role, name)| *role == Role::Stage && (name.starts_with("Qformer.") || name == "query_tokens"));
+        let stage_has_qformer = weights.keys().any(|(role, name)| {
+            *role == Role::Stage && (name.starts_with("Qformer.") || name == "query_tokens")
+        });
         Self {
             sources,
             config,
@@ -165,17 +173,19 @@ impl<'a> Planner<'a> {
             lora_used: BTreeSet::new(),
             used: BTreeSet::new(),
             stage_has_qformer,
+            dialect: dialect_of(sources),
             problems: Vec::new(),
         }
     }
 
     fn tensor(&mut self, spec: &TensorSpec) -> Option<TensorPlan> {
-        let recipe = self.recipe(spec)?;
+        // both are looked at before either fails, so that one cause makes one problem
+        let recipe = self.recipe(spec);
         let low_rank = match spec.name.strip_suffix(".weight") {
-            Some(module) if self.is_adapted(module) => Some(self.low_rank(module, &spec.shape)?),
-            _ => None,
+            Some(module) if self.is_adapted(module) => self.low_rank(module, &spec.shape).map(Some),
+            _ => Some(None),
         };
-        Some(TensorPlan { shape: spec.shape.clone(), kind: spec.kind, recipe, low_rank })
+        Some(TensorPlan { shape: spec.shape.clone(), kind: spec.kind, recipe: recipe?, low_rank: low_rank? })
     }
 
     fn recipe(&mut self, spec: &TensorSpec) -> Option<Recipe> {
@@ -192,10 +202,7 @@ impl<'a> Planner<'a> {
         if spec.name.ends_with(".q_layernorm.bias") || spec.name.ends_with(".k_layernorm.bias") {
             return Some(Recipe::Fill(0.0));
         }
-        let role = roles[roles.len() - 1];
-        let expected = names::published(role, &spec.name, self.retrieval_is_hugging_face());
-        let file = self.sources.get(role).map_or("retrieval heads", |source| source.label()).to_owned();
-        self.problems.push(Problem::Missing { name: spec.name.clone(), expected, file });
+        self.missing(roles[roles.len() - 1], &spec.name);
         None
     }
 
@@ -283,14 +290,15 @@ impl<'a> Planner<'a> {
     }
 
     fn missing(&mut self, role: Role, name: &str) {
-        let expected = names::published(role, name, self.retrieval_is_hugging_face());
+        let expected = names::published(role, name, self.dialect);
         let file = self.sources.get(role).map_or("", |source| source.label()).to_owned();
         self.problems.push(Problem::Missing { name: name.to_owned(), expected, file });
     }
 
     /// Whether a low-rank change belongs to this module.
     fn is_adapted(&self, module: &str) -> bool {
-        let present = [LoraHalf::A, LoraHalf::B].iter().any(|half| self.lora.contains_key(&(module.to_owned(), *half)));
+        let present =
+            [LoraHalf::A, LoraHalf::B].iter().any(|half| self.lora.contains_key(&(module.to_owned(), *half)));
         let expected = self.stage.number >= 2
             && self.stage.lora.rank > 0
             && module.starts_with("llama_model.model.layers.")
@@ -308,10 +316,7 @@ impl<'a> Planner<'a> {
 
     fn lora_half(&mut self, module: &str, half: LoraHalf, wanted: &[usize]) -> Option<Origin> {
         let Some(key) = self.lora.get(&(module.to_owned(), half)).cloned() else {
-            let expected = module.replacen("llama_model.", "llama_model.base_model.model.", 1);
-            let expected = format!("{expected}.lora_{half:?}.weight");
-            let file = self.sources.stage.label().to_owned();
-            self.problems.push(Problem::Missing { name: format!("{module}.lora_{half:?}.weight"), expected, file });
+            self.missing(Role::Stage, &format!("{module}.lora_{half:?}.weight"));
             return None;
         };
         self.lora_used.insert(key.clone());
@@ -329,11 +334,6 @@ impl<'a> Planner<'a> {
                 reason: "changes a layer that this model does not have or does not adapt".into(),
             });
         }
-    }
-
-    fn retrieval_is_hugging_face(&self) -> bool {
-        let keys = self.sources.retrieval.iter().flat_map(|source| source.headers().keys());
-        keys.into_iter().any(|key| names::is_hugging_face(key))
     }
 
     /// Every tensor of every file in exactly one list.

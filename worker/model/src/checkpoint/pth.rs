@@ -29,7 +29,8 @@ impl PthFile {
             file: path.display().to_string(),
             source,
         })?;
-        let broken = |error: ZipError| CheckpointError::Format { file: label.clone(), reason: error.to_string() };
+        let broken =
+            |error: ZipError| CheckpointError::Format { file: label.clone(), reason: error.to_string() };
         let zip = StoredZip::open(file).map_err(broken)?;
         let prefix = index_prefix(&zip)
             .map_err(|reason| CheckpointError::Format { file: label.clone(), reason: reason.into() })?;
@@ -76,8 +77,10 @@ impl TensorSource for PthFile {
 
     fn read(&self, key: &str) -> Result<Vec<f32>, CheckpointError> {
         let view = self.views.get(key).ok_or_else(|| CheckpointError::NoSuchTensor(key.to_owned()))?;
-        let dtype =
-            view.storage.dtype.ok_or_else(|| self.tensor_error(key, "does not hold floating-point numbers"))?;
+        let dtype = view
+            .storage
+            .dtype
+            .ok_or_else(|| self.tensor_error(key, "does not hold floating-point numbers"))?;
         let range = byte_range(view, dtype).map_err(|reason| self.tensor_error(key, reason))?;
         let entry = format!("{}data/{}", self.prefix, view.storage.key);
         let bytes = self.zip.read(&entry).map_err(|error| CheckpointError::Format {

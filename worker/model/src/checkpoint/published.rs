@@ -142,7 +142,10 @@ mod tests {
         assert!(error.starts_with("1 published files are missing"), "{error}");
         assert!(error.contains("LAVIS/models/BLIP2/eva_vit_g.pth to "), "{error}");
         let error = require_files(folder.path(), 2).unwrap_err().to_string();
-        assert!(error.contains("TinyGPT-V_for_Stage2.pth of huggingface.co/Tyrannosaurus/TinyGPT-V"), "{error}");
+        assert!(
+            error.contains("TinyGPT-V_for_Stage2.pth of huggingface.co/Tyrannosaurus/TinyGPT-V"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl SafetensorsFile {
         let bad = |reason: String| CheckpointError::Format { file: label.clone(), reason };
         let (header, data_start, length) =
             read_header(&mut file).map_err(|error| bad(format!("its header cannot be read ({error})")))?;
-        let raw: BTreeMap<String, serde_json::Value> =
-            serde_json::from_slice(&header).map_err(|error| bad(format!("its header is malformed ({error})")))?;
+        let raw: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
+            .map_err(|error| bad(format!("its header is malformed ({error})")))?;
         let mut headers = BTreeMap::new();
         let mut places = BTreeMap::new();
         for (name, value) in raw {
@@ -58,7 +58,8 @@ impl SafetensorsFile {
             else {
                 return Err(bad(format!("`{name}` claims an impossible size")));
             };
-            if to.checked_sub(from) != Some(bytes) || start.checked_add(bytes).is_none_or(|end| end > length) {
+            if to.checked_sub(from) != Some(bytes) || start.checked_add(bytes).is_none_or(|end| end > length)
+            {
                 return Err(bad(format!("`{name}` does not fit its place; the file is probably cut short")));
             }
             headers.insert(name.clone(), TensorHeader { shape: entry.shape, dtype });
@@ -84,8 +85,11 @@ impl TensorSource for SafetensorsFile {
         let (Some(header), Some(&(start, length))) = (self.headers.get(key), self.places.get(key)) else {
             return Err(CheckpointError::NoSuchTensor(key.to_owned()));
         };
-        let failed =
-            |source| CheckpointError::Io { operation: "read", file: format!("{}: `{key}`", self.label), source };
+        let failed = |source| CheckpointError::Io {
+            operation: "read",
+            file: format!("{}: `{key}`", self.label),
+            source,
+        };
         // the length was checked against the file's when it was opened
         let mut bytes = vec![0; length as usize];
         {

@@ -63,7 +63,8 @@ pub fn open_file(path: &Path) -> Result<Arc<dyn TensorSource>, CheckpointError> 
         }
         [0x80, ..] => Err(CheckpointError::Format {
             file: label,
-            reason: "it is a bare pickle (torch before 1.6 wrote those); save it again with a newer torch".into(),
+            reason: "it is a bare pickle (torch before 1.6 wrote those); save it again with a newer torch"
+                .into(),
         }),
         _ => Err(CheckpointError::Format {
             file: label,
@@ -197,10 +198,13 @@ fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
 /// Numbers of type `dtype` in little-endian `bytes`, widened; `None` for a type without weights.
 pub(super) fn widen(dtype: DType, bytes: &[u8]) -> Option<Vec<f32>> {
     use half::slice::HalfFloatSliceExt;
-    let halves = || -> Vec<u16> { bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect() };
+    let halves =
+        || -> Vec<u16> { bytes.as_chunks().0.iter().map(|pair| u16::from_le_bytes(*pair)).collect() };
     match dtype {
         DType::F32 => Some(bytes.as_chunks().0.iter().map(|four| f32::from_le_bytes(*four)).collect()),
-        DType::F64 => Some(bytes.as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight) as f32).collect()),
+        DType::F64 => {
+            Some(bytes.as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight) as f32).collect())
+        }
         DType::F16 => {
             let halves: Vec<half::f16> = halves().into_iter().map(half::f16::from_bits).collect();
             let mut wide = vec![0.0; halves.len()];

@@ -71,7 +71,8 @@ impl StoredZip {
             return Err(ZipError::Malformed("an entry is not where the directory says"));
         }
         // name and extra field of the local header may differ in length from the directory's
-        let start = entry.header_offset + 30 + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
+        let start =
+            entry.header_offset + 30 + u64::from(u16_at(&header, 26)) + u64::from(u16_at(&header, 28));
         if start.checked_add(entry.size).is_none_or(|end| end > self.length) {
             return Err(ZipError::Malformed("an entry lies outside the file; it is probably cut short"));
         }
@@ -90,7 +91,8 @@ impl StoredZip {
 
 /// Offset and size of the central directory.
 fn find_directory(file: &mut File, length: u64) -> Result<(u64, u64), ZipError> {
-    const CUT: ZipError = ZipError::Malformed("its directory at the end is missing; it is probably cut short");
+    const CUT: ZipError =
+        ZipError::Malformed("its directory at the end is missing; it is probably cut short");
     let tail_length = length.min(22 + 65_535);
     let tail_start = length - tail_length;
     let tail = read_at(file, tail_start, tail_length)?;
@@ -150,7 +152,8 @@ fn zip64_field(mut extra: &[u8]) -> std::vec::IntoIter<u64> {
         let length = usize::from(u16_at(extra, 2));
         let Some(data) = extra.get(4..4 + length) else { break };
         if u16_at(extra, 0) == 1 {
-            let values: Vec<u64> = data.as_chunks().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect();
+            let values: Vec<u64> =
+                data.as_chunks().0.iter().map(|eight| u64::from_le_bytes(*eight)).collect();
             return values.into_iter();
         }
         extra = &extra[4 + length..];
