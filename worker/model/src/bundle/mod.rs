@@ -1,1 +1,153 @@
-//! One packed model: weights, tokenizers, templates, hashes.
+//! One packed model: weights, tokenizers, prompts and dimensions, with a hash over all of it.
+//!
+//! A bundle is a folder, or the uncompressed tar archive of one:
+//!
+//! | file | what |
+//! | --- | --- |
+//! | `bundle.json` | the [manifest](BundleManifest): dimensions, prompts, hashes, the golden picture's tokens |
+//! | `weights.gguf` | every tensor under its canonical name, memory-mapped when read |
+//! | `tokenizer.json` | the language model's tokenizer |
+//! | `text_tokenizer.json` | the retrieval heads' tokenizer, if the bundle has such heads |
+//! | `golden.png` | a picture whose caption tokens are in the manifest |
+//!
+//! Opening a bundle reads all of it once and compares every hash, the manifest's own included: a flipped byte is
+//! found before a network is built. [`LoadedModel::self_test`] then checks that network and arithmetic together still
+//! say what they said when the bundle was packed.
+
+mod error;
+mod files;
+mod loaded;
+mod manifest;
+
+use std::path::Path;
+
+use candle_core::{Device, quantized::gguf_file};
+
+pub use error::BundleError;
+pub use loaded::{LoadedModel, greedy_tokens};
+pub use manifest::{BUNDLE_FORMAT, BundleManifest, GoldenAnswer};
+
+use crate::{CaptionTokenizer, TextTokenizer, TinyGptV, Weights};
+use files::BundleFiles;
+pub(crate) use manifest::seal as seal_manifest;
+use manifest::sha256_hex;
+
+/// Name of the manifest in a bundle.
+pub const MANIFEST: &str = "bundle.json";
+/// Name of the weights in a bundle.
+pub const WEIGHTS: &str = "weights.gguf";
+/// Name of the language model's tokenizer in a bundle.
+pub const TOKENIZER: &str = "tokenizer.json";
+/// Name of the retrieval heads' tokenizer in a bundle.
+pub const TEXT_TOKENIZER: &str = "text_tokenizer.json";
+/// Name of the golden picture in a bundle.
+pub const GOLDEN_PICTURE: &str = "golden.png";
+
+/// A bundle whose every byte has been checked.
+#[derive(Debug)]
+pub struct Bundle {
+    manifest: BundleManifest,
+    files: BundleFiles,
+}
+
+impl Bundle {
+    /// Opens a folder or a tar file and checks all hashes.
+    ///
+    /// # Errors
+    /// Says what is not a bundle, which file is missing, or which one has changed.
+    pub fn open(path: &Path) -> Result<Self, BundleError> {
+        let files = if path.is_dir() { BundleFiles::folder(path)? } else { BundleFiles::archive(path)? };
+        Self::check(files)
+    }
+
+    /// A bundle that is part of the program: pairs of file name and content.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`].
+    pub fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Result<Self, BundleError> {
+        Self::check(BundleFiles::memory(files))
+    }
+
+    /// Reads the manifest alone and checks its own digest, but none of the files: enough to know the bundle's id.
+    ///
+    /// # Errors
+    /// As [`Bundle::open`], for the manifest.
+    pub fn read_manifest(bytes: &[u8], place: &str) -> Result<BundleManifest, BundleError> {
+        manifest::parse(bytes, place)
+    }
+
+    fn check(files: BundleFiles) -> Result<Self, BundleError> {
+        let manifest = manifest::parse(files.bytes(MANIFEST)?, files.place())?;
+        for (file, recorded) in &manifest.files {
+            if sha256_hex(files.bytes(file)?) != *recorded {
+                return Err(BundleError::Damaged { place: files.place().to_owned(), file: file.clone() });
+            }
+        }
+        Ok(Self { manifest, files })
+    }
+
+    /// The bundle's id: the digest of its manifest, which holds the hashes of everything else.
+    pub fn id(&self) -> &str {
+        &self.manifest.digest
+    }
+
+    /// Dimensions, prompts, hashes.
+    pub fn manifest(&self) -> &BundleManifest {
+        &self.manifest
+    }
+
+    /// Builds the network on `device`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or misshaped, or a tokenizer cannot be read.
+    pub fn load(&self, device: &Device) -> Result<LoadedModel, BundleError> {
+        let config = &self.manifest.config;
+        let weights = self.weights(device)?;
+        let model = TinyGptV::load(&weights, config).map_err(|source| self.unusable(WEIGHTS, source))?;
+        for name in weights.unread() {
+            tracing::warn!(tensor = name, "the bundle holds a tensor that the model does not know");
+        }
+        let tokenizer = CaptionTokenizer::from_bytes(self.files.bytes(TOKENIZER)?)
+            .map_err(|source| self.unusable(TOKENIZER, source))?;
+        let text_tokenizer = match &config.retrieval {
+            None => None,
+            Some(retrieval) => Some(
+                TextTokenizer::from_bytes(self.files.bytes(TEXT_TOKENIZER)?, retrieval.max_text_tokens)
+                    .map_err(|source| self.unusable(TEXT_TOKENIZER, source))?,
+            ),
+        };
+        Ok(LoadedModel {
+            model,
+            tokenizer,
+            text_tokenizer,
+            prompts: self.manifest.prompts.clone(),
+            golden_picture: self.files.bytes(GOLDEN_PICTURE)?.to_vec(),
+            manifest: self.manifest.clone(),
+        })
+    }
+
+    fn weights(&self, device: &Device) -> Result<Weights, BundleError> {
+        let mut reader = std::io::Cursor::new(self.files.bytes(WEIGHTS)?);
+        let content =
+            gguf_file::Content::read(&mut reader).map_err(|source| self.unusable(WEIGHTS, source))?;
+        let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
+        let tensors = names
+            .into_iter()
+            .map(|name| {
+                let tensor = content
+                    .tensor(&mut reader, &name, device)
+                    .map_err(|source| self.unusable(WEIGHTS, source))?;
+                Ok((name, tensor))
+            })
+            .collect::<Result<Vec<_>, BundleError>>()?;
+        Ok(Weights::from_qtensors(tensors, device))
+    }
+
+    fn unusable(&self, file: &str, source: impl std::error::Error + Send + Sync + 'static) -> BundleError {
+        BundleError::Unusable {
+            place: self.files.place().to_owned(),
+            file: file.to_owned(),
+            source: Box::new(source),
+        }
+    }
+}

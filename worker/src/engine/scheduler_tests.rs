@@ -1,0 +1,174 @@
+//! Tests of the scheduler: fairness, slots, cancellations, over random arrivals.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { slots: 4, reserved_slots: 0, vision_batch: 2, prefill_batch: 2 };
+
+fn submit_captions(scheduler: &mut Scheduler, ids: std::ops::Range<u64>, priority: Priority) {
+    for id in ids {
+        scheduler.submit(RequestId(id), priority, Entrance::Caption);
+    }
+}
+
+#[test]
+fn slots_are_filled_before_the_first_decode_step() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    submit_captions(&mut scheduler, 0..6, Priority::Bulk);
+    let mut steps = 0;
+    loop {
+        match scheduler.next_batch().unwrap() {
+            NextBatch::Decode { seats } => {
+                assert_eq!(seats.len(), 4);
+                break;
+            }
+            _ => steps += 1,
+        }
+        assert!(steps < 10, "the slots are never filled");
+    }
+}
+
+#[test]
+fn a_freed_slot_is_taken_before_the_next_decode_step() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    submit_captions(&mut scheduler, 0..8, Priority::Bulk);
+    while !matches!(scheduler.next_batch(), Some(NextBatch::Decode { .. })) {}
+    assert_eq!(scheduler.running(), 4);
+    scheduler.finish(RequestId(0)).unwrap();
+    loop {
+        match scheduler.next_batch().unwrap() {
+            NextBatch::Decode { seats } => {
+                assert_eq!(seats.len(), 4, "the free slot was not refilled");
+                break;
+            }
+            NextBatch::Prefill { .. } | NextBatch::Vision { .. } | NextBatch::Text { .. } => {}
+        }
+    }
+}
+
+#[test]
+fn an_interactive_caption_is_seated_at_the_first_free_slot() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    submit_captions(&mut scheduler, 0..20, Priority::Bulk);
+    while !matches!(scheduler.next_batch(), Some(NextBatch::Decode { .. })) {}
+    submit_captions(&mut scheduler, 100..101, Priority::Interactive);
+    scheduler.finish(RequestId(0)).unwrap();
+    let seated = (0..6).any(|_| {
+        matches!(scheduler.next_batch(), Some(NextBatch::Prefill { seats })
+            if seats.iter().any(|seat| seat.request == RequestId(100)))
+    });
+    assert!(seated, "the interactive request waits behind bulk");
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    Submit { interactive: bool, entrance: u8, length: u8 },
+    Cancel(u8),
+    Step,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    prop::collection::vec(
+        prop_oneof![
+            3 => (any::<bool>(), 0..4_u8, 1..6_u8)
+                .prop_map(|(interactive, entrance, length)| Event::Submit { interactive, entrance, length }),
+            1 => any::<u8>().prop_map(Event::Cancel),
+            5 => Just(Event::Step),
+        ],
+        0..200,
+    )
+}
+
+/// Plays the device: carries out a batch and finishes whoever is done.
+fn carry_out(scheduler: &mut Scheduler, left: &mut HashMap<RequestId, u8>, entrances: &HashMap<RequestId, Entrance>) {
+    let Some(batch) = scheduler.next_batch() else {
+        assert!(scheduler.is_empty(), "requests wait and nothing is scheduled");
+        return;
+    };
+    let limits = scheduler.limits();
+    let done: Vec<RequestId> = match batch {
+        NextBatch::Text { requests } => requests,
+        NextBatch::Vision { requests } => {
+            assert!(!requests.is_empty() && requests.len() <= limits.vision_batch);
+            requests.into_iter().filter(|id| matches!(entrances[id], Entrance::Picture)).collect()
+        }
+        NextBatch::Prefill { seats } => {
+            assert!(!seats.is_empty() && seats.len() <= limits.prefill_batch);
+            spend(&seats, left)
+        }
+        NextBatch::Decode { seats } => {
+            assert!(!seats.is_empty() && seats.len() <= limits.all_slots());
+            let slots: std::collections::HashSet<_> = seats.iter().map(|seat| seat.slot).collect();
+            assert_eq!(slots.len(), seats.len(), "a slot has two sequences");
+            spend(&seats, left)
+        }
+    };
+    for id in done {
+        scheduler.finish(id);
+        left.remove(&id);
+    }
+}
+
+fn spend(seats: &[Seat], left: &mut HashMap<RequestId, u8>) -> Vec<RequestId> {
+    seats
+        .iter()
+        .filter_map(|seat| {
+            let tokens = left.get_mut(&seat.request).expect("only live requests are scheduled");
+            *tokens -= 1;
+            (*tokens == 0).then_some(seat.request)
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn every_request_ends_and_every_slot_comes_back(events in events()) {
+        let mut scheduler = Scheduler::new(LIMITS);
+        let mut left = HashMap::new();
+        let mut entrances = HashMap::new();
+        let mut next = 0_u64;
+        for event in events {
+            match event {
+                Event::Submit { interactive, entrance, length } => {
+                    let id = RequestId(next);
+                    next += 1;
+                    let priority = if interactive { Priority::Interactive } else { Priority::Bulk };
+                    let entrance = match entrance {
+                        0 => Entrance::Text,
+                        1 => Entrance::Picture,
+                        2 => Entrance::CaptionSeen,
+                        _ => Entrance::Caption,
+                    };
+                    scheduler.submit(id, priority, entrance);
+                    left.insert(id, length);
+                    entrances.insert(id, entrance);
+                }
+                Event::Cancel(which) => {
+                    let known: Vec<RequestId> = left.keys().copied().collect();
+                    if !known.is_empty() {
+                        let id = known[usize::from(which) % known.len()];
+                        scheduler.finish(id);
+                        left.remove(&id);
+                    }
+                }
+                Event::Step => carry_out(&mut scheduler, &mut left, &entrances),
+            }
+        }
+        let mut steps = 0;
+        while !scheduler.is_empty() {
+            carry_out(&mut scheduler, &mut left, &entrances);
+            steps += 1;
+            prop_assert!(steps < 20_000, "the scheduler starves somebody");
+        }
+        prop_assert!(left.is_empty());
+        prop_assert_eq!(scheduler.running(), 0);
+        // Every slot is free again: as many sequences as there are slots can be seated at once.
+        submit_captions(&mut scheduler, next..next + 4, Priority::Bulk);
+        while !matches!(scheduler.next_batch(), Some(NextBatch::Decode { .. })) {}
+        prop_assert_eq!(scheduler.running(), 4);
+    }
+}
