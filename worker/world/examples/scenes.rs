@@ -29,7 +29,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         },
         distinct: true,
     };
-    let written = export(&options, Path::new(folder))?;
-    println!("{} pictures in {folder}", written.len());
+    export(&options, Path::new(folder))?;
     Ok(())
 }

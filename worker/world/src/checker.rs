@@ -86,6 +86,8 @@ impl Reader {
             && let Some(backdrop) = Backdrop::from_word(first)
         {
             self.claim.backdrop = Some(backdrop);
+            // The article belonged to the backdrop.
+            self.open.count = None;
             return Some(2);
         }
         let relation = match *words {
@@ -144,5 +146,86 @@ impl Reader {
             return false;
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scene::{Arrangement, Kind, Split, Thing};
+
+    /// A scene with this arrangement; where things lie does not matter to the checker.
+    fn scene(arrangement: Arrangement) -> Scene {
+        let mut scene = Scene::sample(0, Split::Train);
+        scene.arrangement = arrangement;
+        scene.backdrop = Backdrop::Gray;
+        scene
+    }
+
+    fn thing(size: Size, colour: Colour, shape: Shape) -> Thing {
+        Thing { size, kind: Kind { colour, shape } }
+    }
+
+    fn pair() -> Scene {
+        scene(Arrangement::Pair {
+            first: thing(Size::Small, Colour::Red, Shape::Circle),
+            second: thing(Size::Large, Colour::Blue, Shape::Square),
+            relation: Relation::LeftOf,
+        })
+    }
+
+    #[test]
+    fn a_pair_may_be_told_from_either_side() {
+        for right in [
+            "a small red circle left of a large blue square",
+            "A red circle is to the left of a blue square.",
+            "there is a large blue square right of a small red circle on a grey background",
+        ] {
+            assert_eq!(check_caption(right, &pair()), Verdict::Correct, "{right}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_word_is_found() {
+        for wrong in [
+            "a small red circle right of a large blue square",
+            "a large red circle left of a large blue square",
+            "a small pink circle left of a large blue square",
+            "a small red ring left of a large blue square",
+            "a small red circle above a large blue square",
+            "a small red circle left of a large blue square on a white background",
+            "two red circles left of a large blue square",
+            "a small red circle in the top left",
+        ] {
+            assert_eq!(check_caption(wrong, &pair()), Verdict::Wrong, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_is_incomplete_and_nonsense_unreadable() {
+        for short in ["a small red circle", "a red circle and a blue square", "a circle left of a square"] {
+            assert_eq!(check_caption(short, &pair()), Verdict::Incomplete, "{short}");
+        }
+        for nonsense in ["", "a dog on a sofa", "a small red", "left of"] {
+            assert_eq!(check_caption(nonsense, &pair()), Verdict::Unreadable, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn counts_and_places_are_judged() {
+        let group =
+            scene(Arrangement::Group { kind: Kind { colour: Colour::Green, shape: Shape::Cross }, count: 3 });
+        assert_eq!(check_caption("there are three green crosses", &group), Verdict::Correct);
+        assert_eq!(check_caption("a picture of 3 green crosses", &group), Verdict::Correct);
+        assert_eq!(check_caption("two green crosses", &group), Verdict::Wrong);
+        assert_eq!(check_caption("green crosses", &group), Verdict::Incomplete);
+        let single = scene(Arrangement::Single {
+            thing: thing(Size::Large, Colour::Pink, Shape::Star),
+            place: Place::TopRight,
+        });
+        assert_eq!(check_caption("a pink star", &single), Verdict::Correct);
+        assert_eq!(check_caption("a large pink star in the top right corner", &single), Verdict::Correct);
+        assert_eq!(check_caption("a large pink star at the top", &single), Verdict::Wrong);
+        assert_eq!(check_caption("a large pink star in the middle", &single), Verdict::Wrong);
     }
 }

@@ -91,3 +91,32 @@ fn to_level(value: f32) -> u8 {
     let level = (value + 0.5).clamp(0.0, 255.0) as u8;
     level
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::Rgb;
+
+    #[test]
+    fn the_same_size_changes_nothing() {
+        let picture = RgbImage::from_fn(13, 7, |x, y| Rgb([x as u8 * 19, y as u8 * 31, 200]));
+        assert_eq!(resample(&picture, 13, 7), picture);
+    }
+
+    #[test]
+    fn a_flat_picture_stays_flat_at_any_size() {
+        let picture = RgbImage::from_pixel(50, 31, Rgb([10, 128, 250]));
+        for (width, height) in [(7, 9), (112, 112), (51, 30)] {
+            let resized = resample(&picture, width, height);
+            assert!(resized.pixels().all(|pixel| *pixel == Rgb([10, 128, 250])));
+        }
+    }
+
+    #[test]
+    fn halving_averages_around_every_pixel() {
+        // Black left half, white right half: the edge lands between two pixels and stays sharp but ringing.
+        let picture = RgbImage::from_fn(8, 4, |x, _| Rgb([if x < 4 { 0 } else { 255 }; 3]));
+        let row: Vec<u8> = resample(&picture, 4, 2).pixels().take(4).map(|pixel| pixel[0]).collect();
+        assert!(row[0] < 10 && row[1] < 40 && row[2] > 215 && row[3] > 245, "{row:?}");
+    }
+}
