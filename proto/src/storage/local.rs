@@ -1,7 +1,31 @@
-//! A folder as a store.
+//! A folder as a store, and local files as items.
+//!
+//! Writing leaves nothing behind, even when the process is killed: an object is written into a file without a
+//! name where the file system offers that, and gets its name only when it is whole and on the disk.
+
+mod fault;
+mod key;
+mod list;
+mod read;
+mod write;
 
 use std::fs::Metadata;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
+
+use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
+use crate::uri::ArchiveUri;
+
+pub(super) use read::read_item;
+
+/// What the names of unfinished files begin with; no key may have such a segment.
+const UNFINISHED: &str = ".captionfleet-";
 
 /// A folder as a store; made with the first object.
 #[derive(Clone, Debug)]
@@ -14,10 +38,77 @@ impl LocalStorage {
     pub fn new(root: PathBuf) -> Self {
         Self { root }
     }
+
+    /// Runs file system calls where they may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        call: impl FnOnce(&Path) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let path = key::path(&self.root, key, operation)?;
+        let object = fault::uri(&path);
+        let done = tokio::task::spawn_blocking(move || call(&path)).await;
+        done.unwrap_or_else(|error| {
+            Err(StorageError::new(StorageErrorKind::Other, operation, object, "the call did not end")
+                .caused_by(error))
+        })
+    }
+}
+
+#[async_trait]
+impl Storage for LocalStorage {
+    async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
+        self.blocking("reading", key, move |path| read::read_file(path, max_bytes)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        let owned = key.to_owned();
+        self.blocking("looking at", key, move |path| {
+            Ok(describe(owned, &read::stat_file(path, "looking at")?))
+        })
+        .await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError> {
+        self.blocking("writing", key, move |path| write::put(path, &bytes, mode)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        self.blocking("deleting", key, write::delete).await
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta, StorageError>> {
+        let receiver = list::start(self.root.clone(), prefix.to_owned());
+        stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) }).boxed()
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        let (root, object) = (self.root.clone(), self.location());
+        let in_the_way = move || {
+            let nearest = root.ancestors().find(|folder| folder.symlink_metadata().is_ok());
+            nearest.filter(|nearest| !nearest.is_dir()).map(Path::to_path_buf)
+        };
+        match tokio::task::spawn_blocking(in_the_way).await {
+            Ok(Some(file)) => {
+                let problem = format!("{} is not a folder: name another one", file.display());
+                Err(StorageError::new(StorageErrorKind::InvalidUri, "opening", object, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn location(&self) -> String {
+        ArchiveUri::from_folder(&self.root).map_or_else(|_| self.root.display().to_string(), String::from)
+    }
 }
 
 /// The version of a local file: its size and the time of its last change, to the nanosecond.
 pub fn etag_of_file(metadata: &Metadata) -> String {
-    let _ = metadata;
-    String::new()
+    format!("{:x}-{:x}.{:09}", metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+}
+
+fn describe(key: String, metadata: &Metadata) -> ObjectMeta {
+    let modified = metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
+    ObjectMeta { key, size: metadata.len(), etag: Some(etag_of_file(metadata)), modified }
 }

@@ -1,1 +1,14 @@
-//! S3.
+//! A prefix of a bucket as a store. This folder is the only place that names the AWS SDK.
+//!
+//! What may pass within seconds is retried here: by the SDK up to the response's headers, by [`store`] for bodies
+//! that stall, break off or do not match their checksum.
+
+mod connect;
+mod credentials;
+mod fault;
+mod list;
+mod page;
+mod store;
+
+pub(super) use connect::{Connection, connect};
+pub(super) use store::S3Storage;

@@ -1,0 +1,117 @@
+//! One client for all buckets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use url::Url;
+
+use super::credentials;
+use crate::storage::{S3Checksums, StorageError, StorageErrorKind, StorageOptions};
+
+/// Attempts of one request, the first included: at one failure in ten, one in 10⁵ requests fails for good.
+const ATTEMPTS: u32 = 5;
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_millis(3100);
+/// To the first byte of the answer.
+const FIRST_BYTE: Duration = Duration::from_secs(30);
+/// One attempt, to the end of the answer's headers; large uploads get more.
+pub(super) const ATTEMPT: Duration = Duration::from_secs(60);
+/// All attempts of one request.
+pub(super) const OPERATION: Duration = Duration::from_secs(300);
+/// A body that does not move for so long is given up.
+const STALL: Duration = Duration::from_secs(10);
+
+/// A client, and what to call its server.
+#[derive(Clone, Debug)]
+pub(in crate::storage) struct Connection {
+    pub(super) client: Client,
+    /// The server's URL without credentials, or "Amazon S3 in REGION".
+    pub(super) server: Arc<str>,
+}
+
+/// Makes the client; fails if there are no credentials or the endpoint is not a URL. Sends nothing to the server.
+pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Connection, StorageError> {
+    let endpoint = endpoint(options)?;
+    let place = endpoint.as_ref().map_or("Amazon S3", |endpoint| endpoint.shown.as_str());
+    let sources = credentials::find(options.s3_region.as_deref(), endpoint.is_some(), place).await?;
+    let server = match &endpoint {
+        Some(endpoint) => endpoint.shown.clone(),
+        None => format!("Amazon S3 in {}", sources.region),
+    };
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(sources.region)
+        .credentials_provider(sources.credentials)
+        .retry_config(
+            RetryConfig::standard()
+                .with_max_attempts(ATTEMPTS)
+                .with_initial_backoff(FIRST_BACKOFF)
+                .with_max_backoff(LONGEST_BACKOFF),
+        )
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(CONNECT)
+                .read_timeout(FIRST_BYTE)
+                .operation_attempt_timeout(ATTEMPT)
+                .operation_timeout(OPERATION)
+                .build(),
+        )
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL).build());
+    if let Some(endpoint) = &endpoint {
+        loader = loader.endpoint_url(&endpoint.url);
+    }
+    if options.s3_checksums == S3Checksums::WhenRequired {
+        loader = loader
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    }
+    let config = loader.load().await;
+    let path_style = options.s3_path_style.unwrap_or(config.endpoint_url().is_some());
+    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(path_style).build();
+    Ok(Connection { client: Client::from_conf(config), server: server.into() })
+}
+
+struct Endpoint {
+    url: String,
+    shown: String,
+}
+
+/// The endpoint given or the environment's, which the SDK would find too, but not tell us of.
+fn endpoint(options: &StorageOptions) -> Result<Option<Endpoint>, StorageError> {
+    let from = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let given = options
+        .s3_endpoint
+        .clone()
+        .or_else(|| from("AWS_ENDPOINT_URL_S3"))
+        .or_else(|| from("AWS_ENDPOINT_URL"));
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    let parsed =
+        Url::parse(&given).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(mut url) = parsed else {
+        let problem = "the S3 endpoint is not a URL: write http://host:port or https://host";
+        return Err(StorageError::new(StorageErrorKind::InvalidUri, "opening", shown(&given), problem));
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        // Neither fails for a URL that has a host.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        let problem =
+            "the S3 endpoint must not hold credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY";
+        return Err(StorageError::new(StorageErrorKind::InvalidUri, "opening", url.as_str(), problem));
+    }
+    let shown = url.as_str().trim_end_matches('/').to_owned();
+    Ok(Some(Endpoint { url: given, shown }))
+}
+
+/// What is not a URL might still hold a password before an `@`.
+fn shown(given: &str) -> String {
+    given.rsplit('@').next().unwrap_or_default().escape_debug().take(120).collect()
+}

@@ -1,0 +1,221 @@
+//! The store itself.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use bytes::{Bytes, BytesMut};
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+use tracing::debug;
+
+use super::connect::{ATTEMPT, Connection, OPERATION};
+use super::{fault, list};
+use crate::storage::{
+    Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind as Kind,
+};
+use crate::uri::{ItemUri, MAX_KEY_BYTES};
+
+/// How often a body that broke off is asked for again, and a conflicting write is tried.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(200);
+/// Slowest transfer that is waited for, in bytes per second.
+const SLOWEST: u64 = 128 * 1024;
+
+/// A prefix of a bucket as a store.
+#[derive(Clone, Debug)]
+pub(in crate::storage) struct S3Storage {
+    connection: Connection,
+    bucket: String,
+    /// Empty, or with a slash at its end.
+    prefix: String,
+}
+
+impl S3Storage {
+    /// `prefix` is without slashes at either end; empty for the whole bucket.
+    pub(in crate::storage) fn new(connection: Connection, bucket: &str, prefix: &str) -> Self {
+        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+        Self { connection, bucket: bucket.to_owned(), prefix }
+    }
+
+    /// The whole key, checked.
+    fn full(&self, key: &str, operation: &'static str) -> Result<String, StorageError> {
+        let full = format!("{}{key}", self.prefix);
+        let problem = if key.is_empty() {
+            "the key is empty"
+        } else if key.contains('\0') {
+            "the key contains a NUL byte"
+        } else if full.len() > MAX_KEY_BYTES {
+            "the key is longer than 1024 bytes"
+        } else {
+            return Ok(full);
+        };
+        Err(StorageError::new(Kind::InvalidUri, operation, self.uri(&full), problem))
+    }
+
+    fn uri(&self, full: &str) -> String {
+        ItemUri::s3(&self.bucket, full).into()
+    }
+
+    /// One attempt at a body. The outer error is final, the inner one may pass.
+    async fn body(
+        &self,
+        answer: GetObjectOutput,
+        object: &str,
+        max_bytes: u64,
+    ) -> Result<Result<Bytes, StorageError>, StorageError> {
+        let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
+        if let Some(size) = size.filter(|size| *size > max_bytes) {
+            return Err(too_large(object, &format!("has {size} bytes"), max_bytes));
+        }
+        let time = OPERATION.min(ATTEMPT + Duration::from_secs(size.unwrap_or(max_bytes) / SLOWEST));
+        match tokio::time::timeout(time, collect(answer.body, size, max_bytes)).await {
+            Err(_) => {
+                Ok(Err(StorageError::new(Kind::Timeout, "reading", object, "the body came too slowly")))
+            }
+            Ok(Err(Broken::TooLarge)) => Err(too_large(object, "is larger than it said", max_bytes)),
+            Ok(Err(Broken::Body(cause))) => {
+                let problem =
+                    "the body broke off, stalled or was damaged, and still did after several attempts";
+                Ok(Err(StorageError::new(Kind::Unavailable, "reading", object, problem).caused_by(cause)))
+            }
+            Ok(Ok(bytes)) => Ok(Ok(bytes)),
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for S3Storage {
+    async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
+        let full = self.full(key, "reading")?;
+        let object = self.uri(&full);
+        let mut attempt = 1;
+        loop {
+            let request = self.connection.client.get_object().bucket(&self.bucket).key(&full);
+            let answer = request.send().await;
+            let answer =
+                answer.map_err(|error| fault::new(error, "reading", &object, &self.connection.server))?;
+            let etag = answer.e_tag().map(bare);
+            match self.body(answer, &object, max_bytes).await? {
+                Ok(bytes) => return Ok(Object { bytes, etag }),
+                Err(error) if attempt >= ATTEMPTS => return Err(error),
+                Err(error) => {
+                    debug!(%object, attempt, error = &error as &dyn std::error::Error, "reading again")
+                }
+            }
+            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
+        let full = self.full(key, "looking at")?;
+        let answer = self.connection.client.head_object().bucket(&self.bucket).key(&full).send().await;
+        let answer = answer
+            .map_err(|error| fault::new(error, "looking at", &self.uri(&full), &self.connection.server))?;
+        Ok(ObjectMeta {
+            key: key.to_owned(),
+            size: answer.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            etag: answer.e_tag().map(bare),
+            modified: answer.last_modified().and_then(timestamp),
+        })
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError> {
+        let full = self.full(key, "writing")?;
+        let time = TimeoutConfig::builder()
+            .operation_attempt_timeout(ATTEMPT + Duration::from_secs(bytes.len() as u64 / SLOWEST))
+            .operation_timeout(OPERATION + Duration::from_secs(bytes.len() as u64 / SLOWEST))
+            .build();
+        let mut attempt = 1;
+        loop {
+            let request = self.connection.client.put_object().bucket(&self.bucket).key(&full);
+            let sent = request
+                .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
+                .body(ByteStream::from(bytes.clone()))
+                .customize()
+                .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))
+                .send()
+                .await;
+            let error = match sent {
+                Ok(_) => return Ok(PutOutcome::Created),
+                Err(error) => error,
+            };
+            let status = error.raw_response().map(|answer| answer.status().as_u16());
+            let conflict = matches!(error.code(), Some("ConditionalRequestConflict" | "OperationAborted"));
+            if mode == PutMode::IfAbsent
+                && (status == Some(412) || error.code() == Some("PreconditionFailed"))
+            {
+                return Ok(PutOutcome::Exists);
+            }
+            // Someone else is writing or deleting the same key this instant: who wins shows in a moment.
+            if !conflict || attempt >= ATTEMPTS {
+                return Err(fault::new(error, "writing", &self.uri(&full), &self.connection.server));
+            }
+            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StorageError> {
+        let full = self.full(key, "deleting")?;
+        let sent = self.connection.client.delete_object().bucket(&self.bucket).key(&full).send().await;
+        match sent.map_err(|error| fault::new(error, "deleting", &self.uri(&full), &self.connection.server)) {
+            Err(error) if error.kind() != Kind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn list<'a>(&'a self, prefix: &'a str) -> BoxStream<'a, Result<ObjectMeta, StorageError>> {
+        list::stream(self.connection.clone(), self.bucket.clone(), self.prefix.clone(), prefix)
+    }
+
+    async fn check(&self) -> Result<(), StorageError> {
+        let request =
+            self.connection.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1);
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(fault::new(error, "opening", &self.location(), &self.connection.server)),
+        }
+    }
+
+    fn location(&self) -> String {
+        self.uri(&self.prefix).trim_end_matches('/').to_owned()
+    }
+}
+
+enum Broken {
+    TooLarge,
+    Body(String),
+}
+
+async fn collect(mut body: ByteStream, size: Option<u64>, max_bytes: u64) -> Result<Bytes, Broken> {
+    let mut bytes = BytesMut::with_capacity(size.unwrap_or(0) as usize);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| Broken::Body(fault::root(&error)))?;
+        if (bytes.len() + chunk.len()) as u64 > max_bytes {
+            return Err(Broken::TooLarge);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    if size.is_some_and(|size| size != bytes.len() as u64) {
+        return Err(Broken::Body(format!("{} of {} bytes came", bytes.len(), size.unwrap_or(0))));
+    }
+    Ok(bytes.freeze())
+}
+
+fn too_large(object: &str, what: &str, limit: u64) -> StorageError {
+    StorageError::new(Kind::TooLarge, "reading", object, format!("{what}, at most {limit} are read"))
+}
+
+/// An entity tag without its quotes.
+pub(super) fn bare(etag: &str) -> String {
+    etag.trim_matches('"').to_owned()
+}
+
+pub(super) fn timestamp(time: &DateTime) -> Option<Timestamp> {
+    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
+}
