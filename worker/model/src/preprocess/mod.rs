@@ -1,1 +1,26 @@
 //! Bytes of a picture to the network's input, as the reference does it.
+//!
+//! The reference opens pictures with Pillow, converts them to RGB and resizes them with Pillow's
+//! fixed-point bicubic filter. Everything here gives the same pixels, number for number: alpha is dropped
+//! without compositing, CMYK becomes RGB by Pillow's plain formula, 16-bit grey is clipped at 255 rather
+//! than scaled, EXIF orientation is not applied, and JPEG is decoded by libjpeg-turbo's own arithmetic.
+//!
+//! Bytes are untrusted: the format is found by content, never by name, and size limits are checked on the
+//! header, before anything of the picture's size is allocated.
+
+mod decode;
+mod error;
+mod gif;
+mod jpeg;
+mod libjpeg;
+mod picture;
+mod pixels;
+mod raster;
+mod resample;
+mod resize;
+
+pub use decode::{DecodeLimits, decode};
+pub use error::DecodeError;
+pub use picture::{Picture, PreparedPicture, SquareImage};
+pub use pixels::pixel_values;
+pub use resize::{prepare, resize_square};

@@ -1,0 +1,171 @@
+//! Pillow's separable resampling in fixed point, for RGB bytes.
+//!
+//! Weights are computed in f64, scaled to 22 bits (32 minus 8 for the pixel minus 2 for headroom), and
+//! summed in i32, so the result does not depend on the order of summation and vectorises freely.
+
+const PRECISION_BITS: u32 = 32 - 8 - 2;
+const HALF: i32 = 1 << (PRECISION_BITS - 1);
+/// Half the width of the bicubic kernel, before it is widened for shrinking.
+const SUPPORT: f64 = 2.0;
+/// Sums kept in registers while a block of columns is added up.
+const BLOCK: usize = 32;
+
+/// For each output position: the first input position and the weights from there on.
+pub(super) struct Weights {
+    /// first input, and number of inputs
+    bounds: Vec<(usize, usize)>,
+    /// `bounds.len()` rows of `taps`
+    fixed: Vec<i32>,
+    taps: usize,
+}
+
+impl Weights {
+    pub(super) fn bicubic(inputs: usize, outputs: usize) -> Self {
+        let scale = inputs as f64 / outputs as f64;
+        // when shrinking, the kernel is as wide as the inputs that fall into one output
+        let stretch = scale.max(1.0);
+        let support = SUPPORT * stretch;
+        let taps = support.ceil() as usize * 2 + 1;
+        let mut bounds = Vec::with_capacity(outputs);
+        let mut fixed = vec![0; outputs * taps];
+        let mut exact = vec![0.0; taps];
+        for (output, row) in fixed.chunks_exact_mut(taps).enumerate() {
+            let centre = (output as f64 + 0.5) * scale;
+            // both casts cut towards zero and, at the lower end, below zero to zero
+            let first = (centre - support + 0.5) as usize;
+            let end = ((centre + support + 0.5) as usize).min(inputs);
+            let count = end - first;
+            let mut sum = 0.0;
+            for (tap, weight) in exact[..count].iter_mut().enumerate() {
+                *weight = bicubic(((tap + first) as f64 - centre + 0.5) * (1.0 / stretch));
+                sum += *weight;
+            }
+            for (fixed, weight) in row.iter_mut().zip(&exact[..count]) {
+                let scaled =
+                    if sum == 0.0 { *weight } else { *weight / sum } * f64::from(1 << PRECISION_BITS);
+                *fixed = if scaled < 0.0 { scaled - 0.5 } else { scaled + 0.5 } as i32;
+            }
+            bounds.push((first, count));
+        }
+        Self { bounds, fixed, taps }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
+        self.bounds
+            .iter()
+            .zip(self.fixed.chunks_exact(self.taps))
+            .map(|(&(first, count), row)| (first, &row[..count]))
+    }
+
+    fn outputs(&self) -> usize {
+        self.bounds.len()
+    }
+}
+
+/// The cubic kernel with a = −0.5.
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn to_byte(sum: i32) -> u8 {
+    (sum >> PRECISION_BITS).clamp(0, 255) as u8
+}
+
+/// Calls an `#[inline(always)]` pass compiled with AVX2 where the processor has it: the same safe code, only
+/// with wider vectors.
+macro_rules! with_widest_vectors {
+    ($pass:ident($rgb:ident, $width:ident, $weights:ident)) => {{
+        #[cfg(target_arch = "x86_64")]
+        {
+            #[target_feature(enable = "avx2")]
+            fn wide(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
+                $pass(rgb, width, weights)
+            }
+            if std::arch::is_x86_feature_detected!("avx2") {
+                // SAFETY: the one thing that `wide` requires has just been checked.
+                #[allow(unsafe_code)]
+                return unsafe { wide($rgb, $width, $weights) };
+            }
+        }
+        $pass($rgb, $width, $weights)
+    }};
+}
+
+/// Resample every row of a picture `width` pixels wide.
+pub(super) fn horizontal(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
+    with_widest_vectors!(horizontal_rows(rgb, width, weights))
+}
+
+/// Resample every column of a picture `width` pixels wide.
+pub(super) fn vertical(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
+    with_widest_vectors!(vertical_rows(rgb, width, weights))
+}
+
+#[inline(always)]
+fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
+    let height = rgb.len() / (width * 3);
+    let mut out = vec![0; height * weights.outputs() * 3];
+    // two rows side by side, one pixel of each in eight lanes
+    let mut lanes = vec![[0i32; 8]; width];
+    for (rows, out) in rgb.chunks(2 * width * 3).zip(out.chunks_mut(2 * weights.outputs() * 3)) {
+        let (upper, lower) = rows.split_at(width * 3);
+        for ((lane, up), low) in lanes.iter_mut().zip(upper.as_chunks::<3>().0).zip(pixels_or_zero(lower)) {
+            *lane = [up[0], up[1], up[2], 0, low[0], low[1], low[2], 0].map(i32::from);
+        }
+        let (upper, lower) = out.split_at_mut(weights.outputs() * 3);
+        let mut lower = lower.as_chunks_mut::<3>().0.iter_mut();
+        for (up, (first, taps)) in upper.as_chunks_mut::<3>().0.iter_mut().zip(weights.iter()) {
+            let mut sums = [HALF; 8];
+            for (lane, &weight) in lanes[first..].iter().zip(taps) {
+                for (sum, value) in sums.iter_mut().zip(lane) {
+                    *sum += value * weight;
+                }
+            }
+            let bytes = sums.map(to_byte);
+            up.copy_from_slice(&bytes[..3]);
+            if let Some(low) = lower.next() {
+                low.copy_from_slice(&bytes[4..7]);
+            }
+        }
+    }
+    out
+}
+
+/// The row's pixels; black for the row that is missing under an odd last one.
+fn pixels_or_zero(row: &[u8]) -> impl Iterator<Item = [u8; 3]> {
+    row.as_chunks::<3>().0.iter().copied().chain(std::iter::repeat([0; 3]))
+}
+
+#[inline(always)]
+fn vertical_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
+    let stride = width * 3;
+    let mut out = vec![0; weights.outputs() * stride];
+    for (out, (first, taps)) in out.chunks_exact_mut(stride).zip(weights.iter()) {
+        let rows = &rgb[first * stride..];
+        let (blocks, rest) = out.as_chunks_mut::<BLOCK>();
+        for (number, block) in blocks.iter_mut().enumerate() {
+            let mut sums = [HALF; BLOCK];
+            for (row, &weight) in rows.chunks_exact(stride).zip(taps) {
+                let bytes: &[u8; BLOCK] = &row.as_chunks().0[number];
+                for (sum, &byte) in sums.iter_mut().zip(bytes) {
+                    *sum += i32::from(byte) * weight;
+                }
+            }
+            *block = sums.map(to_byte);
+        }
+        let start = stride - rest.len();
+        for (column, byte) in rest.iter_mut().enumerate() {
+            let column = rows.chunks_exact(stride).map(|row| i32::from(row[start + column]));
+            *byte = to_byte(HALF + column.zip(taps).map(|(value, weight)| value * weight).sum::<i32>());
+        }
+    }
+    out
+}
