@@ -1,0 +1,146 @@
+//! From an item's URI to pixels of the network's size. Storage on the async threads, pixels on blocking ones.
+
+use std::time::Instant;
+
+use captionfleet_model::preprocess::{PreparedPicture, decode, prepare};
+use captionfleet_proto::job::{JobItem, Lane};
+use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
+use sha2::{Digest, Sha256};
+
+use super::budget::permit;
+use super::item::ItemFailure;
+use super::{Failure, Pipeline};
+use crate::telemetry::events::{self, HostStage};
+
+/// What is known of an item's bytes and picture; rows carry it whether the item succeeds or not.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) sha256: Option<String>,
+    pub(super) etag: Option<String>,
+    pub(super) width: Option<u32>,
+    pub(super) height: Option<u32>,
+}
+
+impl Facts {
+    /// What the job says; replaced by what is read.
+    pub(super) fn planned(item: &JobItem) -> Self {
+        Self { sha256: item.sha256.clone(), etag: item.etag.clone(), width: None, height: None }
+    }
+}
+
+impl Pipeline {
+    /// Reads, decodes and resizes an item. `facts` is filled in as they become known.
+    pub(super) async fn fetch(
+        &self,
+        item: &JobItem,
+        lane: Lane,
+        last_attempt: bool,
+        facts: &mut Facts,
+    ) -> Result<PreparedPicture, ItemFailure> {
+        let budget = self.budgets.of(lane);
+        let object = {
+            let _permit = permit(&budget.fetches).await;
+            let started = Instant::now();
+            let read = self.read(item).await;
+            events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
+            read.map_err(|error| sort_out(item, error, last_attempt))?
+        };
+        facts.etag.clone_from(&object.etag);
+        facts.sha256 = None;
+        let _permit = permit(&budget.decodes).await;
+        let started = Instant::now();
+        let (limits, model) = (self.options.decode_limits.clone(), std::sync::Arc::clone(&self.model));
+        let decoded = tokio::task::spawn_blocking(move || {
+            let digest = hex::encode(Sha256::digest(&object.bytes));
+            // A panic in a decoder is a property of the picture, and must not hide its digest.
+            let prepared = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                decode(&object.bytes, &limits)
+                    .map(|picture| (picture.width, picture.height, prepare(&picture, &model)))
+            }));
+            (digest, prepared)
+        });
+        let (digest, prepared) = decoded
+            .await
+            .map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
+        events::stage(&self.metrics, HostStage::ImageDecode, started.elapsed());
+        facts.sha256 = Some(digest);
+        let decoded = prepared.map_err(|panic| {
+            let message = super::intake::panic_message(panic.as_ref());
+            events::panicked(&self.metrics, item.uri.as_str(), &message);
+            ItemFailure::row("internal", format!("the decoder panicked: {message}"))
+        })?;
+        let (width, height, picture) =
+            decoded.map_err(|error| ItemFailure::row(error.code(), events::chain(&error)))?;
+        (facts.width, facts.height) = (Some(width), Some(height));
+        Ok(picture)
+    }
+
+    /// Reads the bytes; what may pass soon is tried again here, so that one hiccup does not repeat a whole job.
+    async fn read(&self, item: &JobItem) -> Result<Object, StorageError> {
+        let mut pauses = self.options.fetch_pauses.iter();
+        loop {
+            let error = match self.stores.read_item(item.source(), self.options.max_item_bytes).await {
+                Ok(object) => return Ok(object),
+                Err(error) => error,
+            };
+            match pauses.next() {
+                Some(pause) if error.is_transient() => {
+                    events::storage_retry(item.source().as_str(), &error);
+                    tokio::time::sleep(*pause).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+}
+
+/// Whether an unreadable item is a row or a reason to try the whole job again.
+fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) -> ItemFailure {
+    let code = match error.kind() {
+        StorageErrorKind::NotFound | StorageErrorKind::NoSuchBucket => "not_found",
+        StorageErrorKind::PermissionDenied => "permission_denied",
+        StorageErrorKind::TooLarge => "too_large",
+        StorageErrorKind::InvalidUri | StorageErrorKind::Refused => "source_refused",
+        // Nobody knows what it is: worth another try, but not worth losing the item's neighbours.
+        StorageErrorKind::Other if last_attempt => "internal",
+        _ => {
+            let item = item.source().to_string();
+            return ItemFailure::Job(Failure::Source { item, source: error });
+        }
+    };
+    ItemFailure::row(code, events::chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use captionfleet_proto::uri::ItemUri;
+
+    use super::*;
+
+    fn failure(kind: StorageErrorKind, last_attempt: bool) -> ItemFailure {
+        let item = JobItem::new(ItemUri::parse("s3://b/k").unwrap());
+        sort_out(&item, StorageError::new(kind, "reading", "s3://b/k", "no"), last_attempt)
+    }
+
+    #[test]
+    fn what_will_not_change_is_a_row() {
+        for (kind, expected) in [
+            (StorageErrorKind::NotFound, "not_found"),
+            (StorageErrorKind::PermissionDenied, "permission_denied"),
+            (StorageErrorKind::Refused, "source_refused"),
+            (StorageErrorKind::TooLarge, "too_large"),
+        ] {
+            assert!(matches!(failure(kind, false), ItemFailure::Row { code, .. } if code == expected), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_store_never_become_rows() {
+        for kind in [StorageErrorKind::Unavailable, StorageErrorKind::Throttled, StorageErrorKind::Unauthenticated] {
+            assert!(matches!(failure(kind, true), ItemFailure::Job(Failure::Source { .. })), "{kind:?}");
+        }
+        assert!(matches!(failure(StorageErrorKind::Other, false), ItemFailure::Job(_)));
+        assert!(matches!(failure(StorageErrorKind::Other, true), ItemFailure::Row { code: "internal", .. }));
+    }
+}

@@ -1,0 +1,148 @@
+//! Consumes both lanes, hands each delivery to a task of its own, and drains. No tensors.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use captionfleet_proto::broker::topology::DELIVERY_LIMIT;
+use captionfleet_proto::broker::{Consumer, Delivery, QueueName};
+use captionfleet_proto::job::Lane;
+use futures::FutureExt;
+use tokio::task::JoinSet;
+
+use super::drain::Drain;
+use super::outcome::MessageFacts;
+use super::task::{HandOver, Suspicion, Verdict};
+use super::{Failure, Pipeline};
+use crate::telemetry::events;
+
+const CONSUME_PAUSE: Duration = Duration::from_secs(2);
+
+/// Consumes one lane until the drain, then waits for its jobs.
+pub(super) async fn consume_lane(pipeline: Arc<Pipeline>, lane: Lane, drain: Drain) -> anyhow::Result<()> {
+    let queue = pipeline.options.topology.lane_queue(lane);
+    let mut consumer = match pipeline.consume(&queue, lane).await {
+        Ok(consumer) => consumer,
+        Err(error) => {
+            // Without one lane the worker is no worker: let the other one drain, too.
+            drain.soft.cancel();
+            return Err(error.into());
+        }
+    };
+    let mut tasks = JoinSet::new();
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = drain.soft.cancelled() => break,
+            Some(_) = tasks.join_next() => continue,
+            next = consumer.next() => next,
+        };
+        match next {
+            Ok(Some(delivery)) => {
+                tasks.spawn(Arc::clone(&pipeline).handle(lane, delivery, drain.clone()));
+            }
+            Ok(None) => break,
+            Err(error) => {
+                events::consume_failed(&queue, &error);
+                if let Some(again) = pipeline.consume_again(&queue, lane, &drain).await {
+                    consumer = again;
+                }
+            }
+        }
+    }
+    // Deliveries in hand can only be settled while the consumer lives.
+    if let Err(error) = consumer.cancel().await {
+        events::consume_failed(&queue, &error);
+    }
+    if !tasks.is_empty() {
+        events::drain_started(tasks.len() as i64, pipeline.options.grace);
+    }
+    let finish = async {
+        while tasks.join_next().await.is_some() {}
+    };
+    tokio::pin!(finish);
+    tokio::select! {
+        () = &mut finish => {}
+        () = tokio::time::sleep(pipeline.options.grace) => {
+            drain.hard.cancel();
+            finish.await;
+        }
+    }
+    Ok(())
+}
+
+impl Pipeline {
+    async fn consume(
+        &self,
+        queue: &QueueName,
+        lane: Lane,
+    ) -> Result<Box<dyn Consumer>, captionfleet_proto::broker::BrokerError> {
+        let prefetch = match lane {
+            Lane::Bulk => self.options.prefetch_bulk,
+            Lane::Interactive => self.options.prefetch_interactive,
+        };
+        self.broker.consume(queue, prefetch.max(1)).await
+    }
+
+    /// Someone removed the queue: make it again. `None` if the worker drains meanwhile.
+    async fn consume_again(&self, queue: &QueueName, lane: Lane, drain: &Drain) -> Option<Box<dyn Consumer>> {
+        loop {
+            tokio::select! {
+                () = drain.soft.cancelled() => return None,
+                () = tokio::time::sleep(CONSUME_PAUSE) => {}
+            }
+            let consumer = match self.broker.declare().await {
+                Ok(()) => self.consume(queue, lane).await,
+                Err(error) => Err(error),
+            };
+            match consumer {
+                Ok(consumer) => return Some(consumer),
+                Err(error) => events::consume_failed(queue, &error),
+            }
+        }
+    }
+
+    /// One delivery from hand-over to settlement. Nothing that happens inside ends the worker.
+    async fn handle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
+        self.metrics.jobs_in_flight.inc();
+        let suspicion = Suspicion::of(&delivery);
+        let hand_over = HandOver { message: delivery.message.clone(), lane, suspicion, started: Instant::now() };
+        let verdict = if delivery.delivery_count >= u64::from(DELIVERY_LIMIT) {
+            Verdict::Failed(Failure::DeliveryLimit(delivery.delivery_count))
+        } else {
+            self.contained(&hand_over, &drain).await
+        };
+        match verdict {
+            Verdict::Done => {
+                if let Err(error) = delivery.ack().await {
+                    events::settle_failed(&hand_over.message.message_id, &error);
+                }
+            }
+            Verdict::Failed(failure) => self.retry_or_bury(delivery, lane, &failure).await,
+            Verdict::Returned => {
+                let kind = MessageFacts::of(&hand_over.message).kind;
+                self.hand_back(delivery, kind, suspicion).await;
+            }
+        }
+        self.metrics.jobs_in_flight.dec();
+    }
+
+    /// Routes the message; a panic becomes a failure, the end of the grace period a return.
+    async fn contained(&self, hand_over: &HandOver, drain: &Drain) -> Verdict {
+        let work = AssertUnwindSafe(self.route(hand_over, drain)).catch_unwind();
+        tokio::select! {
+            verdict = work => verdict.unwrap_or_else(|panic| {
+                let message = panic_message(panic.as_ref());
+                events::panicked(&self.metrics, &hand_over.message.message_id, &message);
+                Verdict::Failed(Failure::Panicked(message))
+            }),
+            () = drain.out_of_patience() => Verdict::Returned,
+        }
+    }
+}
+
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

@@ -1,0 +1,140 @@
+//! One item from its URI to its row, within a deadline.
+
+use std::time::{Duration, Instant};
+
+use captionfleet_proto::job::JobItem;
+use captionfleet_proto::rows::Row;
+use tokio::time::timeout;
+
+use super::budget::permit;
+use super::fetch::Facts;
+use super::infer::{engine_failure, is_shared};
+use super::prompt::Plan;
+use super::task::Received;
+use super::{Failure, Pipeline};
+use crate::engine::{CaptionRequest, CaptionResult};
+use crate::telemetry::events;
+
+/// In whose company an item runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// With as many others as the budgets allow.
+    Together,
+    /// As the only one in this process; the caller holds the isolation lock.
+    Alone,
+}
+
+/// Why an item has no caption.
+#[derive(Debug)]
+pub(super) enum ItemFailure {
+    /// It gets a failed row.
+    Row {
+        code: &'static str,
+        message: String,
+    },
+    /// The job as a whole cannot go on.
+    Job(Failure),
+    /// The engine failed on a batch that this item was part of; alone it may pass.
+    Unclear(Box<CaptionRequest>),
+}
+
+impl ItemFailure {
+    pub(super) fn row(code: &'static str, message: String) -> Self {
+        Self::Row { code, message }
+    }
+
+    fn deadline(limit: Duration, stage: &str) -> Self {
+        Self::row("deadline", format!("{stage} did not end within {} s", limit.as_secs_f64()))
+    }
+}
+
+impl Pipeline {
+    /// Does one item. `plan` is the job's, or why none of its items can be done.
+    pub(super) async fn run_item(
+        &self,
+        task: &Received,
+        plan: Result<&Plan, &ItemFailure>,
+        item: &JobItem,
+        mode: Mode,
+    ) -> Result<Row, Failure> {
+        let mut facts = Facts::planned(item);
+        let result = match plan {
+            Ok(plan) => self.try_item(task, plan, item, mode, &mut facts).await,
+            Err(ItemFailure::Row { code, message }) => Err(ItemFailure::row(code, message.clone())),
+            Err(_) => Err(ItemFailure::row("internal", "the prompt cannot be used".to_owned())),
+        };
+        match result {
+            Ok(answer) => Ok(self.ok_row(task, item, facts, answer)),
+            Err(ItemFailure::Row { code, message }) => {
+                events::item_failed(&task.id, item.uri.as_str(), code, &message);
+                Ok(self.failed_row(task, item, facts, code, message))
+            }
+            Err(ItemFailure::Job(failure)) => Err(failure),
+            Err(ItemFailure::Unclear(_)) => {
+                let message = "the model failed on this item".to_owned();
+                Ok(self.failed_row(task, item, facts, "internal", message))
+            }
+        }
+    }
+
+    async fn try_item(
+        &self,
+        task: &Received,
+        plan: &Plan,
+        item: &JobItem,
+        mode: Mode,
+        facts: &mut Facts,
+    ) -> Result<CaptionResult, ItemFailure> {
+        let unclear = match mode {
+            Mode::Alone => self.attempt(task, plan, item, mode, facts).await,
+            Mode::Together => {
+                let _place = permit(&self.budgets.of(task.lane).pictures).await;
+                let _company = self.isolation.read().await;
+                self.attempt(task, plan, item, mode, facts).await
+            }
+        };
+        let request = match unclear {
+            Err(ItemFailure::Unclear(request)) => *request,
+            clear => return clear,
+        };
+        // Its neighbours may be to blame: the answer that it gets alone is its own.
+        let _alone = match mode {
+            Mode::Together => Some(self.isolation.write().await),
+            Mode::Alone => None,
+        };
+        let limit = self.options.item_deadline;
+        let answer = timeout(limit, self.engine.caption(request)).await;
+        answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))?.map_err(engine_failure)
+    }
+
+    /// The deadline covers reading, decoding and the engine; the wait for a place in the engine does not count,
+    /// because a slow device is no fault of the item.
+    async fn attempt(
+        &self,
+        task: &Received,
+        plan: &Plan,
+        item: &JobItem,
+        mode: Mode,
+        facts: &mut Facts,
+    ) -> Result<CaptionResult, ItemFailure> {
+        let limit = self.options.item_deadline;
+        let _in_flight = self.metrics.item_in_flight();
+        let upstream = self.metrics.item_upstream();
+        let started = Instant::now();
+        let fetched = timeout(limit, self.fetch(item, task.lane, task.last_attempt, facts)).await;
+        let picture = fetched.map_err(|_| ItemFailure::deadline(limit, "reading and decoding"))??;
+        let left = limit.saturating_sub(started.elapsed());
+        let request = self.request(picture, plan, task.lane, mode);
+        let _place = match mode {
+            Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
+            Mode::Alone => None,
+        };
+        drop(upstream);
+        let answer = timeout(left, self.engine.caption(request.clone())).await;
+        match answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))? {
+            Ok(answer) => Ok(answer),
+            Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(request))),
+            Err(error) => Err(engine_failure(error)),
+        }
+    }
+}

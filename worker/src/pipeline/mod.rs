@@ -1,0 +1,229 @@
+//! Moves jobs from the queue through the engine into the archive.
+//!
+//! ```text
+//! intake ─► decode message ─► part there already? ─► items: fetch ─► decode ─► engine ─► rows ─► part ─► outcome ─► ack
+//!    │            │                                    └ one at a time while in quarantine
+//!    └ drain      └► retry later or dead letter (one function decides: retry::classify)
+//! ```
+//!
+//! Delivery is at least once, the effect happens once: a part's key is made from the job's id, and the delivery is
+//! acked last. Whatever goes wrong with one picture is a row; whatever goes wrong around it is a [`Failure`].
+//! What is not here: tensors, and any knowledge of which broker or store it is.
+
+mod budget;
+mod drain;
+mod fetch;
+mod in_hand;
+mod infer;
+mod intake;
+mod item;
+mod outcome;
+mod prompt;
+mod quarantine;
+mod retry;
+mod route;
+mod row;
+mod search;
+mod settle;
+mod task;
+mod watch;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use captionfleet_model::ModelConfig;
+use captionfleet_model::preprocess::DecodeLimits;
+use captionfleet_proto::broker::{Broker, Topology};
+use captionfleet_proto::job::Lane;
+use captionfleet_proto::storage::Stores;
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+
+pub use retry::{Failure, classify};
+
+use self::budget::Budgets;
+use self::drain::Drain;
+use self::in_hand::InHand;
+use crate::engine::EngineHandle;
+use crate::telemetry::Metrics;
+use crate::telemetry::admin::Readiness;
+
+/// What a pipeline connects.
+pub struct PipelineParts {
+    /// Where jobs come from.
+    pub broker: Arc<dyn Broker>,
+    /// Where pictures and archives are.
+    pub stores: Arc<Stores>,
+    /// What captions and embeds.
+    pub engine: EngineHandle,
+    /// Who counts.
+    pub metrics: Arc<Metrics>,
+    /// Who is told whether broker and archive can be used.
+    pub readiness: Arc<Readiness>,
+    /// How much at a time, and how long.
+    pub options: PipelineOptions,
+}
+
+/// How much a pipeline does at a time, and how long it waits.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Names of the queues.
+    pub topology: Topology,
+    /// Jobs of the bulk lane in hand.
+    pub prefetch_bulk: u16,
+    /// Jobs of the interactive lane in hand.
+    pub prefetch_interactive: u16,
+    /// Largest picture file in bytes.
+    pub max_item_bytes: u64,
+    /// Bulk pictures being read at the same time.
+    pub fetch_concurrency: usize,
+    /// Longest an item may take from its first byte to its caption, waiting for the device not counted.
+    pub item_deadline: Duration,
+    /// How long running jobs may go on after the shutdown signal.
+    pub grace: Duration,
+    /// This worker's name in outcomes and markers.
+    pub worker_name: String,
+    /// Longest answer in tokens when the job does not say.
+    pub max_tokens_default: usize,
+    /// Largest picture that is decoded.
+    pub decode_limits: DecodeLimits,
+    /// How long a finished part is held while the archive cannot take it, before the job is retried as a whole.
+    pub put_patience: Duration,
+    /// Pauses between attempts to read one item while its store fails; then the job is retried as a whole.
+    pub fetch_pauses: Vec<Duration>,
+}
+
+impl Default for PipelineOptions {
+    fn default() -> Self {
+        Self {
+            topology: Topology::default(),
+            prefetch_bulk: 4,
+            prefetch_interactive: 8,
+            max_item_bytes: 64 * 1024 * 1024,
+            fetch_concurrency: 32,
+            item_deadline: Duration::from_secs(120),
+            grace: Duration::from_secs(25),
+            worker_name: format!("worker-{}", std::process::id()),
+            max_tokens_default: 64,
+            decode_limits: DecodeLimits::default(),
+            put_patience: Duration::from_secs(30),
+            fetch_pauses: [500, 1000, 2000].map(Duration::from_millis).to_vec(),
+        }
+    }
+}
+
+/// What a pipeline did from start to shutdown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PipelineReport {
+    /// Jobs settled: parts written or found, searches answered.
+    pub jobs: u64,
+    /// Rows with status `ok`.
+    pub ok: u64,
+    /// Rows with status `failed`.
+    pub failed: u64,
+    /// Rows with status `skipped`.
+    pub skipped: u64,
+    /// Jobs sent to a delayed-retry queue.
+    pub retried: u64,
+    /// Jobs given up.
+    pub dead: u64,
+}
+
+/// Moves jobs; see the module.
+pub struct Pipeline {
+    broker: Arc<dyn Broker>,
+    stores: Arc<Stores>,
+    engine: EngineHandle,
+    /// The network's dimensions, apart from the engine: a decoder that hangs must not keep the engine alive.
+    model: Arc<ModelConfig>,
+    metrics: Arc<Metrics>,
+    readiness: Arc<Readiness>,
+    options: PipelineOptions,
+    budgets: Budgets,
+    in_hand: InHand,
+    /// Held shared by every item in normal work, exclusively by a job in quarantine: when the process dies, the
+    /// item that the marker names was the only one that can have killed it.
+    isolation: RwLock<()>,
+    /// Tells this process from an earlier one of the same name.
+    life: String,
+    tally: Tally,
+}
+
+#[derive(Default)]
+struct Tally {
+    jobs: AtomicU64,
+    ok: AtomicU64,
+    failed: AtomicU64,
+    skipped: AtomicU64,
+    retried: AtomicU64,
+    dead: AtomicU64,
+}
+
+impl Pipeline {
+    /// Connects the parts; nothing runs yet.
+    pub fn new(parts: PipelineParts) -> Self {
+        let PipelineParts { broker, stores, engine, metrics, readiness, options } = parts;
+        let model = Arc::new(engine.info().config.clone());
+        let budgets = Budgets::new(options.fetch_concurrency, engine.info().slots);
+        let life = format!(
+            "{}/{}/{}",
+            options.worker_name,
+            std::process::id(),
+            jiff::Timestamp::now().as_nanosecond()
+        );
+        Self {
+            broker,
+            stores,
+            engine,
+            model,
+            metrics,
+            readiness,
+            options,
+            budgets,
+            in_hand: InHand::default(),
+            isolation: RwLock::new(()),
+            life,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Works until `shutdown`, then drains: takes nothing new, lets running jobs finish within the grace period and
+    /// returns the rest to their queues.
+    ///
+    /// # Errors
+    /// If the queues cannot be declared or consumed at the start.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<PipelineReport> {
+        self.broker.declare().await?;
+        let pipeline = Arc::new(self);
+        let drain = Drain::new(shutdown.child_token());
+        let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
+        let (bulk, interactive) = tokio::join!(
+            intake::consume_lane(Arc::clone(&pipeline), Lane::Bulk, drain.clone()),
+            intake::consume_lane(Arc::clone(&pipeline), Lane::Interactive, drain.clone()),
+        );
+        // It ends with the drain; waiting for it lets go of the last handle to the engine.
+        watch.abort();
+        let _ = watch.await;
+        bulk.and(interactive)?;
+        Ok(pipeline.tally.report())
+    }
+}
+
+impl Tally {
+    fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn report(&self) -> PipelineReport {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PipelineReport {
+            jobs: read(&self.jobs),
+            ok: read(&self.ok),
+            failed: read(&self.failed),
+            skipped: read(&self.skipped),
+            retried: read(&self.retried),
+            dead: read(&self.dead),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Notices: what became of a job, sent to whoever asked for it. They may be lost; the part is the truth.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use captionfleet_proto::broker::{BrokerErrorKind, Message};
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{JobId, RunId, SearchReply, SearchResult, VERSION};
+use captionfleet_proto::outcome::JobOutcome;
+use captionfleet_proto::rows::{Row, Status};
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use super::Pipeline;
+use super::task::Received;
+use crate::telemetry::events;
+
+/// How long a notice may wait for a broker that is away.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What can be read off a message even if it is no valid job.
+pub(super) struct MessageFacts {
+    pub(super) id: String,
+    pub(super) kind: &'static str,
+    job: Option<JobId>,
+    run: Option<RunId>,
+}
+
+impl MessageFacts {
+    pub(super) fn of(message: &Message) -> Self {
+        // Over-long bodies are refused before they are read; they are not parsed for the refusal either.
+        let parsed = (message.body.len() <= codec::MAX_MESSAGE_BYTES)
+            .then(|| serde_json::from_slice::<Value>(&message.body).ok())
+            .flatten();
+        let text = |name: &str| parsed.as_ref()?.get(name)?.as_str();
+        let job = text("id").or(Some(&*message.message_id)).and_then(|id| JobId::new(id).ok());
+        let id = job.as_ref().map_or_else(|| message.message_id.clone(), ToString::to_string);
+        let kind = match text("kind") {
+            Some("caption") => "caption",
+            Some("search") => "search",
+            _ => "unknown",
+        };
+        Self { id, kind, job, run: text("run").and_then(|run| RunId::new(run).ok()) }
+    }
+}
+
+/// The outcome of a caption job whose part holds `rows`.
+pub(super) fn outcome_of(task: &Received, rows: &[Row], part: String, worker: &str, already_done: bool) -> JobOutcome {
+    let mut failed = BTreeMap::new();
+    for row in rows.iter().filter(|row| row.status == Status::Failed) {
+        *failed.entry(row.error_code.clone().unwrap_or_default()).or_insert(0) += 1;
+    }
+    let count = |status| rows.iter().filter(|row| row.status == status).count() as u64;
+    JobOutcome {
+        version: VERSION.to_owned(),
+        job: task.id.clone(),
+        run: task.run.clone(),
+        part: Some(part),
+        ok: count(Status::Ok),
+        failed,
+        skipped: count(Status::Skipped),
+        attempts: task.attempts,
+        worker: worker.to_owned(),
+        seconds: seconds_since(task.started),
+        already_done,
+        error: None,
+        extra: Map::new(),
+    }
+}
+
+fn seconds_since(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64()
+}
+
+impl Pipeline {
+    /// Sends an outcome to the job's mailbox, or to the results queue if it has none.
+    pub(super) async fn tell(&self, message: &Message, outcome: &JobOutcome) {
+        match codec::encode_outcome(outcome) {
+            Ok(body) => self.notify(message, outcome.job.as_str(), body).await,
+            Err(error) => events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error),
+        }
+    }
+
+    /// Says that a job was given up, in the form its asker expects.
+    pub(super) async fn tell_dead(
+        &self,
+        message: &Message,
+        facts: &MessageFacts,
+        attempts: u32,
+        code: &str,
+        chain: &str,
+    ) {
+        let Some(job) = facts.job.clone() else { return };
+        if facts.kind == "search" {
+            return self.reply(message, &failed_reply(job, code, chain)).await;
+        }
+        let Some(run) = facts.run.clone() else { return };
+        let outcome = JobOutcome {
+            version: VERSION.to_owned(),
+            job,
+            run,
+            part: None,
+            ok: 0,
+            failed: BTreeMap::new(),
+            skipped: 0,
+            attempts,
+            worker: self.options.worker_name.clone(),
+            seconds: 0.0,
+            already_done: false,
+            error: Some(format!("{code}: {chain}")),
+            extra: Map::new(),
+        };
+        self.tell(message, &outcome).await;
+    }
+
+    /// Sends the answer to a search. Without a mailbox nobody wants it.
+    pub(super) async fn reply(&self, message: &Message, reply: &SearchReply) {
+        let Some(mailbox) = &message.reply_to else { return };
+        match codec::encode_reply(reply) {
+            Ok(body) => self.notify(message, reply.job.as_str(), body).await,
+            Err(error) => events::notice_lost(reply.job.as_str(), mailbox, &error),
+        }
+    }
+
+    async fn notify(&self, about: &Message, id: &str, body: Bytes) {
+        let queue = about.reply_to.clone().unwrap_or_else(|| self.options.topology.results_queue());
+        let mut notice = Message::new(id, body);
+        notice.correlation_id.clone_from(&about.correlation_id);
+        match timeout(NOTICE_TIMEOUT, self.broker.publish(&queue, notice)).await {
+            Ok(Ok(())) => {}
+            // Whoever asked has gone.
+            Ok(Err(error)) if error.kind() == BrokerErrorKind::Unroutable => {}
+            Ok(Err(error)) => events::notice_lost(id, &queue, &error),
+            Err(elapsed) => events::notice_lost(id, &queue, &elapsed),
+        }
+    }
+}
+
+/// The answer to a search that failed.
+pub(super) fn failed_reply(job: JobId, code: &str, message: &str) -> SearchReply {
+    SearchReply {
+        version: VERSION.to_owned(),
+        job,
+        result: SearchResult::Err { code: code.to_owned(), message: message.to_owned() },
+    }
+}

@@ -1,0 +1,173 @@
+//! What can go wrong with a job as a whole, and whether trying again can help.
+
+use captionfleet_proto::broker::{DeadReason, Delivery};
+use captionfleet_proto::codec::DecodeError;
+use captionfleet_proto::job::Lane;
+use captionfleet_proto::outcome::FailureClass;
+use captionfleet_proto::rows::TableError;
+use captionfleet_proto::storage::{StorageError, StorageErrorKind};
+use jiff::Timestamp;
+
+use super::{Pipeline, Tally, outcome};
+use crate::engine::EngineError;
+use crate::telemetry::events;
+
+/// Why a job was not done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The message is no job.
+    #[error("the message is not a job that this worker understands")]
+    Message(#[source] DecodeError),
+    /// The job belongs to another model.
+    #[error("the job wants bundle {wanted}, this worker serves {served}")]
+    BundleMismatch {
+        /// What the job asks for.
+        wanted: String,
+        /// What is loaded here.
+        served: String,
+    },
+    /// The archive cannot be read or written.
+    #[error("the archive cannot be used")]
+    Archive(#[source] StorageError),
+    /// An item cannot be read for a reason that may pass.
+    #[error("item {item} cannot be read now")]
+    Source {
+        /// The item.
+        item: String,
+        /// Why.
+        #[source]
+        source: StorageError,
+    },
+    /// The rows do not make a part, or the part that exists cannot be read.
+    #[error("part {part} cannot be made or read")]
+    Part {
+        /// Its key.
+        part: String,
+        /// Why.
+        #[source]
+        source: TableError,
+    },
+    /// The engine went away.
+    #[error("the engine gave no answer")]
+    Engine(#[source] EngineError),
+    /// A panic ended the job's task.
+    #[error("a panic ended the job: {0}")]
+    Panicked(String),
+    /// The broker handed the job out over and over.
+    #[error("the job was handed out {0} times and never settled")]
+    DeliveryLimit(u64),
+}
+
+impl Failure {
+    /// A short name for headers, logs and metrics, from a bounded set.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Message(error) => error.code(),
+            Self::BundleMismatch { .. } => "bundle_mismatch",
+            Self::Archive(error) if error.is_transient() => "archive_unavailable",
+            Self::Archive(_) => "archive_refused",
+            Self::Source { .. } => "source_unavailable",
+            Self::Part { .. } => "part_invalid",
+            Self::Engine(_) => "engine",
+            Self::Panicked(_) => "panic",
+            Self::DeliveryLimit(_) => "delivery_limit",
+        }
+    }
+}
+
+/// The one place that decides whether a failed job is tried again.
+///
+/// Refused credentials and missing buckets are tried again, too: they are mended by people while the job rests, and
+/// a single misconfigured worker must not empty the queue into the dead letters.
+pub fn classify(failure: &Failure) -> FailureClass {
+    match failure {
+        Failure::Message(_) | Failure::Part { .. } | Failure::DeliveryLimit(_) => FailureClass::DeadLetter,
+        Failure::Archive(error) => match error.kind() {
+            StorageErrorKind::InvalidUri | StorageErrorKind::TooLarge | StorageErrorKind::Refused => {
+                FailureClass::DeadLetter
+            }
+            _ => FailureClass::Retry,
+        },
+        Failure::BundleMismatch { .. }
+        | Failure::Source { .. }
+        | Failure::Engine(_)
+        | Failure::Panicked(_) => FailureClass::Retry,
+    }
+}
+
+impl Pipeline {
+    /// Sends a failed job to its delayed-retry queue or to the dead letters, then acks it.
+    pub(super) async fn retry_or_bury(&self, delivery: Delivery, lane: Lane, failure: &Failure) {
+        let attempts = delivery.message.attempts.saturating_add(1);
+        let rest = match classify(failure) {
+            FailureClass::Retry => self.options.topology.retry_queue(lane, attempts),
+            FailureClass::DeadLetter => None,
+        };
+        let chain = events::chain(failure);
+        let facts = outcome::MessageFacts::of(&delivery.message);
+        let now = Timestamp::now();
+        let (queue, message) = if let Some(queue) = rest {
+            (queue, delivery.message.clone().retried(now))
+        } else {
+            let mut message = delivery.message.clone();
+            message.dead = Some(DeadReason {
+                code: failure.code().to_owned(),
+                message: chain.clone(),
+                first_failed_at: Some(message.first_failed_at.unwrap_or(now)),
+                failed_at: Some(now),
+                queue: Some(delivery.queue.clone()),
+            });
+            message.attempts = attempts;
+            (self.options.topology.dead_queue(), message)
+        };
+        let dead = message.dead.is_some();
+        if let Err(error) = self.broker.publish(&queue, message).await {
+            // The broker keeps the delivery; a pause, so that it does not come straight back.
+            events::settle_failed(&facts.id, &error);
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            return self.nack(delivery, &facts.id).await;
+        }
+        if dead {
+            events::job_dead(&self.metrics, facts.kind, &facts.id, failure.code(), &chain);
+            Tally::add(&self.tally.dead, 1);
+            self.tell_dead(&delivery.message, &facts, attempts, failure.code(), &chain).await;
+        } else {
+            events::job_retried(&self.metrics, facts.kind, &facts.id, failure.code(), &chain, &queue);
+            Tally::add(&self.tally.retried, 1);
+        }
+        if let Err(error) = delivery.ack().await {
+            events::settle_failed(&facts.id, &error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(kind: StorageErrorKind) -> Failure {
+        Failure::Archive(StorageError::new(kind, "writing", "s3://b/k", "no"))
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        for kind in [
+            StorageErrorKind::Unavailable,
+            StorageErrorKind::NoSpace,
+            StorageErrorKind::Unauthenticated,
+            StorageErrorKind::NoSuchBucket,
+        ] {
+            assert_eq!(classify(&archive(kind)), FailureClass::Retry, "{kind:?}");
+        }
+        let other = Failure::BundleMismatch { wanted: "a".to_owned(), served: "b".to_owned() };
+        assert_eq!(classify(&other), FailureClass::Retry);
+    }
+
+    #[test]
+    fn what_lies_in_the_job_itself_is_not() {
+        let malformed = Failure::Message(DecodeError::Malformed("x".to_owned()));
+        assert_eq!(classify(&malformed), FailureClass::DeadLetter);
+        assert_eq!(classify(&archive(StorageErrorKind::InvalidUri)), FailureClass::DeadLetter);
+    }
+}

@@ -1,0 +1,111 @@
+//! From bytes to work: what kind of job a message is, whether it belongs here, and whether it is done already.
+
+use captionfleet_proto::job::{CaptionJob, Job, JobKind};
+use captionfleet_proto::layout;
+use captionfleet_proto::rows::{Projection, read_part};
+use captionfleet_proto::storage::StorageErrorKind;
+use captionfleet_proto::{codec, rows};
+use tracing::Instrument;
+
+use super::drain::Drain;
+use super::outcome::outcome_of;
+use super::task::{HandOver, Received, Suspicion, Verdict};
+use super::{Failure, Pipeline, Tally};
+use crate::telemetry::events;
+
+/// No part is larger: 10,000 rows with their embeddings.
+const MAX_PART_BYTES: u64 = 1 << 30;
+
+impl Pipeline {
+    /// Does what the message asks for.
+    pub(super) async fn route(&self, hand_over: &HandOver, drain: &Drain) -> Verdict {
+        let job = match codec::decode_job(&hand_over.message.body) {
+            Ok(job) => job,
+            Err(error) => return Verdict::Failed(Failure::Message(error)),
+        };
+        let span = tracing::info_span!("job", job.id = %job.id, run.id = %job.run, trace.id = %job.trace_id);
+        let worked = async {
+            match &job.kind {
+                JobKind::Search(search) => Ok(self.answer(&job, search, hand_over).await),
+                JobKind::Caption(caption) => self.caption(&job, caption.clone(), hand_over, drain).await,
+            }
+        };
+        worked.instrument(span).await.unwrap_or_else(Verdict::Failed)
+    }
+
+    /// Whether this worker serves the bundle that the job wants.
+    pub(super) fn check_bundle(&self, job: &Job) -> Result<(), Failure> {
+        let served = &self.engine.info().bundle;
+        match &job.bundle {
+            Some(wanted) if wanted != served => {
+                Err(Failure::BundleMismatch { wanted: wanted.clone(), served: served.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn caption(
+        &self,
+        job: &Job,
+        caption: CaptionJob,
+        hand_over: &HandOver,
+        drain: &Drain,
+    ) -> Result<Verdict, Failure> {
+        self.check_bundle(job)?;
+        let held = self.in_hand.hold(&job.run, &job.id).await;
+        let archive = self.stores.archive(&job.archive).await.map_err(Failure::Archive)?;
+        let max_attempts = self.options.topology.max_attempts();
+        let mut task = Received::new(job, caption, archive, hand_over, max_attempts);
+        if held.contended && task.suspicion == Suspicion::Crash {
+            // It was in this very process, which lives.
+            task.suspicion = Suspicion::Failed;
+        }
+        if self.is_done(&task).await? {
+            return self.done_before(task, hand_over).await;
+        }
+        let quarantine = self.quarantine_of(&task).await?;
+        let inferred = match quarantine {
+            Some(marker) => self.run_in_quarantine(task, marker, drain).await?,
+            None => self.run_together(task, drain).await?,
+        };
+        let Some(inferred) = inferred else { return Ok(Verdict::Returned) };
+        let settled = self.settle(inferred).await?;
+        events::job_done(&self.metrics, &settled.outcome);
+        Tally::add(&self.tally.jobs, 1);
+        Tally::add(&self.tally.ok, settled.outcome.ok);
+        Tally::add(&self.tally.failed, settled.outcome.failed_total());
+        Tally::add(&self.tally.skipped, settled.outcome.skipped);
+        self.tell(&hand_over.message, &settled.outcome).await;
+        Ok(Verdict::Done)
+    }
+
+    async fn is_done(&self, task: &Received) -> Result<bool, Failure> {
+        match task.archive.head(&layout::part(&task.run, &task.id)).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.kind() {
+                // S3 answers 403 for a missing object to those who may not list; writing will show what is allowed.
+                StorageErrorKind::NotFound | StorageErrorKind::PermissionDenied => Ok(false),
+                _ => Err(Failure::Archive(error)),
+            },
+        }
+    }
+
+    /// Tells what an existing part holds: the notice of whoever wrote it may have been lost with its writer.
+    async fn done_before(&self, task: Received, hand_over: &HandOver) -> Result<Verdict, Failure> {
+        let part = layout::part(&task.run, &task.id);
+        let object = task.archive.get(&part, MAX_PART_BYTES).await.map_err(Failure::Archive)?;
+        let read = tokio::task::spawn_blocking(move || read_part(object.bytes, Projection::WithoutEmbedding));
+        let rows: Vec<rows::Row> = read
+            .await
+            .map_err(|error| Failure::Panicked(error.to_string()))?
+            .map_err(|source| Failure::Part { part: part.clone(), source })?;
+        let outcome = outcome_of(&task, &rows, part, &self.options.worker_name, true);
+        if task.suspicion != Suspicion::None {
+            self.remove_marker(&task).await;
+        }
+        events::job_found_done(&self.metrics, &outcome);
+        Tally::add(&self.tally.jobs, 1);
+        self.tell(&hand_over.message, &outcome).await;
+        Ok(Verdict::Done)
+    }
+}

@@ -1,0 +1,89 @@
+//! What an item's terminal record says.
+
+use captionfleet_proto::job::JobItem;
+use captionfleet_proto::rows::{EmbeddingShape, Row, Status};
+use jiff::Timestamp;
+
+use super::Pipeline;
+use super::fetch::Facts;
+use super::task::Received;
+use crate::engine::CaptionResult;
+
+/// The shape of the column when the bundle has no retrieval heads: it is empty then, and parts stay alike.
+const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
+/// Error messages may quote hostile input; rows keep the beginning.
+const MAX_MESSAGE_CHARS: usize = 2000;
+
+impl Pipeline {
+    /// How embeddings are arranged in parts of this worker.
+    pub(super) fn embedding_shape(&self) -> EmbeddingShape {
+        self.engine.info().embedding_shape.map_or(USUAL_SHAPE, |(vectors, dim)| EmbeddingShape {
+            vectors: vectors as u32,
+            dim: dim as u32,
+        })
+    }
+
+    pub(super) fn ok_row(&self, task: &Received, item: &JobItem, facts: Facts, answer: CaptionResult) -> Row {
+        let embedded = answer.embedding.is_some();
+        Row {
+            status: Status::Ok,
+            caption: Some(answer.caption),
+            tokens: Some(answer.tokens),
+            mean_logprob: Some(answer.mean_logprob),
+            stop_reason: Some(answer.stop_reason.as_str().to_owned()),
+            embedding: answer.embedding,
+            embedding_space: self.engine.info().embedding_space.clone().filter(|_| embedded),
+            ..self.blank_row(task, item, facts)
+        }
+    }
+
+    pub(super) fn failed_row(
+        &self,
+        task: &Received,
+        item: &JobItem,
+        facts: Facts,
+        code: &str,
+        message: String,
+    ) -> Row {
+        let message = if message.chars().count() > MAX_MESSAGE_CHARS {
+            message.chars().take(MAX_MESSAGE_CHARS).collect()
+        } else {
+            message
+        };
+        Row {
+            status: Status::Failed,
+            error_code: Some(code.to_owned()),
+            error_message: Some(message),
+            ..self.blank_row(task, item, facts)
+        }
+    }
+
+    fn blank_row(&self, task: &Received, item: &JobItem, facts: Facts) -> Row {
+        Row {
+            item: item.uri.clone(),
+            frame_ms: item.frame_ms,
+            span_ms: item.span_ms,
+            sha256: facts.sha256,
+            etag: facts.etag,
+            width: facts.width,
+            height: facts.height,
+            status: Status::Failed,
+            error_code: None,
+            error_message: None,
+            attempts: task.attempts,
+            caption: None,
+            tokens: None,
+            mean_logprob: None,
+            stop_reason: None,
+            embedding: None,
+            embedding_space: None,
+            bundle: Some(self.engine.info().bundle.clone()),
+            prompt_hash: task.caption.prompt_hash(),
+            duplicate_of: None,
+            run: task.run.clone(),
+            job: task.id.clone(),
+            trace_id: task.trace_id.clone(),
+            finished_at: Timestamp::now(),
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Search jobs: embed one query and answer whoever asked. They are never retried: the asker waits, and asks again.
+
+use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
+use tokio::time::timeout;
+
+use super::fetch::Facts;
+use super::item::ItemFailure;
+use super::outcome::failed_reply;
+use super::task::{HandOver, Verdict};
+use super::{Failure, Pipeline, Tally};
+use crate::engine::EngineError;
+use crate::telemetry::events;
+
+impl Pipeline {
+    /// Embeds the query and replies, with the vectors or with the reason why there are none.
+    pub(super) async fn answer(&self, job: &Job, search: &SearchJob, hand_over: &HandOver) -> Verdict {
+        let limit = self.options.item_deadline;
+        let embedded = timeout(limit, self.embed(job, search, hand_over)).await.unwrap_or_else(|_| {
+            Err(("deadline", format!("the query was not embedded within {} s", limit.as_secs_f64())))
+        });
+        let reply = match &embedded {
+            Ok(result) => {
+                SearchReply { version: VERSION.to_owned(), job: job.id.clone(), result: result.clone() }
+            }
+            Err((code, message)) => failed_reply(job.id.clone(), code, message),
+        };
+        let failure = embedded.as_ref().err().map(|(code, message)| (*code, message.as_str()));
+        events::search_answered(&self.metrics, &job.id, failure);
+        Tally::add(&self.tally.jobs, 1);
+        self.reply(&hand_over.message, &reply).await;
+        Verdict::Done
+    }
+
+    async fn embed(
+        &self,
+        job: &Job,
+        search: &SearchJob,
+        hand_over: &HandOver,
+    ) -> Result<SearchResult, (&'static str, String)> {
+        self.check_bundle(job).map_err(|failure| told(&failure))?;
+        let info = self.engine.info();
+        let space = info.embedding_space.clone().ok_or_else(|| engine_told(&EngineError::NoRetrievalHead))?;
+        let embedding = match &search.query {
+            Query::Text { text } => {
+                vec![self.engine.embed_text(text.clone()).await.map_err(|error| engine_told(&error))?]
+            }
+            Query::Image { item } => {
+                let mut facts = Facts::planned(item);
+                let picture = self.fetch(item, hand_over.lane, true, &mut facts).await;
+                let picture = picture.map_err(|failure| match failure {
+                    ItemFailure::Row { code, message } => (code, message),
+                    ItemFailure::Job(failure) => told(&failure),
+                    ItemFailure::Unclear(_) => ("internal", "the model failed on this picture".to_owned()),
+                })?;
+                self.engine.embed_picture(picture).await.map_err(|error| engine_told(&error))?
+            }
+        };
+        Ok(SearchResult::Ok { embedding, embedding_space: space, bundle: info.bundle.clone() })
+    }
+}
+
+fn told(failure: &Failure) -> (&'static str, String) {
+    (failure.code(), events::chain(failure))
+}
+
+fn engine_told(error: &EngineError) -> (&'static str, String) {
+    (error.code(), error.to_string())
+}

@@ -1,0 +1,63 @@
+//! Rows become a part, durable before anything else is said about the job. No tensors.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use captionfleet_proto::layout;
+use captionfleet_proto::rows::write_part;
+use captionfleet_proto::storage::{PutMode, Storage};
+
+use super::outcome::outcome_of;
+use super::task::{Inferred, Settled};
+use super::{Failure, Pipeline};
+use crate::telemetry::events::{self, HostStage};
+
+/// The readiness condition that appears when the archive takes no parts.
+const ARCHIVE: &str = "archive";
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+impl Pipeline {
+    /// Writes the part and removes the job's marker. The delivery is acked by the caller, last of all.
+    pub(super) async fn settle(&self, inferred: Inferred) -> Result<Settled, Failure> {
+        let Inferred { task, rows, quarantined } = inferred;
+        let part = layout::part(&task.run, &task.id);
+        let started = Instant::now();
+        let outcome = outcome_of(&task, &rows, part.clone(), &self.options.worker_name, false);
+        let shape = self.embedding_shape();
+        let bytes = tokio::task::spawn_blocking(move || write_part(&rows, shape))
+            .await
+            .map_err(|error| Failure::Panicked(error.to_string()))?
+            .map_err(|source| Failure::Part { part: part.clone(), source })?;
+        self.put_patiently(task.archive.as_ref(), &part, bytes).await?;
+        events::stage(&self.metrics, HostStage::Write, started.elapsed());
+        if quarantined {
+            self.remove_marker(&task).await;
+        }
+        Ok(Settled { outcome })
+    }
+
+    /// Stores a finished part; what it took to make it is worth waiting for the archive for a while.
+    async fn put_patiently(&self, archive: &dyn Storage, key: &str, bytes: Bytes) -> Result<(), Failure> {
+        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        loop {
+            // An existing part is as good: it was made from the same message.
+            let error = match archive.put(key, bytes.clone(), PutMode::IfAbsent).await {
+                Ok(_) => {
+                    self.readiness.recovered(ARCHIVE);
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            if error.is_transient() {
+                self.readiness.not_ready(ARCHIVE, events::chain(&error));
+            }
+            if !error.is_transient() || started.elapsed() + pause > self.options.put_patience {
+                return Err(Failure::Archive(error));
+            }
+            events::storage_retry(key, &error);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}

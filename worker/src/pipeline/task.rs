@@ -1,0 +1,106 @@
+//! A caption job's life as types: received → inferred → settled, each made by consuming the one before.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use captionfleet_proto::broker::{Delivery, Message};
+use captionfleet_proto::job::{CaptionJob, Job, JobId, Lane, RunId};
+use captionfleet_proto::outcome::JobOutcome;
+use captionfleet_proto::rows::Row;
+use captionfleet_proto::storage::Storage;
+
+use super::Failure;
+
+/// Whether a process may have died on a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Suspicion {
+    /// First hand-over of a message that never failed.
+    None,
+    /// It failed before in an orderly way; a marker may still exist.
+    Failed,
+    /// It was handed out before and not settled.
+    Crash,
+}
+
+impl Suspicion {
+    pub(super) fn of(delivery: &Delivery) -> Self {
+        if delivery.redelivered || delivery.delivery_count > 0 {
+            Self::Crash
+        } else if delivery.message.attempts > 0 {
+            Self::Failed
+        } else {
+            Self::None
+        }
+    }
+}
+
+/// A caption job that this worker will do.
+pub(super) struct Received {
+    pub(super) id: JobId,
+    pub(super) run: RunId,
+    pub(super) trace_id: String,
+    pub(super) caption: CaptionJob,
+    pub(super) archive: Arc<dyn Storage>,
+    pub(super) lane: Lane,
+    /// Attempts, this one included.
+    pub(super) attempts: u32,
+    /// No further attempt will be made.
+    pub(super) last_attempt: bool,
+    pub(super) suspicion: Suspicion,
+    pub(super) started: Instant,
+}
+
+impl Received {
+    pub(super) fn new(
+        job: &Job,
+        caption: CaptionJob,
+        archive: Arc<dyn Storage>,
+        hand_over: &HandOver,
+        max_attempts: u32,
+    ) -> Self {
+        let attempts = hand_over.message.attempts.saturating_add(1);
+        Self {
+            id: job.id.clone(),
+            run: job.run.clone(),
+            trace_id: job.trace_id.clone(),
+            caption,
+            archive,
+            lane: hand_over.lane,
+            attempts,
+            last_attempt: attempts >= max_attempts,
+            suspicion: hand_over.suspicion,
+            started: hand_over.started,
+        }
+    }
+}
+
+/// How a message came here. The delivery itself stays with whoever settles it.
+pub(super) struct HandOver {
+    pub(super) message: Message,
+    pub(super) lane: Lane,
+    pub(super) suspicion: Suspicion,
+    pub(super) started: Instant,
+}
+
+/// A caption job with a row for every item, in item order.
+pub(super) struct Inferred {
+    pub(super) task: Received,
+    pub(super) rows: Vec<Row>,
+    /// A marker lies in the archive.
+    pub(super) quarantined: bool,
+}
+
+/// A job whose part is durable.
+pub(super) struct Settled {
+    pub(super) outcome: JobOutcome,
+}
+
+/// What is to become of a delivery.
+pub(super) enum Verdict {
+    /// Everything is durable: ack.
+    Done,
+    /// Retry or dead letter.
+    Failed(Failure),
+    /// The worker drains: back to the queue.
+    Returned,
+}

@@ -1,0 +1,58 @@
+//! Looks at the broker now and then: is it there, and how much waits in its queues.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use captionfleet_proto::broker::{BrokerState, QueueName};
+use captionfleet_proto::job::Lane;
+
+use super::Pipeline;
+use super::drain::Drain;
+
+/// The readiness condition that this file keeps.
+const BROKER: &str = "broker";
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Every how many looks at the state the depths are asked for.
+const DEPTHS_EVERY: u32 = 10;
+
+/// Watches until the drain, then says that the worker takes no more jobs.
+pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {
+    let topology = &pipeline.options.topology;
+    let mut queues: Vec<QueueName> = Lane::ALL.into_iter().map(|lane| topology.lane_queue(lane)).collect();
+    queues.push(topology.dead_queue());
+    for round in 0u32.. {
+        match problem(pipeline.broker.state()) {
+            None => pipeline.readiness.ready(BROKER),
+            Some(problem) => pipeline.readiness.not_ready(BROKER, problem),
+        }
+        if round.is_multiple_of(DEPTHS_EVERY) {
+            look(&pipeline, &queues).await;
+        }
+        tokio::select! {
+            () = drain.soft.cancelled() => break,
+            () = tokio::time::sleep(STATE_INTERVAL) => {}
+        }
+    }
+    pipeline.readiness.not_ready(BROKER, "draining");
+}
+
+async fn look(pipeline: &Pipeline, queues: &[QueueName]) {
+    for queue in queues {
+        // While the broker is away the last value stands.
+        if let Ok(depth) = pipeline.broker.depth(queue).await {
+            pipeline.metrics.queue_depth.with_label_values(&[queue.as_str()]).set(depth.messages as i64);
+        }
+    }
+}
+
+fn problem(state: BrokerState) -> Option<String> {
+    match state {
+        BrokerState::Connected => None,
+        BrokerState::Connecting { since, last_error } => {
+            let reason = last_error.map_or_else(String::new, |error| format!(": {error}"));
+            Some(format!("away since {since}{reason}"))
+        }
+        BrokerState::Blocked { reason } => Some(format!("takes no messages: {reason}")),
+        BrokerState::Closed => Some("closed".to_owned()),
+    }
+}

@@ -1,0 +1,148 @@
+//! What happens to jobs and items: each event owns its log line and its counters.
+
+use std::error::Error;
+use std::time::Duration;
+
+use captionfleet_proto::broker::QueueName;
+use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::outcome::JobOutcome;
+
+use super::Metrics;
+
+/// The stages outside the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostStage {
+    /// Reading the bytes.
+    Fetch,
+    /// From bytes to the network's input size.
+    ImageDecode,
+    /// Making the part and storing it.
+    Write,
+}
+
+/// A stage outside the device took `elapsed`.
+pub fn stage(metrics: &Metrics, stage: HostStage, elapsed: Duration) {
+    let label = match stage {
+        HostStage::Fetch => "fetch",
+        HostStage::ImageDecode => "image_decode",
+        HostStage::Write => "write",
+    };
+    metrics.stage_seconds.with_label_values(&[label]).observe(elapsed.as_secs_f64());
+}
+
+/// A caption job is settled: its part is durable.
+pub fn job_done(metrics: &Metrics, outcome: &JobOutcome) {
+    metrics.jobs.with_label_values(&["caption", "done"]).inc();
+    metrics.job_seconds.observe(outcome.seconds);
+    metrics.items.with_label_values(&["ok", ""]).inc_by(outcome.ok);
+    for (code, count) in &outcome.failed {
+        metrics.items.with_label_values(&["failed", code]).inc_by(*count);
+    }
+    tracing::info!(
+        job.id = %outcome.job, run.id = %outcome.run, items.ok = outcome.ok, items.failed = outcome.failed_total(),
+        job.attempts = outcome.attempts, job.seconds = outcome.seconds,
+        "job settled"
+    );
+}
+
+/// A caption job's part was there already; its rows were counted by whoever wrote them.
+pub fn job_found_done(metrics: &Metrics, outcome: &JobOutcome) {
+    metrics.jobs.with_label_values(&["caption", "already_done"]).inc();
+    tracing::info!(job.id = %outcome.job, run.id = %outcome.run, "job was done before, nothing is inferred");
+}
+
+/// An item got a failed row.
+pub fn item_failed(job: &JobId, item: &str, code: &str, message: &str) {
+    tracing::info!(job.id = %job, item.uri = item, error.code = code, error.message = message, "item failed");
+}
+
+/// A search job was answered.
+pub fn search_answered(metrics: &Metrics, job: &JobId, failure: Option<(&str, &str)>) {
+    match failure {
+        None => {
+            metrics.jobs.with_label_values(&["search", "done"]).inc();
+            tracing::debug!(job.id = %job, "search answered");
+        }
+        Some((code, message)) => {
+            metrics.jobs.with_label_values(&["search", "failed"]).inc();
+            tracing::warn!(job.id = %job, error.code = code, error.message = message, "search failed");
+        }
+    }
+}
+
+/// A job goes to a delayed-retry queue.
+pub fn job_retried(metrics: &Metrics, kind: &str, id: &str, reason: &str, chain: &str, queue: &QueueName) {
+    metrics.jobs.with_label_values(&[kind, "retried"]).inc();
+    metrics.retries.with_label_values(&[reason]).inc();
+    tracing::warn!(job.id = id, error.code = reason, error.chain = chain, %queue, "job failed for now, it will be retried");
+}
+
+/// A job is given up.
+pub fn job_dead(metrics: &Metrics, kind: &str, id: &str, reason: &str, chain: &str) {
+    metrics.jobs.with_label_values(&[kind, "dead"]).inc();
+    metrics.dead_letters.with_label_values(&[reason]).inc();
+    tracing::error!(job.id = id, error.code = reason, error.chain = chain, "job given up, it is a dead letter now");
+}
+
+/// A job goes back to its queue because this worker drains.
+pub fn job_returned(metrics: &Metrics, kind: &str, id: &str) {
+    metrics.jobs.with_label_values(&[kind, "returned"]).inc();
+    tracing::info!(job.id = id, "job returned to its queue");
+}
+
+/// A delivery could not be settled; the broker will hand it out again.
+pub fn settle_failed(id: &str, error: &(dyn Error + 'static)) {
+    tracing::warn!(job.id = id, error.chain = %chain(error), "delivery could not be settled, the broker keeps it");
+}
+
+/// A panic was contained.
+pub fn panicked(metrics: &Metrics, id: &str, message: &str) {
+    metrics.panics.inc();
+    tracing::error!(job.id = id, panic = message, "panic contained");
+}
+
+/// A job is run item by item.
+pub fn quarantine_started(metrics: &Metrics, run: &RunId, job: &JobId, condemned: usize) {
+    metrics.quarantined.inc();
+    tracing::warn!(
+        job.id = %job, run.id = %run, items.condemned = condemned,
+        "a worker may have died on this job, it is run item by item"
+    );
+}
+
+/// The quarantine marker could not be cleared or deleted; harmless, so only told.
+pub fn marker_left(job: &JobId, error: &(dyn Error + 'static)) {
+    tracing::warn!(job.id = %job, error.chain = %chain(error), "quarantine marker could not be removed");
+}
+
+/// An outcome or reply did not reach its mailbox.
+pub fn notice_lost(id: &str, queue: &QueueName, error: &(dyn Error + 'static)) {
+    tracing::warn!(job.id = id, %queue, error.chain = %chain(error), "outcome could not be sent");
+}
+
+/// A lane cannot be consumed now.
+pub fn consume_failed(queue: &QueueName, error: &(dyn Error + 'static)) {
+    tracing::warn!(%queue, error.chain = %chain(error), "queue cannot be consumed, trying again");
+}
+
+/// The storage failed once more; `what` is tried again soon.
+pub fn storage_retry(what: &str, error: &(dyn Error + 'static)) {
+    tracing::debug!(object = what, error.chain = %chain(error), "storage failed, trying again");
+}
+
+/// The worker stops taking jobs.
+pub fn drain_started(in_hand: i64, grace: Duration) {
+    tracing::info!(jobs.in_hand = in_hand, grace.seconds = grace.as_secs_f64(), "draining");
+}
+
+/// An error and its causes in one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
