@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use crate::{
-    DecodeRow, KvCache, ModelError, PrefillRow, TinyGptV,
+    DecodeRow, KvCache, PrefillRow, TinyGptV,
     generate::{GenerateError, rows_of},
 };
 

@@ -167,7 +167,7 @@ mod tests {
     fn layer_norm_keeps_its_digits_far_from_zero() {
         let row: Vec<f32> = (0..19).map(|i| 4096.0 + (i % 3) as f32).collect();
         let norm = LayerNorm::load(&weights(19), 19, 1e-6).unwrap();
-        let out = norm.forward(&Tensor::new(&[row.clone(), row.clone()][..], &Device::Cpu).unwrap()).unwrap();
+        let out = norm.forward(&Tensor::new(vec![row.clone(), row.clone()], &Device::Cpu).unwrap()).unwrap();
         let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / 19.0;
         let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 19.0;
         for out in out.to_vec2::<f32>().unwrap() {
