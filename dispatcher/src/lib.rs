@@ -1,1 +1,26 @@
 //! Publishes captioning and search jobs, follows them to their last row, and finds pictures again.
+//!
+//! Data goes one way: [`catalog`] lists items, [`history`] reads what the archive has, [`plan`] compares the two and cuts
+//! jobs, [`submission`] writes the run down, [`publish`] hands its jobs to the broker, [`ledger`] follows them, [`report`]
+//! says what they came to. [`verify`] and [`search`] read the archive. [`app`] wires all of it, one file per command.
+//!
+//! What is not here: tensors, and any client library of a broker or a bucket. Without a broker the worker's library runs
+//! in this process over the embedded queue, and everything else stays the same.
+
+pub mod app;
+pub mod archive;
+pub mod catalog;
+pub mod config;
+pub mod exit;
+pub mod history;
+pub mod ledger;
+pub mod output;
+pub mod plan;
+pub mod progress;
+pub mod publish;
+pub mod report;
+pub mod search;
+pub mod staging;
+pub mod submission;
+pub mod telemetry;
+pub mod verify;

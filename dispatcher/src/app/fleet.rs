@@ -1,0 +1,135 @@
+//! Queue, storage and, without a broker, a worker in this process: the only place that chooses implementations.
+
+use crate::config::{FleetSettings, UsageError};
+use anyhow::Context as _;
+use captionfleet_model::bundle::Bundle;
+use captionfleet_proto::broker::embedded::EmbeddedBroker;
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::{Broker, Topology};
+use captionfleet_proto::rows::EmbeddingShape;
+use captionfleet_proto::storage::Stores;
+use captionfleet_worker::app::{WorkerConfig, run_worker};
+use captionfleet_worker::model_choice::ModelChoice;
+use captionfleet_worker::pipeline::PipelineOptions;
+use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
+use std::sync::Arc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Queue and storage of one command.
+pub struct Fleet {
+    /// The queue.
+    pub broker: Arc<dyn Broker>,
+    /// Its queues' names.
+    pub topology: Topology,
+    /// The storage.
+    pub stores: Arc<Stores>,
+    worker: Option<LocalWorker>,
+}
+
+/// The worker in this process.
+struct LocalWorker {
+    task: JoinHandle<anyhow::Result<()>>,
+    shutdown: CancellationToken,
+}
+
+/// A model that was found and checked.
+pub struct Model {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// Whether it is the demo model.
+    pub is_demo: bool,
+}
+
+impl Model {
+    /// Finds the model that the user named, or the demo model.
+    pub async fn resolve(settings: &FleetSettings, stores: &Stores) -> anyhow::Result<Self> {
+        let choice = ModelChoice::parse(settings.model.as_deref())?;
+        let bundle = choice.resolve(stores).await?;
+        Ok(Self { bundle, is_demo: choice.is_demo() })
+    }
+
+    /// The bundle's id.
+    pub fn id(&self) -> String {
+        self.bundle.id().to_owned()
+    }
+
+    /// The space of its embeddings; `None` if it has no retrieval heads.
+    pub fn embedding_space(&self) -> Option<&str> {
+        self.bundle.manifest().embedding_space.as_deref()
+    }
+
+    /// How its embeddings are arranged.
+    pub fn embedding_shape(&self) -> Option<EmbeddingShape> {
+        let retrieval = self.bundle.manifest().config.retrieval.as_ref()?;
+        Some(EmbeddingShape {
+            vectors: retrieval.qformer.num_query_tokens as u32,
+            dim: retrieval.embed_dim as u32,
+        })
+    }
+}
+
+impl Fleet {
+    /// The queue in this process; nobody consumes it until [`Self::start_worker`].
+    pub async fn embedded(settings: &FleetSettings, stores: Arc<Stores>) -> anyhow::Result<Self> {
+        let topology = topology(&settings.queue_prefix)?;
+        let broker: Arc<dyn Broker> = Arc::new(EmbeddedBroker::new(topology.clone()));
+        broker.declare().await?;
+        Ok(Self { broker, topology, stores, worker: None })
+    }
+
+    /// RabbitMQ, connected and declared.
+    pub async fn remote(settings: &FleetSettings, stores: Arc<Stores>) -> anyhow::Result<Self> {
+        let topology = topology(&settings.queue_prefix)?;
+        let mut options = RabbitMqOptions::new(settings.broker.clone(), topology.clone());
+        options.connection_name = "captionfleet dispatcher".to_owned();
+        let broker: Arc<dyn Broker> = Arc::new(RabbitMq::connect(options).await?);
+        broker.declare().await?;
+        Ok(Self { broker, topology, stores, worker: None })
+    }
+
+    /// Starts the worker in this process, which counts in `metrics`.
+    pub fn start_worker(&mut self, model: Model, metrics: Arc<WorkerMetrics>) {
+        let pipeline = PipelineOptions { topology: self.topology.clone(), ..PipelineOptions::default() };
+        let config = WorkerConfig { metrics, pipeline, ..WorkerConfig::default() };
+        let shutdown = CancellationToken::new();
+        let (broker, stores, stop) = (self.broker.clone(), self.stores.clone(), shutdown.clone());
+        let task =
+            tokio::spawn(
+                async move { run_worker(config, broker, stores, model.bundle, stop).await.map(drop) },
+            );
+        self.worker = Some(LocalWorker { task, shutdown });
+    }
+
+    /// Ends only when the worker in this process has ended, and says why; never when there is none.
+    pub async fn worker_gone(&mut self) -> anyhow::Error {
+        let Some(worker) = &mut self.worker else {
+            return std::future::pending().await;
+        };
+        let ended = (&mut worker.task).await;
+        self.worker = None;
+        match ended {
+            Ok(Ok(())) => anyhow::anyhow!("the worker in this process stopped before its work was done"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::anyhow!("the worker in this process failed: {error}"),
+        }
+    }
+
+    /// Lets the worker in this process finish what it has begun, and closes the queue.
+    pub async fn close(mut self) -> anyhow::Result<()> {
+        let ended = match self.worker.take() {
+            Some(worker) => {
+                worker.shutdown.cancel();
+                worker.task.await.context("the worker in this process failed")?
+            }
+            None => Ok(()),
+        };
+        self.broker.close().await;
+        ended
+    }
+}
+
+/// The queues' names for a prefix.
+pub fn topology(prefix: &str) -> Result<Topology, UsageError> {
+    Topology::with_prefix(prefix).map_err(|error| UsageError::new(format!("--queue-prefix: {error}")))
+}

@@ -1,0 +1,28 @@
+//! One file per command, and the one place that chooses implementations ([`fleet`]).
+
+pub mod caption;
+pub mod demo;
+pub mod fleet;
+pub mod plan;
+pub mod prepare;
+pub mod retry;
+pub mod search;
+pub mod status;
+pub mod stopping;
+pub mod verify;
+
+use crate::config::{Cli, Command};
+use crate::exit::Ended;
+
+/// Runs the command.
+pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
+    match cli.command {
+        Command::Demo(args) => demo::run(args).await,
+        Command::Caption(args) => caption::run(args).await,
+        Command::Search(args) => search::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Status(args) => status::run(args.archive).await,
+        Command::Verify(args) => verify::run(args.archive).await,
+        Command::Retry(args) => retry::run(args).await,
+    }
+}

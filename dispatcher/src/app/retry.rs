@@ -1,0 +1,124 @@
+//! `dispatcher retry`: dead letters go back to their lane.
+
+use super::fleet::Fleet;
+use crate::config::FleetSettings;
+use crate::config::args::{FleetArgs, RetryArgs};
+use crate::exit::Ended;
+use crate::output::{self, plain};
+use captionfleet_proto::broker::{Broker, Delivery, Message, Requeue, Topology};
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{Job, JobKind, Lane, RunId};
+use captionfleet_proto::storage::Stores;
+use serde::Serialize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Dead letters in hand: those that stay are held until all have been looked at.
+const IN_HAND: u16 = 10_000;
+/// After so long without another one there is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One dead letter.
+#[derive(Debug, Serialize)]
+struct Letter {
+    id: String,
+    run: Option<RunId>,
+    code: String,
+    reason: String,
+    failed_at: Option<String>,
+    retried: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
+    let wanted = args.run.as_deref().map(super::verify::run_id).transpose()?;
+    let fleet_args = FleetArgs {
+        broker: Some(args.broker.clone()),
+        queue_prefix: args.queue_prefix.clone(),
+        ..FleetArgs::default()
+    };
+    let settings = FleetSettings::new(&fleet_args);
+    let fleet = Fleet::remote(&settings, Arc::new(Stores::new(settings.storage.clone()))).await?;
+    let letters = sort_out(&*fleet.broker, &fleet.topology, wanted.as_ref(), args.list).await;
+    fleet.close().await?;
+    let letters = letters?;
+    if args.output.json {
+        output::json(&letters)?;
+        return Ok(Ended::Well);
+    }
+    for letter in &letters {
+        let mark = if letter.retried { "published again" } else { "stays" };
+        let when = letter.failed_at.as_deref().unwrap_or("?");
+        output::line(plain(&format!("{mark}  {}  {when}  {}: {}", letter.id, letter.code, letter.reason)));
+    }
+    let retried = letters.iter().filter(|letter| letter.retried).count();
+    output::line(format!(
+        "{} of {} published again",
+        retried,
+        output::counted(letters.len() as u64, "dead letter")
+    ));
+    Ok(Ended::Well)
+}
+
+/// Looks at every dead letter once.
+async fn sort_out(
+    broker: &dyn Broker,
+    topology: &Topology,
+    wanted: Option<&RunId>,
+    only_list: bool,
+) -> anyhow::Result<Vec<Letter>> {
+    let queue = topology.dead_queue();
+    let mut waiting = broker.depth(&queue).await?.messages;
+    let mut consumer = broker.consume(&queue, IN_HAND).await?;
+    let (mut letters, mut kept): (Vec<Letter>, Vec<Delivery>) = (Vec::new(), Vec::new());
+    while waiting > 0 {
+        let Ok(next) = tokio::time::timeout(PATIENCE, consumer.next()).await else {
+            break;
+        };
+        let Some(delivery) = next? else {
+            break;
+        };
+        waiting -= 1;
+        let job = codec::decode_job(&delivery.message.body).ok();
+        let mut letter = letter(&delivery.message, job.as_ref());
+        match job {
+            Some(job) if !only_list && wanted.is_none_or(|run| *run == job.run) => {
+                broker.publish(&lane(&job, topology), revived(&delivery.message)).await?;
+                delivery.ack().await?;
+                letter.retried = true;
+            }
+            // Handed back only at the end: the broker would deliver it again at once.
+            _ => kept.push(delivery),
+        }
+        letters.push(letter);
+    }
+    consumer.cancel().await?;
+    for delivery in kept {
+        delivery.nack(Requeue::Yes).await?;
+    }
+    Ok(letters)
+}
+
+fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName {
+    topology.lane_queue(match job.kind {
+        JobKind::Caption(_) => Lane::Bulk,
+        JobKind::Search(_) => Lane::Interactive,
+    })
+}
+
+/// The message as it was before its first attempt.
+fn revived(dead: &Message) -> Message {
+    Message { attempts: 0, first_failed_at: None, dead: None, ..dead.clone() }
+}
+
+fn letter(message: &Message, job: Option<&Job>) -> Letter {
+    let dead = message.dead.as_ref();
+    Letter {
+        id: job.map_or_else(|| message.message_id.clone(), |job| job.id.to_string()),
+        run: job.map(|job| job.run.clone()),
+        code: dead.map(|dead| dead.code.clone()).unwrap_or_default(),
+        reason: dead.map(|dead| dead.message.clone()).unwrap_or_default(),
+        failed_at: dead.and_then(|dead| dead.failed_at).map(|time| time.to_string()),
+        retried: false,
+    }
+}

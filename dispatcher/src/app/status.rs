@@ -1,0 +1,84 @@
+//! `dispatcher status`: the runs of an archive.
+
+use crate::archive;
+use crate::config::args::ArchiveArgs;
+use crate::config::settings::{archive as archive_uri, storage};
+use crate::exit::Ended;
+use crate::output::{self, counted, plain};
+use captionfleet_proto::job::{Prompt, RunId};
+use captionfleet_proto::manifest::RunManifest;
+use captionfleet_proto::storage::Stores;
+use serde::Serialize;
+
+/// One run.
+#[derive(Debug, Serialize)]
+struct RunStatus {
+    run: RunId,
+    created_at: String,
+    source: Vec<String>,
+    prompt: Prompt,
+    bundle: Option<String>,
+    items: u64,
+    jobs: u64,
+    jobs_done: u64,
+    finished: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
+    let uri = archive_uri(&args.archive)?;
+    let stores = Stores::new(storage(args.s3_endpoint.clone()));
+    let archive = archive::open(&stores, &uri).await?;
+    let wanted = args.run.as_deref().map(super::verify::run_id).transpose()?;
+    let (manifests, damaged) = archive::manifests(&*archive).await?;
+    let parts = archive::parts(&*archive, wanted.as_ref()).await?;
+    let mut runs = Vec::new();
+    for manifest in manifests {
+        if wanted.as_ref().is_none_or(|run| *run == manifest.run) {
+            let done = parts.get(&manifest.run).map_or(0, |parts| parts.len() as u64);
+            runs.push(status(manifest, done));
+        }
+    }
+    if runs.is_empty() && damaged.is_empty() {
+        anyhow::bail!(
+            "{uri}: there is no {} here",
+            wanted.map_or("run".to_owned(), |run| format!("run {run}"))
+        );
+    }
+    for error in &damaged {
+        output::remark(crate::exit::line(&anyhow::anyhow!("{error}")));
+    }
+    if args.output.json {
+        output::json(&runs)?;
+        return Ok(Ended::Well);
+    }
+    for run in &runs {
+        let state = if run.finished { "finished".to_owned() } else { format!("{} of", run.jobs_done) };
+        let (items, jobs) = (counted(run.items, "item"), counted(run.jobs, "job"));
+        let asked = match &run.prompt {
+            Prompt::Caption => "captions".to_owned(),
+            Prompt::Ask { question } => format!("\"{}\"", plain(question)),
+            Prompt::Raw { .. } => "own prompt".to_owned(),
+        };
+        output::line(format!(
+            "{}  {state} {jobs}, {items}, {asked}  {}",
+            run.run,
+            plain(&run.source.join(" "))
+        ));
+    }
+    Ok(Ended::Well)
+}
+
+fn status(manifest: RunManifest, jobs_done: u64) -> RunStatus {
+    RunStatus {
+        finished: jobs_done >= manifest.jobs,
+        run: manifest.run,
+        created_at: manifest.created_at.to_string(),
+        source: manifest.source,
+        prompt: manifest.prompt,
+        bundle: manifest.bundle,
+        items: manifest.items,
+        jobs: manifest.jobs,
+        jobs_done,
+    }
+}

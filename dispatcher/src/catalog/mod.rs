@@ -1,0 +1,155 @@
+//! What is to be captioned: files, folders, patterns and S3 prefixes, listed as items.
+//!
+//! Listing reads names and, for local files, bytes (their SHA-256 is how a later run knows that nothing changed).
+//! It writes nothing. An entry that cannot be read does not stop the listing: it becomes an item that carries the
+//! reason, so that it ends as a failed row like every other input.
+
+mod bucket;
+mod digest;
+mod error;
+mod folder;
+mod local;
+mod pattern;
+mod source;
+
+pub use error::CatalogError;
+pub use source::Source;
+
+use captionfleet_proto::storage::Stores;
+use captionfleet_proto::uri::{ArchiveLocation, ArchiveUri, ItemUri};
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+/// One picture to be captioned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// Its name in the row.
+    pub uri: ItemUri,
+    /// What its content is known by.
+    pub identity: Identity,
+    /// Bytes, where the listing said so.
+    pub size: Option<u64>,
+}
+
+/// What an item's content is known by, so that a change is noticed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// SHA-256 of the bytes, in lower-case hex: local files.
+    Sha256(String),
+    /// The object's entity tag, without quotes: objects in S3.
+    Etag(String),
+    /// The store names no version: never known to be unchanged.
+    Unversioned,
+    /// The entry could not be read when it was listed.
+    Unreadable(Unreadable),
+}
+
+/// Why an entry could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// The row's error code.
+    pub code: &'static str,
+    /// The system's words.
+    pub message: String,
+}
+
+/// What to list, and what to leave out.
+#[derive(Debug, Clone, Default)]
+pub struct CatalogOptions {
+    /// The archive, whose own objects are never items.
+    pub archive: Option<ArchiveUri>,
+    /// Take only names with a picture's extension from folders, patterns and prefixes.
+    pub pictures_only: bool,
+}
+
+/// Every item of all sources, each once, in the order of the sources and by name within one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Catalog {
+    /// The items.
+    pub items: Vec<Item>,
+    /// Items that were given more than once.
+    pub duplicates: usize,
+}
+
+impl Catalog {
+    fn add(&mut self, seen: &mut HashSet<ItemUri>, items: impl IntoIterator<Item = Item>) {
+        for item in items {
+            if seen.insert(item.uri.clone()) {
+                self.items.push(item);
+            } else {
+                self.duplicates += 1;
+            }
+        }
+    }
+}
+
+/// Lists every item of `sources`.
+///
+/// Fails when a source does not exist, cannot be listed or holds nothing, and names it.
+pub async fn list(
+    sources: &[Source],
+    options: &CatalogOptions,
+    stores: &Stores,
+) -> Result<Catalog, CatalogError> {
+    let mut catalog = Catalog::default();
+    let mut seen = HashSet::new();
+    for source in sources {
+        let items = match source {
+            Source::Local(path) => {
+                let (path, rules) = (path.clone(), local_rules(options));
+                tokio::task::spawn_blocking(move || local::list(&path, &rules))
+                    .await
+                    .map_err(|_| CatalogError::Interrupted { location: source.to_string() })??
+            }
+            Source::Objects(objects) => bucket::list(objects, options, stores).await?,
+        };
+        if items.is_empty() {
+            return Err(CatalogError::Empty {
+                location: source.to_string(),
+                pictures_only: options.pictures_only,
+            });
+        }
+        catalog.add(&mut seen, items);
+    }
+    Ok(catalog)
+}
+
+/// What a local listing leaves out.
+#[derive(Debug, Clone, Default)]
+struct LocalRules {
+    archive: Option<PathBuf>,
+    pictures_only: bool,
+}
+
+fn local_rules(options: &CatalogOptions) -> LocalRules {
+    let archive = options.archive.as_ref().and_then(|archive| match archive.location() {
+        ArchiveLocation::Folder(path) => Some(path.clone()),
+        ArchiveLocation::S3 { .. } => None,
+    });
+    LocalRules { archive, pictures_only: options.pictures_only }
+}
+
+/// Extensions of pictures, for `pictures_only`.
+const PICTURE_EXTENSIONS: [&str; 22] = [
+    "avif", "bmp", "dib", "gif", "heic", "heif", "ico", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png",
+    "pnm", "ppm", "qoi", "svg", "tga", "tif", "tiff", "webp",
+];
+
+/// Whether `name` ends in a picture's extension, in any case.
+fn has_picture_extension(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(_, extension)| {
+        PICTURE_EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_picture_extension;
+
+    #[test]
+    fn extensions_count_in_any_case() {
+        assert!(has_picture_extension("a.b.JPeG"));
+        assert!(!has_picture_extension("notes.txt"));
+        assert!(!has_picture_extension("jpg"));
+    }
+}

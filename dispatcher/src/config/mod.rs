@@ -1,0 +1,10 @@
+//! What the user asked for: arguments and environment, checked before anything is touched.
+//!
+//! This folder is the only reader of the environment (the S3 client reads `AWS_*` itself). [`args`] is what was typed;
+//! [`settings`] what follows from it.
+
+pub mod args;
+pub mod settings;
+
+pub use args::{Cli, Command};
+pub use settings::{FleetSettings, UsageError};

@@ -1,0 +1,191 @@
+//! What follows from the command line: checked as a whole before anything is touched.
+
+use super::args::{FleetArgs, WorkArgs};
+use crate::catalog::{CatalogOptions, Source};
+use crate::plan::Wish;
+use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
+use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt};
+use captionfleet_proto::storage::{LocalRoots, StorageOptions};
+use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_worker::telemetry::admin::AdminAddr;
+use std::fmt;
+
+/// A command line that cannot be meant: exit code 64.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    /// The whole message, with what to do about it.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// First part of all queue names unless another is given.
+pub const QUEUE_PREFIX: &str = "captionfleet";
+
+/// Where queue, storage and model are.
+#[derive(Clone)]
+pub struct FleetSettings {
+    /// The broker's addresses, which may hold passwords; none: everything runs in this process.
+    pub broker: Vec<String>,
+    /// First part of all queue names.
+    pub queue_prefix: String,
+    /// How buckets are reached.
+    pub storage: StorageOptions,
+    /// The model as named by the user.
+    pub model: Option<String>,
+}
+
+impl FleetSettings {
+    /// Takes the arguments as they are; addresses are checked by those who use them.
+    pub fn new(args: &FleetArgs) -> Self {
+        Self {
+            broker: args.broker.as_deref().map(RabbitMqOptions::split_uris).unwrap_or_default(),
+            queue_prefix: args.queue_prefix.clone().unwrap_or_else(|| QUEUE_PREFIX.to_owned()),
+            storage: storage(args.s3_endpoint.clone()),
+            model: args.model.clone(),
+        }
+    }
+
+    /// Whether jobs go to a broker rather than to this process.
+    pub fn is_remote(&self) -> bool {
+        !self.broker.is_empty()
+    }
+}
+
+impl fmt::Debug for FleetSettings {
+    /// Leaves out the broker's addresses, which may hold passwords.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("FleetSettings")
+            .field("remote", &self.is_remote())
+            .field("queue_prefix", &self.queue_prefix)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The user's own rights decide which local files may be read.
+pub fn storage(s3_endpoint: Option<String>) -> StorageOptions {
+    StorageOptions { s3_endpoint, local_roots: LocalRoots::Any, ..StorageOptions::default() }
+}
+
+/// The archive named by the user.
+pub fn archive(text: &str) -> Result<ArchiveUri, UsageError> {
+    ArchiveUri::parse(text).map_err(|error| UsageError::new(format!("--archive: {error}")))
+}
+
+/// What a run does.
+#[derive(Debug, Clone)]
+pub struct WorkSettings {
+    /// Where the items come from.
+    pub sources: Vec<Source>,
+    /// Where the results live.
+    pub archive: ArchiveUri,
+    /// What is asked; the bundle is not known yet.
+    pub wish: Wish,
+    /// Most items per job.
+    pub job_size: usize,
+    /// Take only picture extensions.
+    pub pictures_only: bool,
+    /// Do again what failed before.
+    pub retry_failed: bool,
+    /// Queue, storage and model.
+    pub fleet: FleetSettings,
+}
+
+impl WorkSettings {
+    /// Checks everything that can be checked without touching anything.
+    pub fn new(args: &WorkArgs) -> Result<Self, UsageError> {
+        let archive = archive(&args.archive)?;
+        let fleet = FleetSettings::new(&args.fleet);
+        if fleet.is_remote() && archive.is_local() {
+            return Err(UsageError::new(format!(
+                "--archive {archive}: with --broker the archive must be an s3:// location, because workers on other \
+                 machines cannot write to a folder of this one; name a bucket, or leave out --broker"
+            )));
+        }
+        let sources = args
+            .sources
+            .iter()
+            .map(|source| Source::parse(source))
+            .collect::<Result<_, _>>()
+            .map_err(|error| UsageError::new(error.to_string()))?;
+        let wish = Wish {
+            prompt: prompt(args.ask.as_deref(), args.prompt.as_deref())?,
+            max_tokens: args.max_tokens,
+            embed: !args.no_embed,
+            bundle: None,
+        };
+        Ok(Self {
+            sources,
+            archive,
+            wish,
+            job_size: args.job_size as usize,
+            pictures_only: args.pictures_only,
+            retry_failed: args.retry_failed,
+            fleet,
+        })
+    }
+
+    /// What the catalog leaves out.
+    pub fn catalog_options(&self) -> CatalogOptions {
+        CatalogOptions { archive: Some(self.archive.clone()), pictures_only: self.pictures_only }
+    }
+}
+
+fn prompt(ask: Option<&str>, template: Option<&str>) -> Result<Prompt, UsageError> {
+    match (ask.map(str::trim), template) {
+        (Some(""), _) => Err(UsageError::new("--ask: the question is empty")),
+        (Some(question), _) if question.len() > 4096 => {
+            Err(UsageError::new("--ask: the question is longer than 4096 bytes"))
+        }
+        (Some(question), _) => Ok(Prompt::Ask { question: question.to_owned() }),
+        (None, Some(template)) if template.matches(IMAGE_PLACEHOLDER).count() != 1 => {
+            Err(UsageError::new(format!(
+                "--prompt: the template must hold {IMAGE_PLACEHOLDER} exactly once, where the picture goes; to ask a \
+             question about each picture use --ask"
+            )))
+        }
+        (None, Some(template)) if template.len() > 16384 => {
+            Err(UsageError::new("--prompt: the template is longer than 16384 bytes"))
+        }
+        (None, Some(template)) => Ok(Prompt::Raw { template: template.to_owned() }),
+        (None, None) => Ok(Prompt::Caption),
+    }
+}
+
+/// An address for metrics, or "off".
+pub fn admin_address(text: &str) -> Result<AdminAddr, UsageError> {
+    AdminAddr::parse(text).map_err(|error| UsageError::new(format!("--admin-addr: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{admin_address, prompt};
+    use captionfleet_proto::job::Prompt;
+    use captionfleet_worker::telemetry::admin::AdminAddr;
+
+    #[test]
+    fn a_template_shows_where_the_picture_goes() {
+        assert!(prompt(None, Some("describe <ImageHere> now")).is_ok());
+        assert!(prompt(None, Some("describe it")).is_err());
+        assert!(prompt(None, Some("<ImageHere><ImageHere>")).is_err());
+    }
+
+    #[test]
+    fn an_empty_question_is_refused() {
+        assert!(prompt(Some("  "), None).is_err());
+        assert_eq!(prompt(Some(" what? "), None), Ok(Prompt::Ask { question: "what?".to_owned() }));
+        assert_eq!(prompt(None, None), Ok(Prompt::Caption));
+    }
+
+    #[test]
+    fn metrics_can_be_off() {
+        assert_eq!(admin_address("off"), Ok(AdminAddr::Off));
+        assert!(matches!(admin_address("127.0.0.1:0"), Ok(AdminAddr::At(_))));
+        assert!(admin_address("localhost").is_err());
+    }
+}

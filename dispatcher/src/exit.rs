@@ -1,0 +1,58 @@
+//! How a command ends.
+
+use crate::config::UsageError;
+use std::process::ExitCode;
+
+/// The end of a command that reached it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// All is well.
+    Well,
+    /// The command did what it could, but not all is well: the output says what.
+    Incomplete,
+}
+
+/// The command line is wrong (`EX_USAGE` of sysexits).
+pub const USAGE: u8 = 64;
+
+/// The exit code for `outcome`.
+pub fn code(outcome: &anyhow::Result<Ended>) -> ExitCode {
+    match outcome {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Incomplete) => ExitCode::FAILURE,
+        Err(error) if error.is::<UsageError>() => ExitCode::from(USAGE),
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// The whole chain of `error` on one line.
+pub fn line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        // Some libraries repeat their source's text: say nothing twice.
+        if line.ends_with(&text) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&text);
+    }
+    crate::output::plain(&line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+    use anyhow::Context as _;
+
+    #[test]
+    fn an_error_is_one_line_without_repetition() {
+        let error = Err::<(), _>(anyhow::anyhow!("refused\nby peer"))
+            .context("open x: refused\nby peer")
+            .context("connect")
+            .unwrap_err();
+        assert_eq!(line(&error), "connect: open x: refused by peer");
+    }
+}

@@ -1,0 +1,209 @@
+//! Which jobs of a submission have settled, and how. No I/O.
+
+use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::outcome::JobOutcome;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Rows by what became of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Rows with status `ok`.
+    pub ok: u64,
+    /// Rows with status `failed`, by code.
+    pub failed: BTreeMap<String, u64>,
+    /// Rows with status `skipped`.
+    pub skipped: u64,
+}
+
+impl Tally {
+    /// All failed rows.
+    pub fn failed_total(&self) -> u64 {
+        self.failed.values().sum()
+    }
+
+    /// All rows.
+    pub fn rows(&self) -> u64 {
+        self.ok + self.failed_total() + self.skipped
+    }
+
+    /// Counts the rows of `other` as well.
+    pub fn add(&mut self, other: &Self) {
+        self.ok += other.ok;
+        self.skipped += other.skipped;
+        for (code, count) in &other.failed {
+            *self.failed.entry(code.clone()).or_default() += count;
+        }
+    }
+}
+
+impl From<&JobOutcome> for Tally {
+    fn from(outcome: &JobOutcome) -> Self {
+        Self { ok: outcome.ok, failed: outcome.failed.clone(), skipped: outcome.skipped }
+    }
+}
+
+/// A job that was given up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadJob {
+    /// The job.
+    pub job: JobId,
+    /// Its run.
+    pub run: RunId,
+    /// Why, in the words of the worker that gave it up.
+    pub reason: String,
+}
+
+/// The jobs of a submission.
+///
+/// Outcomes are hints (they may be lost or come twice), parts are the truth: a job counts once, by whichever is seen
+/// first, and a part also settles a job that was given up before.
+#[derive(Debug, Default)]
+pub struct Book {
+    open: HashSet<(RunId, JobId)>,
+    dead: HashMap<(RunId, JobId), String>,
+    tally: Tally,
+}
+
+impl Book {
+    /// Waits for one more job.
+    pub fn expect(&mut self, run: &RunId, job: &JobId) {
+        self.open.insert((run.clone(), job.clone()));
+    }
+
+    /// Takes an outcome; the tally of its rows if it settled a job just now.
+    pub fn note_outcome(&mut self, outcome: &JobOutcome) -> Option<Tally> {
+        let key = (outcome.run.clone(), outcome.job.clone());
+        match &outcome.error {
+            None => self.settle(&key, Tally::from(outcome)),
+            Some(reason) => {
+                if self.open.remove(&key) {
+                    self.dead.insert(key, reason.clone());
+                }
+                None
+            }
+        }
+    }
+
+    /// Takes the rows of a part that was found; the tally if that settled a job just now.
+    pub fn note_part(&mut self, run: &RunId, job: &JobId, tally: Tally) -> Option<Tally> {
+        self.settle(&(run.clone(), job.clone()), tally)
+    }
+
+    fn settle(&mut self, key: &(RunId, JobId), tally: Tally) -> Option<Tally> {
+        let known = self.open.remove(key) | self.dead.remove(key).is_some();
+        known.then(|| {
+            self.tally.add(&tally);
+            tally
+        })
+    }
+
+    /// Whether a part of this job would be news.
+    pub fn waits_for(&self, run: &RunId, job: &JobId) -> bool {
+        let key = (run.clone(), job.clone());
+        self.open.contains(&key) || self.dead.contains_key(&key)
+    }
+
+    /// Whether every job has settled or was given up.
+    pub fn is_closed(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// How many jobs are still open.
+    pub fn open_jobs(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The rows so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// The jobs that were given up, in the order of their names.
+    pub fn dead(&self) -> Vec<DeadJob> {
+        let mut dead: Vec<_> = self
+            .dead
+            .iter()
+            .map(|((run, job), reason)| DeadJob {
+                job: job.clone(),
+                run: run.clone(),
+                reason: reason.clone(),
+            })
+            .collect();
+        dead.sort_by(|one, other| (&one.run, &one.job).cmp(&(&other.run, &other.job)));
+        dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::{Book, Tally};
+    use captionfleet_proto::job::{JobId, RunId};
+    use captionfleet_proto::outcome::JobOutcome;
+    use std::collections::BTreeMap;
+
+    fn outcome(job: &str, ok: u64, error: Option<&str>) -> JobOutcome {
+        JobOutcome {
+            version: "1.0".to_owned(),
+            job: JobId::new(job).unwrap(),
+            run: RunId::new("r").unwrap(),
+            part: None,
+            ok,
+            failed: BTreeMap::new(),
+            skipped: 0,
+            attempts: 1,
+            worker: "w".to_owned(),
+            seconds: 0.1,
+            already_done: false,
+            error: error.map(str::to_owned),
+            extra: serde_json::Map::default(),
+        }
+    }
+
+    fn book() -> Book {
+        let mut book = Book::default();
+        for job in ["a", "b"] {
+            book.expect(&RunId::new("r").unwrap(), &JobId::new(job).unwrap());
+        }
+        book
+    }
+
+    #[test]
+    fn a_job_counts_once() {
+        let mut book = book();
+        assert_eq!(book.note_outcome(&outcome("a", 3, None)).unwrap().rows(), 3);
+        assert_eq!(book.note_outcome(&outcome("a", 3, None)), None);
+        let (run, job) = (RunId::new("r").unwrap(), JobId::new("a").unwrap());
+        assert_eq!(book.note_part(&run, &job, Tally { ok: 3, ..Tally::default() }), None);
+        assert_eq!((book.tally().ok, book.open_jobs(), book.is_closed()), (3, 1, false));
+    }
+
+    #[test]
+    fn a_stranger_does_not_count() {
+        let mut book = book();
+        assert_eq!(book.note_outcome(&outcome("z", 3, None)), None);
+        assert_eq!(book.tally().rows(), 0);
+    }
+
+    #[test]
+    fn a_part_revives_a_job_that_was_given_up() {
+        let mut book = book();
+        assert_eq!(book.note_outcome(&outcome("a", 0, Some("no such bucket"))), None);
+        book.note_outcome(&outcome("b", 1, None)).unwrap();
+        assert!(book.is_closed());
+        assert_eq!(book.dead()[0].reason, "no such bucket");
+        assert!(book.note_outcome(&outcome("a", 2, None)).is_some());
+        assert!(book.dead().is_empty());
+        assert_eq!(book.tally().ok, 3);
+    }
+
+    #[test]
+    fn giving_up_does_not_undo_a_part() {
+        let mut book = book();
+        book.note_outcome(&outcome("a", 3, None)).unwrap();
+        book.note_outcome(&outcome("a", 0, Some("late")));
+        assert!(book.dead().is_empty());
+    }
+}

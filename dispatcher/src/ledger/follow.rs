@@ -1,0 +1,241 @@
+//! The watch over published jobs: outcomes from the mailbox, parts from the archive, the state of queue and broker.
+
+use super::{Book, Tally};
+use crate::archive;
+use crate::progress::Progress;
+use crate::telemetry::Metrics;
+use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::rows::{RowKey, Status};
+use captionfleet_proto::storage::Storage;
+use std::future::Future;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// How often queue, broker and clock are looked at.
+const TICK: Duration = Duration::from_secs(2);
+/// After so long without news the parts themselves are looked at.
+const QUIET: Duration = Duration::from_secs(15);
+/// Outcomes in hand at a time.
+const PREFETCH: u16 = 200;
+
+/// What is watched.
+pub struct Watched<'a> {
+    /// The broker.
+    pub broker: &'a dyn Broker,
+    /// The lane's queue.
+    pub queue: &'a QueueName,
+    /// Where the parts appear.
+    pub archive: &'a dyn Storage,
+    /// The runs with open jobs.
+    pub runs: Vec<RunId>,
+}
+
+/// How the watch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// Every job settled or was given up.
+    Closed,
+    /// The user wanted to stop.
+    Interrupted,
+}
+
+/// The watch.
+pub struct Follower<'a> {
+    watched: Watched<'a>,
+    book: Book,
+    progress: Progress,
+    metrics: Metrics,
+    last_news: Instant,
+    told_no_consumer: bool,
+    told_state: Option<BrokerState>,
+}
+
+impl<'a> Follower<'a> {
+    /// Watches over the jobs of `book`.
+    pub fn new(watched: Watched<'a>, book: Book, progress: Progress, metrics: Metrics) -> Self {
+        Self {
+            watched,
+            book,
+            progress,
+            metrics,
+            last_news: Instant::now(),
+            told_no_consumer: false,
+            told_state: None,
+        }
+    }
+
+    /// Watches until all jobs have settled, `stop` is wanted, or `publishing` or `worker` fail.
+    ///
+    /// `publishing` ends when all jobs are confirmed; `worker` only ends when the worker in this process is gone.
+    pub async fn follow(
+        &mut self,
+        outcomes: &mut dyn Consumer,
+        publishing: impl Future<Output = anyhow::Result<()>>,
+        worker: impl Future<Output = anyhow::Error>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Followed> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tokio::pin!(publishing, worker);
+        let mut published = false;
+        while !(published && self.book.is_closed()) {
+            self.metrics.open_jobs(self.book.open_jobs());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Followed::Interrupted),
+                done = &mut publishing, if !published => {
+                    done?;
+                    published = true;
+                }
+                delivery = outcomes.next() => match delivery? {
+                    Some(delivery) => self.take(delivery).await?,
+                    None => anyhow::bail!("the mailbox of this run was closed"),
+                },
+                gone = &mut worker => return Err(gone),
+                _ = tick.tick() => self.look_around(published).await?,
+            }
+        }
+        self.metrics.open_jobs(0);
+        Ok(Followed::Closed)
+    }
+
+    /// The jobs and their rows so far.
+    pub fn book(&self) -> &Book {
+        &self.book
+    }
+
+    /// What the user sees.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    async fn take(&mut self, delivery: Delivery) -> anyhow::Result<()> {
+        match codec::decode_outcome(&delivery.message.body) {
+            Ok(outcome) => {
+                self.last_news = Instant::now();
+                let was_open = self.book.waits_for(&outcome.run, &outcome.job);
+                if let Some(tally) = self.book.note_outcome(&outcome) {
+                    self.count(&tally);
+                } else if let (Some(reason), true) = (&outcome.error, was_open) {
+                    self.metrics.job_dead();
+                    let reason = crate::output::plain(reason);
+                    self.progress.remark(&format!("job {} was given up: {reason}", outcome.job));
+                }
+            }
+            Err(error) => tracing::warn!(%error, "a message in the run's mailbox is no outcome"),
+        }
+        delivery.ack().await?;
+        Ok(())
+    }
+
+    fn count(&mut self, tally: &Tally) {
+        self.metrics.job_settled(tally);
+        self.progress.advance(tally.rows(), tally.failed_total());
+    }
+
+    async fn look_around(&mut self, published: bool) -> anyhow::Result<()> {
+        self.progress.tell();
+        self.look_at_broker();
+        if let Ok(depth) = self.watched.broker.depth(self.watched.queue).await {
+            self.metrics.queue_seen(depth.messages, depth.consumers);
+            let idle = published && depth.consumers == 0 && depth.messages > 0;
+            if idle && !self.told_no_consumer && !self.watched.broker.is_local() {
+                self.told_no_consumer = true;
+                self.progress.remark(&format!(
+                    "no worker consumes {} at {}: start `worker run` with the same --broker and --queue-prefix",
+                    self.watched.queue,
+                    self.watched.broker.describe()
+                ));
+            }
+        }
+        if published && self.last_news.elapsed() >= QUIET {
+            self.look_for_parts().await;
+            self.last_news = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Says once that the broker is away or blocked, and once that it is back.
+    fn look_at_broker(&mut self) {
+        let state = self.watched.broker.state();
+        let told = match &state {
+            BrokerState::Connecting { last_error, .. } => {
+                let why = last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+                Some(format!("the broker is away{why}; waiting for its return"))
+            }
+            BrokerState::Blocked { reason } => {
+                Some(format!("the broker takes no messages now: {reason}; waiting"))
+            }
+            BrokerState::Connected | BrokerState::Closed => None,
+        };
+        match (told, &self.told_state) {
+            (Some(line), None) => {
+                self.progress.remark(&line);
+                self.told_state = Some(state);
+            }
+            (None, Some(_)) => {
+                self.progress.remark("the broker is back");
+                self.told_state = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// Settles jobs whose outcome was lost. A fault of the archive is for the next look.
+    async fn look_for_parts(&mut self) {
+        for run in self.watched.runs.clone() {
+            let found = match archive::parts(self.watched.archive, Some(&run)).await {
+                Ok(mut parts) => parts.remove(&run).unwrap_or_default(),
+                Err(error) => {
+                    tracing::warn!(%error, run = %run, "the archive's parts cannot be listed now");
+                    return;
+                }
+            };
+            for (job, key) in found {
+                if self.book.waits_for(&run, &job) {
+                    self.settle_by_part(&run, &job, key).await;
+                }
+            }
+        }
+    }
+
+    async fn settle_by_part(&mut self, run: &RunId, job: &JobId, key: String) {
+        match archive::keys(self.watched.archive, key).await {
+            Ok(rows) => {
+                if let Some(tally) = self.book.note_part(run, job, Tally::of(&rows)) {
+                    self.count(&tally);
+                }
+            }
+            Err(error) => tracing::warn!(%error, job = %job, "a part cannot be read now"),
+        }
+    }
+}
+
+impl Follower<'_> {
+    /// Subscribes to the run's mailbox.
+    pub async fn subscribe(
+        broker: &dyn Broker,
+        mailbox: &QueueName,
+    ) -> Result<Box<dyn Consumer>, BrokerError> {
+        broker.consume(mailbox, PREFETCH).await
+    }
+}
+
+impl Tally {
+    /// Counts rows.
+    pub fn of(rows: &[RowKey]) -> Self {
+        let mut tally = Self::default();
+        for row in rows {
+            match row.status {
+                Status::Ok => tally.ok += 1,
+                Status::Skipped => tally.skipped += 1,
+                Status::Failed => {
+                    *tally.failed.entry(row.error_code.clone().unwrap_or_default()).or_default() += 1;
+                }
+            }
+        }
+        tally
+    }
+}

@@ -1,0 +1,247 @@
+//! From items to jobs: what is done already, what an earlier run still owes, what is new. No I/O.
+
+mod slices;
+
+use crate::catalog::{Catalog, Identity, Item, Unreadable};
+use crate::history::{History, Standing, UnfinishedRun};
+use captionfleet_proto::job::{Job, JobId, JobItem, Prompt, RunId};
+use captionfleet_proto::manifest::RunManifest;
+use captionfleet_proto::uri::ItemUri;
+use std::collections::HashMap;
+
+/// What is asked about every picture, and by which model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Caption, question or raw prompt.
+    pub prompt: Prompt,
+    /// Longest answer in tokens.
+    pub max_tokens: Option<u32>,
+    /// Whether rows need an embedding.
+    pub embed: bool,
+    /// The bundle that must serve; `None` takes whatever the workers have.
+    pub bundle: Option<String>,
+}
+
+impl Wish {
+    /// See [`Prompt::prompt_hash`].
+    pub fn prompt_hash(&self) -> String {
+        self.prompt.prompt_hash(self.max_tokens)
+    }
+
+    /// Whether rows made as stated also answer this wish.
+    pub fn is_met_by(&self, prompt_hash: &str, bundle: Option<&str>, embedded: bool) -> bool {
+        let bundle_fits = self.bundle.is_none() || bundle.is_none() || self.bundle.as_deref() == bundle;
+        prompt_hash == self.prompt_hash() && bundle_fits && (embedded || !self.embed)
+    }
+}
+
+/// How a new run is cut.
+#[derive(Debug, Clone)]
+pub struct PlanOptions {
+    /// Name of the new run, if one is needed.
+    pub run: RunId,
+    /// Most items per job.
+    pub job_size: usize,
+    /// Do again what failed before.
+    pub retry_failed: bool,
+    /// Write the rows of unreadable items here, because no worker could even try to read them.
+    pub refuse_unreadable: bool,
+}
+
+/// A slice of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedJob {
+    /// Its id, which depends on nothing but its content.
+    pub id: JobId,
+    /// Its items.
+    pub items: Vec<JobItem>,
+}
+
+/// A slice of items that could not be read when they were listed: their rows are written at once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RefusedJob {
+    /// Its id and items.
+    pub job: PlannedJob,
+    /// Why each item could not be read, in the same order.
+    pub reasons: Vec<Unreadable>,
+}
+
+/// An earlier run with jobs that have no part yet.
+#[derive(Debug, Clone)]
+pub struct ContinuedRun {
+    /// Its manifest, which decides what is asked.
+    pub manifest: RunManifest,
+    /// The jobs that are published again, with the ids they had.
+    pub jobs: Vec<PlannedJob>,
+}
+
+/// A run for what is new.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewRun {
+    /// Its name.
+    pub run: RunId,
+    /// Its jobs.
+    pub jobs: Vec<PlannedJob>,
+    /// Its jobs that need no worker.
+    pub refused: Vec<RefusedJob>,
+}
+
+impl NewRun {
+    /// All jobs in the order of their ordinals.
+    pub fn all_jobs(&self) -> impl Iterator<Item = &PlannedJob> {
+        self.jobs.iter().chain(self.refused.iter().map(|refused| &refused.job))
+    }
+
+    /// All items.
+    pub fn items(&self) -> u64 {
+        self.all_jobs().map(|job| job.items.len() as u64).sum()
+    }
+}
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Items of all sources.
+    pub listed: u64,
+    /// Items given more than once, counted once.
+    pub duplicates: u64,
+    /// Items whose bytes already have an `ok` row for this prompt and bundle.
+    pub already_done: u64,
+    /// Items whose bytes failed before and are not tried again.
+    pub already_failed: u64,
+    /// Earlier runs that go on.
+    pub continued: Vec<ContinuedRun>,
+    /// Earlier runs that are unfinished but have none of these items.
+    pub left_alone: Vec<RunId>,
+    /// What is new.
+    pub new_run: Option<NewRun>,
+}
+
+impl Plan {
+    /// Items of the jobs that are going to be worked on.
+    pub fn items(&self) -> u64 {
+        let continued = self.continued.iter().flat_map(|run| &run.jobs).map(|job| job.items.len() as u64);
+        continued.sum::<u64>() + self.new_run.as_ref().map_or(0, NewRun::items)
+    }
+
+    /// Jobs that are going to be worked on.
+    pub fn jobs(&self) -> u64 {
+        let continued = self.continued.iter().map(|run| run.jobs.len() as u64);
+        continued.sum::<u64>() + self.new_run.as_ref().map_or(0, |run| run.all_jobs().count() as u64)
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.jobs() == 0
+    }
+}
+
+/// Compares the sources with the archive.
+pub fn plan(catalog: Catalog, history: &History, wish: &Wish, options: &PlanOptions) -> Plan {
+    let mut plan = Plan {
+        listed: catalog.items.len() as u64,
+        duplicates: catalog.duplicates as u64,
+        already_done: 0,
+        already_failed: 0,
+        continued: Vec::new(),
+        left_alone: Vec::new(),
+        new_run: None,
+    };
+    let mut open = Vec::new();
+    for item in catalog.items {
+        match history.records.standing(&item) {
+            Some(Standing::Done) => plan.already_done += 1,
+            Some(Standing::Failed) if !options.retry_failed => plan.already_failed += 1,
+            _ => open.push(item),
+        }
+    }
+    let open = continue_runs(&mut plan, open, &history.unfinished, wish);
+    plan.new_run = new_run(open, wish, options);
+    plan
+}
+
+/// Gives unfinished runs their open items; the rest comes back, in order.
+fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun], wish: &Wish) -> Vec<Item> {
+    let mut places: HashMap<ItemUri, usize> =
+        open.iter().enumerate().map(|(place, item)| (item.uri.clone(), place)).collect();
+    let mut taken = vec![false; open.len()];
+    for run in unfinished {
+        let manifest = &run.manifest;
+        if !wish.is_met_by(&manifest.prompt_hash, manifest.bundle.as_deref(), manifest.embed) {
+            continue;
+        }
+        let planned = run.jobs.iter().flat_map(|job| &job.items);
+        let owed: Vec<_> = planned
+            .filter_map(|item| Some((item, *places.get(&item.uri)?)))
+            .map(|(item, place)| (item.clone(), place))
+            .collect();
+        if owed.is_empty() {
+            plan.left_alone.push(manifest.run.clone());
+            continue;
+        }
+        for (planned, place) in owed {
+            // A picture that changed since then needs a row of its own in the new run.
+            if is_same(&planned, &open[place]) {
+                taken[place] = true;
+                places.remove(&planned.uri);
+            }
+        }
+        plan.continued.push(ContinuedRun { manifest: manifest.clone(), jobs: run.jobs.clone() });
+    }
+    open.into_iter().zip(taken).filter(|(_, taken)| !taken).map(|(item, _)| item).collect()
+}
+
+/// Whether `item` still has the content that was planned.
+fn is_same(planned: &JobItem, item: &Item) -> bool {
+    match &item.identity {
+        Identity::Sha256(sha256) => planned.sha256.as_ref() == Some(sha256),
+        Identity::Etag(etag) => planned.etag.as_ref() == Some(etag),
+        Identity::Unversioned => true,
+        Identity::Unreadable(_) => planned.sha256.is_none() && planned.etag.is_none(),
+    }
+}
+
+fn new_run(open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun> {
+    if open.is_empty() {
+        return None;
+    }
+    let prompt_hash = wish.prompt_hash();
+    let mut ordinal = 0;
+    let mut named = |items: Vec<JobItem>| {
+        let id = Job::deterministic_id(&options.run, ordinal, &items, &prompt_hash);
+        ordinal += 1;
+        PlannedJob { id, items }
+    };
+    let (mut readable, mut refused) = (Vec::new(), Vec::new());
+    for item in open {
+        match item.identity.clone() {
+            Identity::Unreadable(reason) if options.refuse_unreadable => {
+                refused.push((job_item(item), reason))
+            }
+            _ => readable.push(job_item(item)),
+        }
+    }
+    let jobs = slices::cut(readable, options.job_size, |item| item).into_iter().map(&mut named).collect();
+    let refused = slices::cut(refused, options.job_size, |(item, _)| item)
+        .into_iter()
+        .map(|slice| {
+            let (items, reasons) = slice.into_iter().unzip();
+            RefusedJob { job: named(items), reasons }
+        })
+        .collect();
+    Some(NewRun { run: options.run.clone(), jobs, refused })
+}
+
+fn job_item(item: Item) -> JobItem {
+    let mut job_item = JobItem::new(item.uri);
+    job_item.size = item.size;
+    match item.identity {
+        Identity::Sha256(sha256) => job_item.sha256 = Some(sha256),
+        Identity::Etag(etag) => job_item.etag = Some(etag),
+        Identity::Unversioned | Identity::Unreadable(_) => {}
+    }
+    job_item
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! What a submission came to, for people and for programs.
+
+use crate::ledger::{DeadJob, Tally};
+use crate::output::{counted, plain};
+use crate::plan::Plan;
+use crate::progress::duration;
+use captionfleet_proto::job::RunId;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// What a submission came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Where the results live.
+    pub archive: String,
+    /// Where the rows are.
+    pub parts: String,
+    /// The runs that were worked on, continued ones first.
+    pub runs: Vec<RunId>,
+    /// Items of all sources.
+    pub items: u64,
+    /// Items given more than once, counted once.
+    pub duplicates: u64,
+    /// Items that had an `ok` row already.
+    pub already_done: u64,
+    /// Items that failed before and were not tried again.
+    pub already_failed: u64,
+    /// Rows of this submission by what became of them.
+    #[serde(flatten)]
+    pub rows: Tally,
+    /// Jobs that were given up.
+    pub dead_jobs: Vec<DeadJob>,
+    /// Jobs that have not settled.
+    pub open_jobs: u64,
+    /// Whether every item has its row now.
+    pub complete: bool,
+    /// Whether the user stopped it.
+    pub interrupted: bool,
+    /// Whether jobs were published and left to the fleet.
+    pub detached: bool,
+    /// Wall time of the work.
+    pub seconds: f64,
+    /// Rows per second.
+    pub items_per_second: f64,
+}
+
+impl Report {
+    /// The report of a submission in which nothing has happened yet.
+    pub fn new(archive: String, parts: String, plan: &Plan) -> Self {
+        let continued = plan.continued.iter().map(|run| run.manifest.run.clone());
+        Self {
+            archive,
+            parts,
+            runs: continued.chain(plan.new_run.iter().map(|run| run.run.clone())).collect(),
+            items: plan.listed,
+            duplicates: plan.duplicates,
+            already_done: plan.already_done,
+            already_failed: plan.already_failed,
+            rows: Tally::default(),
+            dead_jobs: Vec::new(),
+            open_jobs: 0,
+            complete: true,
+            interrupted: false,
+            detached: false,
+            seconds: 0.0,
+            items_per_second: 0.0,
+        }
+    }
+
+    /// The report as text, without a last line feed.
+    pub fn text(&self) -> String {
+        if self.runs.is_empty() {
+            return self.nothing_to_do();
+        }
+        let mut text = String::new();
+        let mut put = |name: &str, value: String| drop(writeln!(text, "{name:<12} {value}"));
+        put("ok", self.rows.ok.to_string());
+        let codes: Vec<_> = self.rows.failed.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        let codes = if codes.is_empty() { String::new() } else { format!("   {}", codes.join(", ")) };
+        put("failed", format!("{}{codes}", self.rows.failed_total()));
+        put("skipped", self.rows.skipped.to_string());
+        if self.already_done + self.already_failed > 0 {
+            put("done before", before(self));
+        }
+        if self.duplicates > 0 {
+            put("given twice", self.duplicates.to_string());
+        }
+        for dead in &self.dead_jobs {
+            put("given up", format!("job {}: {}", dead.job, plain(&dead.reason)));
+        }
+        if self.open_jobs > 0 {
+            put("open", counted(self.open_jobs, "job"));
+        }
+        if self.seconds > 0.0 {
+            put("time", format!("{}, {:.1} items/s", duration(self.seconds), self.items_per_second));
+        }
+        put(
+            if self.runs.len() == 1 { "run" } else { "runs" },
+            self.runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(" "),
+        );
+        put("rows", self.parts.clone());
+        text.truncate(text.trim_end().len());
+        text
+    }
+
+    fn nothing_to_do(&self) -> String {
+        let items = if self.items == 1 {
+            "1 item has its row".to_owned()
+        } else {
+            format!("all {} items have their rows", self.items)
+        };
+        format!("nothing to do: {items} already ({})\nrows         {}", before(self), self.parts)
+    }
+}
+
+/// What was done before, and how to try again what failed.
+fn before(report: &Report) -> String {
+    let mut text = format!("{} ok", report.already_done);
+    if report.already_failed > 0 {
+        drop(write!(text, ", {} failed; --retry-failed tries those again", report.already_failed));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Report;
+    use crate::history::History;
+    use crate::plan::{PlanOptions, Wish, plan};
+    use captionfleet_proto::job::{Prompt, RunId};
+
+    fn report() -> Report {
+        let wish = Wish { prompt: Prompt::Caption, max_tokens: None, embed: true, bundle: None };
+        let options = PlanOptions {
+            run: RunId::new("r").expect("a valid id"),
+            job_size: 1,
+            retry_failed: false,
+            refuse_unreadable: false,
+        };
+        let plan = plan(crate::catalog::Catalog::default(), &History::default(), &wish, &options);
+        Report::new("file:///a".to_owned(), "file:///a/parts/".to_owned(), &plan)
+    }
+
+    #[test]
+    fn a_run_without_work_says_so() {
+        let report = Report { items: 12, already_done: 11, already_failed: 1, ..report() };
+        let text = report.text();
+        assert!(text.starts_with("nothing to do: all 12 items have their rows already"), "{text}");
+        assert!(text.contains("--retry-failed"), "{text}");
+    }
+
+    #[test]
+    fn failures_are_told_by_code() {
+        let mut report = report();
+        report.runs = vec![RunId::new("r").expect("a valid id")];
+        report.rows.ok = 3;
+        report.rows.failed = [("corrupt".to_owned(), 1), ("empty".to_owned(), 2)].into();
+        assert!(report.text().contains("failed       3   corrupt 1, empty 2"), "{}", report.text());
+    }
+}

@@ -1,0 +1,124 @@
+//! Writing down a run before its first job is published: the items table first, the manifest last, so that a run either
+//! is in the archive whole or not at all.
+
+use crate::plan::{NewRun, RefusedJob, Wish};
+use anyhow::Context as _;
+use captionfleet_proto::codec;
+use captionfleet_proto::job::VERSION;
+use captionfleet_proto::layout;
+use captionfleet_proto::manifest::{PlannedItem, RunManifest, write_items};
+use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
+use captionfleet_proto::storage::{PutMode, Storage};
+use jiff::Timestamp;
+
+/// Items in one file of the items table.
+const ITEMS_PER_FILE: usize = 100_000;
+/// Sources that a manifest names; a shell may have expanded a pattern into more than anyone reads.
+const MOST_SOURCES: usize = 100;
+
+/// What a manifest says beside the plan.
+#[derive(Debug, Clone)]
+pub struct About {
+    /// The sources as given.
+    pub sources: Vec<String>,
+    /// Now.
+    pub created_at: Timestamp,
+    /// Most items per job.
+    pub job_size: u64,
+    /// Items that were left out because they are done.
+    pub already_done: u64,
+}
+
+impl Default for About {
+    fn default() -> Self {
+        Self { sources: Vec::new(), created_at: Timestamp::UNIX_EPOCH, job_size: 0, already_done: 0 }
+    }
+}
+
+/// The manifest of a new run.
+pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
+    let items = run.items();
+    let mut source: Vec<_> = about.sources.iter().take(MOST_SOURCES).cloned().collect();
+    if about.sources.len() > MOST_SOURCES {
+        source.push(format!("… and {} more", about.sources.len() - MOST_SOURCES));
+    }
+    RunManifest {
+        version: VERSION.to_owned(),
+        run: run.run.clone(),
+        created_at: about.created_at,
+        source,
+        prompt: wish.prompt.clone(),
+        prompt_hash: wish.prompt_hash(),
+        max_tokens: wish.max_tokens,
+        embed: wish.embed,
+        bundle: wish.bundle.clone(),
+        items,
+        jobs: run.all_jobs().count() as u64,
+        job_size: about.job_size,
+        item_files: (items as usize).div_ceil(ITEMS_PER_FILE) as u32,
+        already_done: about.already_done,
+        captionfleet: env!("CARGO_PKG_VERSION").to_owned(),
+        extra: serde_json::Map::new(),
+    }
+}
+
+/// Writes items and manifest.
+pub async fn write(archive: &dyn Storage, run: &NewRun, manifest: &RunManifest) -> anyhow::Result<()> {
+    let items: Vec<PlannedItem> = run
+        .all_jobs()
+        .flat_map(|job| job.items.iter().map(|item| (item.clone(), job.id.clone())))
+        .zip(0..)
+        .map(|((item, job), ordinal)| PlannedItem { item, job, ordinal })
+        .collect();
+    for (number, file) in (0..).zip(items.chunks(ITEMS_PER_FILE)) {
+        let bytes = write_items(file).context("write the run's items")?;
+        archive.put(&layout::run_items(&run.run, number), bytes, PutMode::Overwrite).await?;
+    }
+    let bytes = codec::encode_manifest(manifest).context("write the run's manifest")?;
+    archive.put(&layout::run_manifest(&run.run), bytes, PutMode::Overwrite).await?;
+    Ok(())
+}
+
+/// Writes the rows of items that could not even be read here, where no worker could do better.
+pub async fn write_refused(
+    archive: &dyn Storage,
+    manifest: &RunManifest,
+    refused: &RefusedJob,
+    shape: EmbeddingShape,
+) -> anyhow::Result<()> {
+    let job = &refused.job;
+    let rows: Vec<Row> = job
+        .items
+        .iter()
+        .zip(&refused.reasons)
+        .map(|(item, reason)| Row {
+            item: item.uri.clone(),
+            frame_ms: item.frame_ms,
+            span_ms: item.span_ms,
+            sha256: None,
+            etag: None,
+            width: None,
+            height: None,
+            status: Status::Failed,
+            error_code: Some(reason.code.to_owned()),
+            error_message: Some(reason.message.clone()),
+            attempts: 1,
+            caption: None,
+            tokens: None,
+            mean_logprob: None,
+            stop_reason: None,
+            embedding: None,
+            embedding_space: None,
+            bundle: manifest.bundle.clone(),
+            prompt_hash: manifest.prompt_hash.clone(),
+            duplicate_of: None,
+            run: manifest.run.clone(),
+            job: job.id.clone(),
+            trace_id: manifest.run.to_string(),
+            finished_at: Timestamp::now(),
+        })
+        .collect();
+    let bytes = write_part(&rows, shape).context("write the rows of unreadable items")?;
+    archive.put(&layout::part(&manifest.run, &job.id), bytes, PutMode::IfAbsent).await?;
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! Comparing the items of a run with its rows. No I/O.
+
+use crate::ledger::Tally;
+use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::uri::ItemUri;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// An item as verification knows it: its name, and the frame of a video.
+pub type ItemKey = (ItemUri, Option<u64>);
+
+/// Something of a run that is not as it must be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// The item; absent where a whole part is meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<String>,
+    /// Time of the frame in a video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_ms: Option<u64>,
+    /// The parts (keys in the archive) that are concerned.
+    pub parts: Vec<String>,
+    /// What is wrong, in words.
+    pub reason: String,
+}
+
+/// What verification found out about one run.
+#[derive(Debug, Clone, Serialize)]
+pub struct Audit {
+    /// The run.
+    pub run: RunId,
+    /// Whether every item has exactly one row and there is nothing else.
+    pub whole: bool,
+    /// Items of the run.
+    pub items: u64,
+    /// Jobs of the run.
+    pub jobs: u64,
+    /// Rows by what became of them.
+    pub rows: Tally,
+    /// Items without a row.
+    pub missing: Vec<Finding>,
+    /// Items with more than one row.
+    pub doubled: Vec<Finding>,
+    /// Rows and parts that belong to nothing in the run.
+    pub unexpected: Vec<Finding>,
+    /// Parts, item tables and manifests that cannot be read or disagree.
+    pub unreadable: Vec<Finding>,
+}
+
+/// The comparison of one run, fed with its items and then with its rows.
+#[derive(Debug)]
+pub struct Auditor {
+    run: RunId,
+    /// The job of each item, and the parts in which a row of it was seen.
+    items: HashMap<ItemKey, (JobId, Vec<String>)>,
+    jobs: BTreeMap<JobId, bool>,
+    rows: Tally,
+    doubled_items: Vec<Finding>,
+    unexpected: BTreeSet<Finding>,
+    unreadable: Vec<Finding>,
+}
+
+impl Auditor {
+    /// A run without items.
+    pub fn new(run: RunId) -> Self {
+        Self {
+            run,
+            items: HashMap::new(),
+            jobs: BTreeMap::new(),
+            rows: Tally::default(),
+            doubled_items: Vec::new(),
+            unexpected: BTreeSet::new(),
+            unreadable: Vec::new(),
+        }
+    }
+
+    /// An item of the run and the job it belongs to.
+    pub fn expect(&mut self, item: ItemKey, job: JobId) {
+        self.jobs.entry(job.clone()).or_insert(false);
+        if self.items.contains_key(&item) {
+            self.doubled_items.push(finding(
+                Some(&item),
+                Vec::new(),
+                "listed twice in the run's items".to_owned(),
+            ));
+        } else {
+            self.items.insert(item, (job, Vec::new()));
+        }
+    }
+
+    /// A part of the run was found, its rows follow.
+    pub fn see_part(&mut self, job: &JobId, key: &str) {
+        if let Some(seen) = self.jobs.get_mut(job) {
+            *seen = true;
+        } else {
+            let reason = "the run has no such job".to_owned();
+            self.unexpected.insert(finding(None, vec![key.to_owned()], reason));
+        }
+    }
+
+    /// A row in the part at `key`, with the tally of this one row.
+    pub fn see_row(&mut self, item: ItemKey, key: &str, tally: &Tally) {
+        self.rows.add(tally);
+        match self.items.get_mut(&item) {
+            Some((_, parts)) => parts.push(key.to_owned()),
+            None => {
+                let reason = "the run has no such item".to_owned();
+                self.unexpected.insert(finding(Some(&item), vec![key.to_owned()], reason));
+            }
+        }
+    }
+
+    /// Something could not be read, or does not fit together.
+    pub fn see_unreadable(&mut self, key: &str, reason: String) {
+        self.unreadable.push(finding(None, vec![key.to_owned()], reason));
+    }
+
+    /// A part that says of itself that it belongs elsewhere.
+    pub fn see_stray(&mut self, key: &str, reason: String) {
+        self.unexpected.insert(finding(None, vec![key.to_owned()], reason));
+    }
+
+    /// The result.
+    pub fn finish(self) -> Audit {
+        let Self { run, items, jobs, rows, doubled_items, unexpected, unreadable } = self;
+        let (mut missing, mut doubled) = (Vec::new(), doubled_items);
+        let count = items.len() as u64;
+        for (item, (job, parts)) in items {
+            match parts.len() {
+                0 => {
+                    let reason = if jobs.get(&job).copied().unwrap_or_default() {
+                        format!("the part of job {job} has no row of it")
+                    } else {
+                        format!("job {job} has no part")
+                    };
+                    missing.push(finding(Some(&item), Vec::new(), reason));
+                }
+                1 => {}
+                times => doubled.push(finding(Some(&item), parts, format!("{times} rows"))),
+            }
+        }
+        missing.sort();
+        doubled.sort();
+        let unexpected: Vec<_> = unexpected.into_iter().collect();
+        let whole = [&missing, &doubled, &unexpected, &unreadable].iter().all(|findings| findings.is_empty());
+        Audit {
+            run,
+            whole,
+            items: count,
+            jobs: jobs.len() as u64,
+            rows,
+            missing,
+            doubled,
+            unexpected,
+            unreadable,
+        }
+    }
+}
+
+fn finding(item: Option<&ItemKey>, mut parts: Vec<String>, reason: String) -> Finding {
+    parts.sort();
+    Finding {
+        item: item.map(|(uri, _)| uri.to_string()),
+        frame_ms: item.and_then(|(_, frame)| *frame),
+        parts,
+        reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::{Audit, Auditor, ItemKey};
+    use crate::ledger::Tally;
+    use captionfleet_proto::job::{JobId, RunId};
+    use captionfleet_proto::uri::ItemUri;
+
+    fn key(name: &str) -> ItemKey {
+        (ItemUri::s3("b", name), None)
+    }
+
+    /// A run of items a and b in job 1 and c in job 2, with the given (part, item) rows.
+    fn audit(parts: &[&str], rows: &[(&str, &str)]) -> Audit {
+        let mut auditor = Auditor::new(RunId::new("r").unwrap());
+        for (item, job) in [("a", "1"), ("b", "1"), ("c", "2")] {
+            auditor.expect(key(item), JobId::new(job).unwrap());
+        }
+        for part in parts {
+            auditor.see_part(&JobId::new(*part).unwrap(), part);
+        }
+        for (part, item) in rows {
+            auditor.see_row(key(item), part, &Tally { ok: 1, ..Tally::default() });
+        }
+        auditor.finish()
+    }
+
+    #[test]
+    fn one_row_per_item_is_whole() {
+        let audit = audit(&["1", "2"], &[("1", "a"), ("1", "b"), ("2", "c")]);
+        assert!(audit.whole);
+        assert_eq!((audit.items, audit.jobs, audit.rows.ok), (3, 2, 3));
+    }
+
+    #[test]
+    fn a_lost_part_is_missing() {
+        let audit = audit(&["1"], &[("1", "a"), ("1", "b")]);
+        assert!(!audit.whole);
+        assert_eq!(audit.missing.len(), 1);
+        assert_eq!(audit.missing[0].reason, "job 2 has no part");
+    }
+
+    #[test]
+    fn a_lost_row_is_missing() {
+        let audit = audit(&["1", "2"], &[("1", "a"), ("2", "c")]);
+        assert_eq!(audit.missing[0].item.as_deref(), Some("s3://b/b"));
+        assert!(audit.missing[0].reason.contains("no row"));
+    }
+
+    #[test]
+    fn a_copied_part_is_doubled_and_unexpected() {
+        let rows = [("1", "a"), ("1", "b"), ("2", "c"), ("3", "a"), ("3", "b")];
+        let audit = audit(&["1", "2", "3"], &rows);
+        assert_eq!((audit.doubled.len(), audit.unexpected.len()), (2, 1));
+        assert_eq!(audit.doubled[0].parts, ["1", "3"]);
+    }
+
+    #[test]
+    fn a_strange_row_is_unexpected() {
+        let audit = audit(&["1", "2"], &[("1", "a"), ("1", "b"), ("2", "c"), ("2", "z")]);
+        assert_eq!(audit.unexpected[0].item.as_deref(), Some("s3://b/z"));
+        assert!(audit.missing.is_empty() && audit.doubled.is_empty());
+    }
+
+    #[test]
+    fn an_item_listed_twice_is_doubled() {
+        let mut auditor = Auditor::new(RunId::new("r").unwrap());
+        auditor.expect(key("a"), JobId::new("1").unwrap());
+        auditor.expect(key("a"), JobId::new("2").unwrap());
+        auditor.see_part(&JobId::new("1").unwrap(), "1");
+        auditor.see_row(key("a"), "1", &Tally { ok: 1, ..Tally::default() });
+        assert!(!auditor.finish().whole);
+    }
+}
