@@ -1,4 +1,4 @@
-//! Writes pictures and `scenes.jsonl`: `scenes FOLDER COUNT SEED train|held-out png|jpeg|mixed`.
+//! Writes pictures and the list: `scenes FOLDER COUNT SEED train|held-out png|jpeg|mixed`.
 
 use captionfleet_world::export::{ExportOptions, FileFormat, export};
 use captionfleet_world::scene::Split;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The format of the picture files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct ExportOptions {
     pub distinct: bool,
 }
 
-/// One line of `scenes.jsonl`.
+/// One line of the list.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportedScene {
     /// File name, relative to the folder.
@@ -60,7 +60,7 @@ pub struct ExportedScene {
     pub retrieval: String,
 }
 
-/// A question of `scenes.jsonl`.
+/// A question of the list.
 #[derive(Debug, Clone, Serialize)]
 pub struct ExportedQuestion {
     /// The question.
@@ -92,7 +92,10 @@ pub fn choose(options: &ExportOptions) -> Vec<(u64, Scene)> {
         .collect()
 }
 
-/// Writes pictures and `scenes.jsonl` into `folder`, which is created, and returns the lines.
+/// Writes pictures into `folder`, which is created, and the list of what is in them beside it
+/// (`pictures.jsonl` for a folder `pictures`), and returns the lines.
+///
+/// The list stays outside, so that every file of the folder is a picture.
 ///
 /// # Errors
 ///
@@ -102,7 +105,7 @@ pub fn export(options: &ExportOptions, folder: &Path) -> io::Result<Vec<Exported
         io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
     };
     fs::create_dir_all(folder).map_err(|error| named(folder, error))?;
-    let list_path = folder.join("scenes.jsonl");
+    let list_path = list_of(folder);
     let mut list = BufWriter::new(File::create(&list_path).map_err(|error| named(&list_path, error))?);
     let mut lines = Vec::with_capacity(options.count);
     for (index, (seed, scene)) in choose(options).into_iter().enumerate() {
@@ -118,6 +121,16 @@ pub fn export(options: &ExportOptions, folder: &Path) -> io::Result<Vec<Exported
     }
     list.flush().map_err(|error| named(&list_path, error))?;
     Ok(lines)
+}
+
+/// Where [`export`] puts the list of a folder's pictures.
+#[must_use]
+pub fn list_of(folder: &Path) -> PathBuf {
+    // A folder that ends in `..` or `/` has no name of its own to borrow.
+    let name = folder.file_name().map_or_else(|| "scenes".into(), std::ffi::OsStr::to_owned);
+    let mut list = name;
+    list.push(".jsonl");
+    folder.parent().unwrap_or(Path::new("")).join(list)
 }
 
 fn describe(

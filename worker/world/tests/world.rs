@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use captionfleet_world::dice::Dice;
-use captionfleet_world::export::{ExportOptions, FileFormat, choose, export};
+use captionfleet_world::export::{ExportOptions, FileFormat, choose, export, list_of};
 use captionfleet_world::questions::{questions, sample_question};
 use captionfleet_world::stream::{StreamOptions, write_stream};
 use captionfleet_world::texts::{captions, retrieval_text, sample_caption, sample_search};
@@ -131,11 +131,12 @@ fn exported_files_open_with_the_stated_size_and_distinct_texts() {
         assert_eq!((picture.width(), picture.height()), (line.width, line.height));
         assert_eq!((line.seed, &line.retrieval), (seed, &retrieval_text(&scene)));
     }
-    let listed = std::fs::read_to_string(folder.join("scenes.jsonl")).unwrap();
+    let listed = std::fs::read_to_string(captionfleet_world::export::list_of(&folder)).unwrap();
     assert_eq!(listed.lines().count(), 30);
     let formats: HashSet<_> = lines.iter().map(|line| line.file.rsplit('.').next().unwrap()).collect();
     assert_eq!(formats, HashSet::from(["png", "jpg"]));
     std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_file(list_of(&folder)).unwrap();
 }
 
 #[test]

@@ -319,6 +319,6 @@ def load_records(stream: Stream, count: int) -> list:
 
 
 def load_scenes(folder: Path) -> list[dict]:
-    """The lines of an exported folder."""
-    with open(folder / "scenes.jsonl", encoding="utf-8") as lines:
+    """The list beside an exported folder of pictures."""
+    with open(folder.with_name(folder.name + ".jsonl"), encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
