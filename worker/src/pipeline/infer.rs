@@ -2,6 +2,8 @@
 
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_proto::job::Lane;
+use captionfleet_proto::rows::Row;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
 use super::budget::permit;
@@ -23,26 +25,33 @@ impl Pipeline {
             () = drain.soft.cancelled() => return Ok(None),
         }
         let plan = self.plan(&task.caption);
-        let work = async {
-            let mut running = futures::stream::iter(task.caption.items.iter().enumerate())
-                .map(|(at, item)| {
-                    let (task, plan) = (&task, &plan);
-                    let row = self.run_item(task, plan.as_ref(), item, Mode::Together);
-                    row.map(move |row| (at, row)).boxed()
-                })
-                .buffer_unordered(budget.width);
-            let mut rows = Vec::with_capacity(task.caption.items.len());
-            while let Some((at, row)) = running.next().await {
-                rows.push((at, row?));
-            }
-            rows.sort_unstable_by_key(|(at, _)| *at);
-            Ok(rows.into_iter().map(|(_, row)| row).collect())
-        };
+        let work = self.rows_of(&task, plan.as_ref(), budget.width);
         let rows = tokio::select! {
             rows = work => rows?,
             () = drain.hard.cancelled() => return Ok(None),
         };
         Ok(Some(Inferred { task, rows, quarantined: false }))
+    }
+
+    /// One row per item, in item order; the first item that stops the job ends them all.
+    async fn rows_of(
+        &self,
+        task: &Received,
+        plan: Result<&Plan, &ItemFailure>,
+        width: usize,
+    ) -> Result<Vec<Row>, Failure> {
+        // Boxed: the compiler cannot see that a stream of closures borrowing `self` may cross threads.
+        let mut items: Vec<BoxFuture<'_, (usize, Result<Row, Failure>)>> = Vec::new();
+        for (at, item) in task.caption.items.iter().enumerate() {
+            items.push(self.run_item(task, plan, item, Mode::Together).map(move |row| (at, row)).boxed());
+        }
+        let mut running = futures::stream::iter(items).buffer_unordered(width);
+        let mut rows = Vec::with_capacity(task.caption.items.len());
+        while let Some((at, row)) = running.next().await {
+            rows.push((at, row?));
+        }
+        rows.sort_unstable_by_key(|(at, _)| *at);
+        Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
 
     /// What the engine is asked about one picture.

@@ -85,7 +85,7 @@ pub struct PipelineOptions {
     /// This worker's name in outcomes and markers.
     pub worker_name: String,
     /// Longest answer in tokens when the job does not say.
-    pub max_tokens_default: usize,
+    pub max_tokens_default: u32,
     /// Largest picture that is decoded.
     pub decode_limits: DecodeLimits,
     /// How long a finished part is held while the archive cannot take it, before the job is retried as a whole.

@@ -25,8 +25,7 @@ impl Pipeline {
             Prompt::Ask { question } => info.prompts.ask(question),
             Prompt::Raw { template } => Ok(template.clone()),
         };
-        let max_new_tokens =
-            caption.max_tokens.map_or(self.options.max_tokens_default, |tokens| tokens as usize);
+        let max_new_tokens = caption.max_tokens.unwrap_or(self.options.max_tokens_default) as usize;
         let checked = prompt.map_err(EngineError::from).and_then(|prompt| {
             self.engine.check_prompt(&prompt, max_new_tokens)?;
             Ok(prompt)

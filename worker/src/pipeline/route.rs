@@ -24,13 +24,13 @@ impl Pipeline {
             Err(error) => return Verdict::Failed(Failure::Message(error)),
         };
         let span = tracing::info_span!("job", job.id = %job.id, run.id = %job.run, trace.id = %job.trace_id);
-        let worked = async {
-            match &job.kind {
-                JobKind::Search(search) => Ok(self.answer(&job, search, hand_over).await),
-                JobKind::Caption(caption) => self.caption(&job, caption.clone(), hand_over, drain).await,
+        match &job.kind {
+            JobKind::Search(search) => self.answer(&job, search, hand_over).instrument(span).await,
+            JobKind::Caption(caption) => {
+                let done = self.caption(&job, caption.clone(), hand_over, drain).instrument(span).await;
+                done.unwrap_or_else(Verdict::Failed)
             }
-        };
-        worked.instrument(span).await.unwrap_or_else(Verdict::Failed)
+        }
     }
 
     /// Whether this worker serves the bundle that the job wants.
