@@ -1,7 +1,7 @@
 //! Which decoder gets the bytes, and what it may spend on them.
 
 use super::raster::{self, Raster};
-use super::{DecodeError, Picture, gif, jpeg};
+use super::{DecodeError, Picture, gif, jpeg, pnm, tiff};
 
 /// What a picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,12 +48,12 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
             raster::decode(bytes, Raster::WebP, limits)
         }
         [b'I', b'I', b'*', 0, ..] | [b'M', b'M', 0, b'*', ..] | [b'I', b'I', b'+', 0, ..] => {
-            raster::decode(bytes, Raster::Tiff, limits)
+            tiff::decode(bytes, limits)
         }
         [b'B', b'M', ..] => raster::decode(bytes, Raster::Bmp, limits),
         [0, 0, 1, 0, ..] => raster::decode(bytes, Raster::Ico, limits),
         [b'P', b'1'..=b'6', separator, ..] if separator.is_ascii_whitespace() || *separator == b'#' => {
-            raster::decode(bytes, Raster::Pnm, limits)
+            pnm::decode(bytes, limits)
         }
         _ => Err(DecodeError::UnsupportedFormat(
             "the content is none of JPEG, PNG, GIF, WebP, TIFF, BMP, ICO and PNM".into(),

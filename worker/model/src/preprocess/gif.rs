@@ -2,11 +2,15 @@
 
 use std::io::Cursor;
 
-use super::{DecodeError, DecodeLimits, Picture};
+use super::{DecodeError, DecodeLimits, Picture, raster};
 
 const FORMAT: &str = "GIF";
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
+    raster::guarded(FORMAT, || decode_first_frame(bytes, limits))
+}
+
+fn decode_first_frame(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
     let mut options = gif::DecodeOptions::new();
     options.set_color_output(gif::ColorOutput::Indexed);
     // checked below against the screen's size, which bounds every frame that is accepted
@@ -50,6 +54,10 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
 fn decode_error(error: &gif::DecodingError) -> DecodeError {
     match error {
         gif::DecodingError::Io(io) if io.kind() == std::io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { format: FORMAT }
+        }
+        // the decoder's own words for an end in the middle of a block
+        other if other.to_string().contains("nexpected End of File") => {
             DecodeError::Truncated { format: FORMAT }
         }
         other => DecodeError::Corrupt { format: FORMAT, reason: other.to_string() },

@@ -33,12 +33,16 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     Ok(Picture { width: decoded.width, height: decoded.height, rgb })
 }
 
-/// Adobe stores CMYK inverted, and Pillow takes every four-component JPEG to be Adobe's; then its plain
-/// formula: ink removed in proportion to what black leaves.
+/// Adobe stores CMYK inverted, and Pillow takes every four-component JPEG to be Adobe's.
 fn inverted_cmyk(pixel: &[u8; 4]) -> [u8; 3] {
-    let light = u32::from(pixel[3]);
+    cmyk_to_rgb(&pixel.map(|ink| 255 - ink))
+}
+
+/// Pillow's plain formula: each ink takes away from what black leaves, in proportion.
+pub(super) fn cmyk_to_rgb(pixel: &[u8; 4]) -> [u8; 3] {
+    let light = u32::from(255 - pixel[3]);
     [0, 1, 2].map(|ink| {
-        let product = u32::from(255 - pixel[ink]) * light + 128;
+        let product = u32::from(pixel[ink]) * light + 128;
         (light - (((product >> 8) + product) >> 8)) as u8
     })
 }

@@ -15,9 +15,11 @@ mod jpeg;
 mod libjpeg;
 mod picture;
 mod pixels;
+mod pnm;
 mod raster;
 mod resample;
 mod resize;
+mod tiff;
 
 pub use decode::{DecodeLimits, decode};
 pub use error::DecodeError;

@@ -41,15 +41,58 @@ impl Raster {
     }
 }
 
+/// What becomes of 16-bit samples, and of 8-bit ones that have a range of their own.
+type Scale<'a> = &'a dyn Fn(u16) -> u8;
+
 pub(super) fn decode(bytes: &[u8], kind: Raster, limits: &DecodeLimits) -> Result<Picture, DecodeError> {
-    // The decoders are memory-safe, but a panic in one of them must cost one picture, not the process.
-    catch_unwind(AssertUnwindSafe(|| decode_checked(bytes, kind, limits))).unwrap_or_else(|_| {
-        Err(DecodeError::Corrupt { format: kind.name(), reason: "the decoder gave up".into() })
+    guarded(kind.name(), || {
+        let (width, height, image) = decode_image(bytes, kind, limits)?;
+        // PNG states its depth itself, because a transparent grey hides the kind from the decoder's answer
+        let clips = match kind {
+            Raster::Png => bytes.get(24..26) == Some(&[16, 0]),
+            _ => matches!(image, DynamicImage::ImageLuma16(_)),
+        };
+        let high = |value: u16| (value >> 8) as u8;
+        let clipped = |value: u16| value.min(255) as u8;
+        let rgb = to_rgb(image, if clips { &clipped } else { &high });
+        finish(kind, width, height, rgb)
     })
 }
 
-fn decode_checked(bytes: &[u8], kind: Raster, limits: &DecodeLimits) -> Result<Picture, DecodeError> {
-    let failed = |error: ImageError| decode_error(kind.name(), &error);
+/// As [`decode`], with every sample, 8 bits or 16, going through `scale`.
+pub(super) fn decode_with(
+    bytes: &[u8],
+    kind: Raster,
+    limits: &DecodeLimits,
+    scale: Scale,
+) -> Result<Picture, DecodeError> {
+    guarded(kind.name(), || {
+        let (width, height, image) = decode_image(bytes, kind, limits)?;
+        let narrow: [u8; 256] = std::array::from_fn(|value| scale(value as u16));
+        let mut rgb = to_rgb(image.clone(), scale);
+        let is_wide = matches!(image, DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_));
+        if let (false, Some(rgb)) = (is_wide, &mut rgb) {
+            rgb.iter_mut().for_each(|sample| *sample = narrow[usize::from(*sample)]);
+        }
+        finish(kind, width, height, rgb)
+    })
+}
+
+/// Run a decoder. They are memory-safe, but a panic in one of them must cost one picture, not the process.
+pub(super) fn guarded(
+    format: &'static str,
+    decode: impl FnOnce() -> Result<Picture, DecodeError>,
+) -> Result<Picture, DecodeError> {
+    catch_unwind(AssertUnwindSafe(decode))
+        .unwrap_or_else(|_| Err(DecodeError::Corrupt { format, reason: "the decoder gave up".into() }))
+}
+
+fn decode_image(
+    bytes: &[u8],
+    kind: Raster,
+    limits: &DecodeLimits,
+) -> Result<(u32, u32, DynamicImage), DecodeError> {
+    let failed = |error: ImageError| decode_error(kind, &error, bytes);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), kind.format());
     let mut allocations = image::Limits::no_limits();
     // eight bytes a pixel is the widest type that is read, and decoders keep a second copy at most
@@ -58,13 +101,11 @@ fn decode_checked(bytes: &[u8], kind: Raster, limits: &DecodeLimits) -> Result<P
     let decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
-    let image = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    // PNG only: grey of 16 bits, which Pillow opens as integers and clips
-    let clips = match kind {
-        Raster::Png => bytes.get(24..26) == Some(&[16, 0]),
-        _ => matches!(image, DynamicImage::ImageLuma16(_)),
-    };
-    let rgb = to_rgb(image, clips).ok_or_else(|| {
+    Ok((width, height, DynamicImage::from_decoder(decoder).map_err(failed)?))
+}
+
+fn finish(kind: Raster, width: u32, height: u32, rgb: Option<Vec<u8>>) -> Result<Picture, DecodeError> {
+    let rgb = rgb.ok_or_else(|| {
         DecodeError::UnsupportedFormat(format!("{} with floating-point pixels", kind.name()))
     })?;
     if rgb.len() as u64 != u64::from(width) * u64::from(height) * 3 {
@@ -73,46 +114,46 @@ fn decode_checked(bytes: &[u8], kind: Raster, limits: &DecodeLimits) -> Result<P
     Ok(Picture { width, height, rgb })
 }
 
-/// Pillow's `convert("RGB")`: grey is replicated, alpha dropped, of 16 bits the upper 8 are kept, except
-/// that plain 16-bit grey is clipped.
-fn to_rgb(image: DynamicImage, clips: bool) -> Option<Vec<u8>> {
-    let high = |value: u16| (value >> 8) as u8;
-    let grey16 = |value: u16| if clips { value.min(255) as u8 } else { high(value) };
+/// Pillow's `convert("RGB")`: grey is replicated and alpha dropped; 16-bit samples go through `wide`.
+/// `None` for floating-point pixels.
+fn to_rgb(image: DynamicImage, wide: Scale) -> Option<Vec<u8>> {
+    fn replicated<T: Copy>(samples: &[T], channels: usize, byte: impl Fn(T) -> u8) -> Vec<u8> {
+        samples.chunks_exact(channels).flat_map(|pixel| [byte(pixel[0]); 3]).collect()
+    }
+    fn opaque<T: Copy>(samples: &[T], byte: impl Fn(T) -> u8) -> Vec<u8> {
+        samples.as_chunks::<4>().0.iter().flat_map(|p| [byte(p[0]), byte(p[1]), byte(p[2])]).collect()
+    }
+    let same = |value: u8| value;
     Some(match image {
         DynamicImage::ImageRgb8(image) => image.into_raw(),
-        DynamicImage::ImageRgba8(image) => {
-            image.as_raw().as_chunks::<4>().0.iter().flat_map(|p| [p[0], p[1], p[2]]).collect()
-        }
-        DynamicImage::ImageLuma8(image) => image.as_raw().iter().flat_map(|&grey| [grey; 3]).collect(),
-        DynamicImage::ImageLumaA8(image) => {
-            image.as_raw().as_chunks::<2>().0.iter().flat_map(|p| [p[0]; 3]).collect()
-        }
-        DynamicImage::ImageLuma16(image) => {
-            image.as_raw().iter().flat_map(|&grey| [grey16(grey); 3]).collect()
-        }
-        DynamicImage::ImageLumaA16(image) => {
-            image.as_raw().as_chunks::<2>().0.iter().flat_map(|p| [grey16(p[0]); 3]).collect()
-        }
-        DynamicImage::ImageRgb16(image) => image.as_raw().iter().map(|&value| high(value)).collect(),
-        DynamicImage::ImageRgba16(image) => image
-            .as_raw()
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|p| [high(p[0]), high(p[1]), high(p[2])])
-            .collect(),
+        DynamicImage::ImageRgba8(image) => opaque(image.as_raw(), same),
+        DynamicImage::ImageLuma8(image) => replicated(image.as_raw(), 1, same),
+        DynamicImage::ImageLumaA8(image) => replicated(image.as_raw(), 2, same),
+        DynamicImage::ImageLuma16(image) => replicated(image.as_raw(), 1, wide),
+        DynamicImage::ImageLumaA16(image) => replicated(image.as_raw(), 2, wide),
+        DynamicImage::ImageRgb16(image) => image.as_raw().iter().map(|&value| wide(value)).collect(),
+        DynamicImage::ImageRgba16(image) => opaque(image.as_raw(), wide),
         _ => return None,
     })
 }
 
-fn decode_error(format: &'static str, error: &ImageError) -> DecodeError {
-    if is_early_end(error) {
+/// Sort a decoder's error into the codes of rows.
+fn decode_error(kind: Raster, error: &ImageError, bytes: &[u8]) -> DecodeError {
+    let format = kind.name();
+    if is_early_end(error) || (kind == Raster::WebP && is_shorter_than_stated(bytes)) {
         return DecodeError::Truncated { format };
     }
     match error {
         ImageError::Unsupported(reason) => DecodeError::UnsupportedFormat(reason.to_string()),
         other => DecodeError::Corrupt { format, reason: other.to_string() },
     }
+}
+
+/// WebP's container states its length; the decoder of what is inside cannot tell an end from damage.
+fn is_shorter_than_stated(bytes: &[u8]) -> bool {
+    let stated =
+        bytes.get(4..8).and_then(|four| four.first_chunk()).map_or(0, |four| u32::from_le_bytes(*four));
+    (bytes.len() as u64) < u64::from(stated) + 8
 }
 
 /// Whether some cause says that the bytes ran out.
