@@ -17,6 +17,7 @@ pub mod embedded;
 mod error;
 mod message;
 mod queue_name;
+pub mod rabbitmq;
 pub mod topology;
 
 use async_trait::async_trait;

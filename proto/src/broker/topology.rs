@@ -200,7 +200,8 @@ impl Topology {
     }
 
     fn named(&self, suffix: &str) -> QueueName {
-        QueueName::new(format!("{}.{suffix}", self.prefix)).expect("the prefix was checked and suffixes are short")
+        QueueName::new(format!("{}.{suffix}", self.prefix))
+            .expect("the prefix was checked and suffixes are short")
     }
 }
 
@@ -266,7 +267,8 @@ mod tests {
 
     #[test]
     fn names_are_the_documented_ones() {
-        let names: Vec<_> = Topology::default().queues().into_iter().map(|queue| queue.name.to_string()).collect();
+        let names: Vec<_> =
+            Topology::default().queues().into_iter().map(|queue| queue.name.to_string()).collect();
         assert_eq!(
             names,
             [
@@ -298,7 +300,8 @@ mod tests {
 
     #[test]
     fn dead_letters_lead_somewhere_that_exists() {
-        let topology = Topology::with_prefix("test1.").unwrap().with_retry_delays([Duration::from_millis(250)]);
+        let topology =
+            Topology::with_prefix("test1.").unwrap().with_retry_delays([Duration::from_millis(250)]);
         let queues = topology.queues();
         for target in queues.iter().filter_map(|queue| queue.dead_letter_to.as_ref()) {
             assert!(queues.iter().any(|queue| queue.name == *target), "{target} is not declared");

@@ -7,9 +7,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::queues::{ConsumerId, HandedOut, Next, Ticket};
-use crate::broker::{
-    BrokerError, BrokerErrorKind, Consumer, Delivery, QueueName, Requeue, Settlement,
-};
+use crate::broker::{BrokerError, BrokerErrorKind, Consumer, Delivery, QueueName, Requeue, Settlement};
 
 /// A subscription; dropping it returns what it holds.
 pub(super) struct EmbeddedConsumer {
@@ -50,7 +48,11 @@ impl Consumer for EmbeddedConsumer {
                 Next::Message(handed_out) => return Ok(Some(self.delivery(*handed_out))),
                 Next::Ended => return Ok(None),
                 Next::QueueGone => {
-                    return Err(BrokerError::new(BrokerErrorKind::NoSuchQueue, "consume", self.queue.as_str()));
+                    return Err(BrokerError::new(
+                        BrokerErrorKind::NoSuchQueue,
+                        "consume",
+                        self.queue.as_str(),
+                    ));
                 }
                 Next::Wait(None) => changed.await,
                 Next::Wait(Some(due)) => tokio::select! {

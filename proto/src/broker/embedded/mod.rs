@@ -46,7 +46,11 @@ impl EmbeddedBroker {
     }
 
     /// Runs `change` on the queues and wakes whoever waits.
-    fn change<T>(&self, operation: &'static str, change: impl FnOnce(&mut Queues) -> T) -> Result<T, BrokerError> {
+    fn change<T>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&mut Queues) -> T,
+    ) -> Result<T, BrokerError> {
         let changed = {
             let mut state = self.shared.lock();
             if state.closed {

@@ -105,7 +105,12 @@ impl Queues {
         self.queues.remove(name);
     }
 
-    pub(super) fn publish(&mut self, name: &QueueName, message: Message, now: Instant) -> Result<(), NoQueue> {
+    pub(super) fn publish(
+        &mut self,
+        name: &QueueName,
+        message: Message,
+        now: Instant,
+    ) -> Result<(), NoQueue> {
         self.advance(now);
         self.append(name, message, now)
     }
@@ -117,7 +122,12 @@ impl Queues {
         Ok(QueueDepth { messages: queue.ready.len() as u64, consumers: consumers as u32 })
     }
 
-    pub(super) fn subscribe(&mut self, name: &QueueName, prefetch: u16, now: Instant) -> Result<ConsumerId, NoQueue> {
+    pub(super) fn subscribe(
+        &mut self,
+        name: &QueueName,
+        prefetch: u16,
+        now: Instant,
+    ) -> Result<ConsumerId, NoQueue> {
         self.advance(now);
         let queue = self.queues.get_mut(name).ok_or(NoQueue)?;
         self.consumers += 1;
@@ -142,8 +152,12 @@ impl Queues {
         let Some(queue) = self.queues.get_mut(name) else { return };
         queue.subscriptions.remove(&consumer);
         queue.unused_since = now;
-        let held: Vec<u64> =
-            queue.in_hand.iter().filter(|(_, (holder, _))| *holder == consumer).map(|(place, _)| *place).collect();
+        let held: Vec<u64> = queue
+            .in_hand
+            .iter()
+            .filter(|(_, (holder, _))| *holder == consumer)
+            .map(|(place, _)| *place)
+            .collect();
         for position in held {
             let ticket = Ticket { queue: name.clone(), position, consumer };
             self.nack(&ticket, Requeue::Yes, now);

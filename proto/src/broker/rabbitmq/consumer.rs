@@ -1,0 +1,212 @@
+//! Subscriptions that outlive connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::{FutureExt, StreamExt};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Acker, Channel};
+use tokio::time::{sleep, timeout};
+
+use super::link::{Session, chain};
+use super::properties::{delivery_count, message_from};
+use super::{Shared, fault, queues};
+use crate::broker::{BrokerError, BrokerErrorKind, Consumer, Delivery, QueueName, Requeue, Settlement};
+
+/// The pause before subscribing again after the broker ended a subscription but not the connection.
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
+
+/// A subscription on a channel of its own: when it goes, the broker takes back what it held.
+pub(super) struct RabbitConsumer {
+    shared: Arc<Shared>,
+    queue: QueueName,
+    prefetch: u16,
+    subscription: Option<Subscription>,
+    cancelled: bool,
+}
+
+struct Subscription {
+    channel: Channel,
+    deliveries: lapin::Consumer,
+}
+
+impl RabbitConsumer {
+    /// Subscribes for the first time, so that a missing queue is known at once.
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        queue: QueueName,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
+        let mut consumer =
+            Self { shared, queue, prefetch: prefetch.max(1), subscription: None, cancelled: false };
+        let limit = consumer.shared.operation_timeout;
+        let session = consumer.shared.consuming.session(limit, "consume").await?;
+        consumer.subscription = Some(consumer.subscribe(&session).await?);
+        Ok(consumer)
+    }
+
+    async fn subscribe(&self, session: &Session) -> Result<Subscription, BrokerError> {
+        let object = || format!("queue {}", self.queue);
+        let subscribing = async {
+            let channel = session.connection().create_channel().await?;
+            channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+            let queue = ShortString::from(self.queue.as_str());
+            let options = BasicConsumeOptions::default();
+            let deliveries =
+                channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
+            Ok(Subscription { channel, deliveries })
+        };
+        match timeout(self.shared.operation_timeout, subscribing).await {
+            Ok(subscribed) => subscribed.map_err(|error| fault::broker_error(error, "consume", object())),
+            Err(_) => Err(BrokerError::new(BrokerErrorKind::Timeout, "consume", object())),
+        }
+    }
+
+    /// Subscribes again however long the broker is away. Only a queue that is really gone is an error.
+    async fn resubscribe(&self) -> Result<Subscription, BrokerError> {
+        loop {
+            let session = self.shared.consuming.session(Duration::MAX, "consume").await?;
+            let error = match self.subscribe(&session).await {
+                Ok(subscription) => return Ok(subscription),
+                Err(error) => error,
+            };
+            if error.kind() == BrokerErrorKind::NoSuchQueue {
+                let Some(spec) = self.shared.known_queue(&self.queue) else { return Err(error) };
+                tracing::warn!(queue = %self.queue, "the queue was gone and is declared again");
+                if let Err(error) = queues::declare(&session, &[spec]).await {
+                    tracing::warn!(queue = %self.queue, error = %chain(&error), "cannot declare the queue yet");
+                }
+            } else {
+                tracing::warn!(queue = %self.queue, error = %chain(&error), "cannot consume yet");
+            }
+            sleep(RESUBSCRIBE_PAUSE).await;
+        }
+    }
+
+    fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
+        let message = message_from(delivery.data, &delivery.properties);
+        let count = delivery_count(&delivery.properties);
+        let settlement =
+            RabbitSettlement { acker: delivery.acker, queue: self.queue.clone(), settled: false };
+        Delivery::new(message, self.queue.clone(), delivery.redelivered, count, Box::new(settlement))
+    }
+}
+
+#[async_trait]
+impl Consumer for RabbitConsumer {
+    async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
+        let closing = self.shared.consuming.closing().clone();
+        loop {
+            if self.cancelled || closing.is_cancelled() {
+                return Ok(None);
+            }
+            let Some(subscription) = &mut self.subscription else {
+                let again = tokio::select! {
+                    again = self.resubscribe() => again,
+                    () = closing.cancelled() => return Ok(None),
+                };
+                match again {
+                    Err(error) if error.kind() == BrokerErrorKind::Closed => return Ok(None),
+                    again => self.subscription = Some(again?),
+                }
+                tracing::debug!(queue = %self.queue, "consuming again");
+                continue;
+            };
+            let delivery = tokio::select! {
+                delivery = subscription.deliveries.next() => delivery,
+                () = closing.cancelled() => return Ok(None),
+            };
+            match delivery {
+                Some(Ok(delivery)) => return Ok(Some(self.delivery(delivery))),
+                Some(Err(error)) => {
+                    tracing::debug!(queue = %self.queue, error = %error, "the subscription was lost");
+                    self.subscription = None;
+                }
+                None => {
+                    tracing::debug!(queue = %self.queue, "the broker ended the subscription");
+                    self.subscription = None;
+                    sleep(RESUBSCRIBE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn cancel(&mut self) -> Result<(), BrokerError> {
+        self.cancelled = true;
+        let Some(Subscription { channel, deliveries }) = &mut self.subscription else { return Ok(()) };
+        let cancelling = async {
+            channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await?;
+            while let Some(Ok(delivery)) = deliveries.next().await {
+                delivery.acker.nack(requeue(Requeue::Yes)).await?;
+            }
+            lapin::Result::Ok(())
+        };
+        match timeout(self.shared.operation_timeout, cancelling).await {
+            Ok(Ok(())) => {}
+            // Without its connection the subscription is cancelled already.
+            Ok(Err(error)) => {
+                tracing::debug!(queue = %self.queue, error = %error, "cancelled after the connection was lost")
+            }
+            Err(_) => {
+                let object = format!("queue {}", self.queue);
+                return Err(BrokerError::new(BrokerErrorKind::Timeout, "cancel the consumer of", object));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The right to settle one delivery, bound to the channel that brought it.
+struct RabbitSettlement {
+    acker: Acker,
+    queue: QueueName,
+    settled: bool,
+}
+
+impl RabbitSettlement {
+    fn note(&self, settled: lapin::Result<bool>) {
+        match settled {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::debug!(queue = %self.queue, "settled a delivery of a lost connection; it is redelivered");
+            }
+            Err(error) => {
+                tracing::debug!(queue = %self.queue, error = %error, "lost the connection while settling; the delivery comes again");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Settlement for RabbitSettlement {
+    async fn ack(mut self: Box<Self>) -> Result<(), BrokerError> {
+        self.settled = true;
+        let settled = self.acker.ack(BasicAckOptions::default()).await;
+        self.note(settled);
+        Ok(())
+    }
+
+    async fn nack(mut self: Box<Self>, how: Requeue) -> Result<(), BrokerError> {
+        self.settled = true;
+        let settled = self.acker.nack(requeue(how)).await;
+        self.note(settled);
+        Ok(())
+    }
+}
+
+impl Drop for RabbitSettlement {
+    fn drop(&mut self) {
+        if !self.settled && self.acker.usable() {
+            // The first poll queues the command; what comes of it nobody needs to know.
+            let _ = self.acker.nack(requeue(Requeue::Yes)).now_or_never();
+        }
+    }
+}
+
+fn requeue(how: Requeue) -> BasicNackOptions {
+    BasicNackOptions { requeue: how == Requeue::Yes, ..BasicNackOptions::default() }
+}

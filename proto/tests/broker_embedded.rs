@@ -1,0 +1,12 @@
+//! The embedded broker keeps the port's promises.
+
+use std::sync::Arc;
+
+use captionfleet_proto::broker::embedded::EmbeddedBroker;
+use captionfleet_proto::broker::{Broker, Topology};
+
+async fn make(topology: Topology) -> Arc<dyn Broker> {
+    Arc::new(EmbeddedBroker::new(topology))
+}
+
+captionfleet_proto::broker_conformance!(make);

@@ -1,0 +1,115 @@
+//! The broker under test and ways to come between it and us.
+#![allow(dead_code, clippy::expect_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::{Broker, Topology};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// The address of the test broker.
+///
+/// # Panics
+/// If the test command did not name one.
+pub fn broker_uri() -> String {
+    std::env::var("CAPTIONFLEET_TEST_AMQP").expect(
+        "CAPTIONFLEET_TEST_AMQP is not set: run this through the test command, which starts a RabbitMQ",
+    )
+}
+
+/// `host:port` of the test broker.
+pub fn broker_authority() -> String {
+    let uri = broker_uri();
+    let authority = uri.split("://").nth(1).and_then(|rest| rest.split('/').next()).expect("a URI");
+    authority.rsplit('@').next().expect("a host").to_owned()
+}
+
+/// The test broker's address by way of another port, here on loopback.
+pub fn uri_through(port: u16) -> String {
+    broker_uri().replace(&broker_authority(), &format!("127.0.0.1:{port}"))
+}
+
+/// A connection to the test broker's address as changed by `change`.
+pub async fn connect(
+    uri: String,
+    topology: &Topology,
+    change: impl FnOnce(&mut RabbitMqOptions),
+) -> Arc<dyn Broker> {
+    let mut options = RabbitMqOptions::new([uri], topology.clone());
+    change(&mut options);
+    Arc::new(RabbitMq::connect(options).await.expect("the test broker accepts the connection"))
+}
+
+/// What the proxy does to the connections through it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    /// Passes everything on.
+    Fair,
+    /// Connections stay open and nothing passes, in either direction.
+    HalfOpen,
+    /// Existing connections are cut and new ones refused.
+    Down,
+}
+
+/// A TCP proxy to the test broker.
+pub struct Proxy {
+    pub port: u16,
+    weather: watch::Sender<Weather>,
+    listener: JoinHandle<()>,
+}
+
+impl Proxy {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let weather = watch::Sender::new(Weather::Fair);
+        let target = broker_authority();
+        let seen = weather.subscribe();
+        let listener = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (target, seen) = (target.clone(), seen.clone());
+                tokio::spawn(async move { serve(client, target, seen).await });
+            }
+        });
+        Self { port, weather, listener }
+    }
+
+    pub fn set(&self, weather: Weather) {
+        self.weather.send_replace(weather);
+    }
+
+    /// Cuts every connection once.
+    pub async fn cut(&self) {
+        self.set(Weather::Down);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.set(Weather::Fair);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+async fn serve(mut client: TcpStream, target: String, mut weather: watch::Receiver<Weather>) {
+    if *weather.borrow() == Weather::Down {
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    loop {
+        let fair = *weather.borrow_and_update() == Weather::Fair;
+        tokio::select! {
+            _ = copy_bidirectional(&mut client, &mut server), if fair => return,
+            changed = weather.changed() => {
+                if changed.is_err() || *weather.borrow() == Weather::Down {
+                    return;
+                }
+            }
+        }
+    }
+}
