@@ -87,7 +87,7 @@ impl Progress {
                 bar.set_style(style.with_key(
                     "per_sec",
                     |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-                        drop(write!(out, "{:.1}/s", state.per_sec()));
+                        let _ = write!(out, "{:.1}/s", state.per_sec());
                     },
                 ));
             }

@@ -6,7 +6,6 @@ use crate::plan::Plan;
 use crate::progress::duration;
 use captionfleet_proto::job::RunId;
 use serde::Serialize;
-use std::fmt::Write as _;
 
 /// What a submission came to.
 #[derive(Debug, Clone, Serialize)]
@@ -73,7 +72,7 @@ impl Report {
             return self.nothing_to_do();
         }
         let mut text = String::new();
-        let mut put = |name: &str, value: String| drop(writeln!(text, "{name:<12} {value}"));
+        let mut put = |name: &str, value: String| text.push_str(&format!("{name:<12} {value}\n"));
         put("ok", self.rows.ok.to_string());
         let codes: Vec<_> = self.rows.failed.iter().map(|(code, count)| format!("{code} {count}")).collect();
         let codes = if codes.is_empty() { String::new() } else { format!("   {}", codes.join(", ")) };
@@ -117,7 +116,7 @@ impl Report {
 fn before(report: &Report) -> String {
     let mut text = format!("{} ok", report.already_done);
     if report.already_failed > 0 {
-        drop(write!(text, ", {} failed; --retry-failed tries those again", report.already_failed));
+        text.push_str(&format!(", {} failed; --retry-failed tries those again", report.already_failed));
     }
     text
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use captionfleet_proto::job::JobItem;
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind};
-use captionfleet_proto::uri::{ArchiveLocation, ArchiveUri, ItemUri, Location};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use futures::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
@@ -95,9 +95,9 @@ fn read(path: &Path) -> std::io::Result<Option<(Bytes, String)>> {
 /// Where an object of the archive is for everyone.
 pub fn address(archive: &ArchiveUri, key: &str) -> ItemUri {
     match archive.location() {
-        ArchiveLocation::S3 { bucket, prefix } if prefix.is_empty() => ItemUri::s3(bucket, key),
-        ArchiveLocation::S3 { bucket, prefix } => ItemUri::s3(bucket, &format!("{prefix}/{key}")),
-        ArchiveLocation::Folder(folder) => {
+        Location::S3 { bucket, key: prefix } if prefix.is_empty() => ItemUri::s3(&bucket, key),
+        Location::S3 { bucket, key: prefix } => ItemUri::s3(&bucket, &format!("{prefix}/{key}")),
+        Location::File(folder) => {
             ItemUri::from_path(&folder.join(key)).expect("an archive's folder is absolute and tidy")
         }
     }

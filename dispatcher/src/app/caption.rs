@@ -21,7 +21,7 @@ use captionfleet_proto::job::Lane;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
-use captionfleet_proto::storage::{Storage, Stores};
+use captionfleet_proto::storage::Stores;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::{self, AdminAddr, Readiness};
 use std::sync::Arc;

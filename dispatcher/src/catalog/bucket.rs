@@ -8,7 +8,7 @@ use super::source::{Objects, is_pattern};
 use super::{CatalogError, CatalogOptions, Identity, Item, has_picture_extension};
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{ObjectMeta, StorageError, Stores};
-use captionfleet_proto::uri::{ArchiveLocation, ArchiveUri, ItemUri};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use futures::TryStreamExt as _;
 
 /// Lists the items of one prefix.
@@ -57,7 +57,7 @@ impl Selection {
         let key = objects.key.clone();
         let pattern = if is_pattern(&key) { Some(KeyPattern::new(&key)?) } else { None };
         let own = match options.archive.as_ref().map(ArchiveUri::location) {
-            Some(ArchiveLocation::S3 { bucket, prefix }) if *bucket == objects.bucket => own_prefixes(prefix),
+            Some(Location::S3 { bucket, key }) if bucket == objects.bucket => own_prefixes(&key),
             _ => Vec::new(),
         };
         Ok(Self { key, pattern, pictures_only: options.pictures_only, own })

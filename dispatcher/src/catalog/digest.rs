@@ -25,7 +25,10 @@ pub(super) fn read(entry: Entry) -> Found {
     };
     match outcome {
         Ok((digest, size)) => Found { path, identity: Identity::Sha256(digest), size: Some(size) },
-        Err(error) => Found { path, identity: Identity::Unreadable(unreadable(&error)), size: None },
+        Err(error) => {
+            let identity = Identity::Unreadable(unreadable(&path, &error));
+            Found { path, identity, size: None }
+        }
     }
 }
 
@@ -48,11 +51,12 @@ fn sha256(path: &Path) -> std::io::Result<(String, u64)> {
     }
 }
 
-fn unreadable(error: &std::io::Error) -> Unreadable {
+fn unreadable(path: &Path, error: &std::io::Error) -> Unreadable {
     let code = match error.kind() {
         ErrorKind::PermissionDenied => "permission_denied",
+        ErrorKind::NotFound => "not_found",
         // A link that leads to itself leads nowhere.
-        ErrorKind::NotFound | ErrorKind::FilesystemLoop | ErrorKind::NotADirectory => "not_found",
+        _ if path.is_symlink() => "not_found",
         _ => "internal",
     };
     Unreadable { code, message: error.to_string() }

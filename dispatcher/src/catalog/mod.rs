@@ -16,7 +16,7 @@ pub use error::CatalogError;
 pub use source::Source;
 
 use captionfleet_proto::storage::Stores;
-use captionfleet_proto::uri::{ArchiveLocation, ArchiveUri, ItemUri};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -123,8 +123,8 @@ struct LocalRules {
 
 fn local_rules(options: &CatalogOptions) -> LocalRules {
     let archive = options.archive.as_ref().and_then(|archive| match archive.location() {
-        ArchiveLocation::Folder(path) => Some(path.clone()),
-        ArchiveLocation::S3 { .. } => None,
+        Location::File(path) => Some(path),
+        Location::S3 { .. } => None,
     });
     LocalRules { archive, pictures_only: options.pictures_only }
 }
