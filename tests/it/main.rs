@@ -1,1 +1,10 @@
 //! End to end: both programs as child processes, over the real services that `tests/run` starts.
+#![allow(clippy::unwrap_used)]
+
+mod archive;
+mod bad_input;
+mod demo;
+mod fleet;
+mod pictures;
+mod python;
+mod telemetry;

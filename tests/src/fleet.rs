@@ -104,19 +104,21 @@ impl Fleet {
     /// # Errors
     /// When the program cannot be started.
     pub fn start_worker(&self, worker: &str, options: &[&str]) -> anyhow::Result<Child> {
-        let mut command = program("worker")?;
-        command.arg("run").args(self.service_options()).args(["--admin-addr", "off"]).args(options);
-        Child::spawn(worker, command, &self.folder().join(format!("{worker}.log")))
+        self.spawn_worker(worker, "off", options)
     }
 
-    /// Starts the dispatcher in the background; its output goes to `LOG.log` in the test's folder.
+    /// Starts a worker whose admin port listens at `address`.
     ///
     /// # Errors
-    /// When the program cannot be started.
-    pub fn start_dispatcher(&self, log: &str, arguments: &[&str]) -> anyhow::Result<Child> {
-        let mut command = program("dispatcher")?;
-        command.args(arguments);
-        Child::spawn(log, command, &self.folder().join(format!("{log}.log")))
+    /// As [`Self::start_worker`].
+    pub fn start_worker_at(&self, address: &str) -> anyhow::Result<Child> {
+        self.spawn_worker("watched", address, &[])
+    }
+
+    fn spawn_worker(&self, name: &str, admin: &str, options: &[&str]) -> anyhow::Result<Child> {
+        let mut command = program("worker")?;
+        command.arg("run").args(self.service_options()).args(["--admin-addr", admin]).args(options);
+        Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 }
 

@@ -1,3 +1,7 @@
-//! entry point
+//! `worker`: see `worker --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    captionfleet_worker::commands::main()
+}

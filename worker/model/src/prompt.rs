@@ -42,15 +42,18 @@ impl PromptTemplates {
     /// The prompts that suit a TinyGPT-V stage: what stage 3 was trained on for captions of stages 1 to 3, the demo's
     /// dialogue with stage 4's task tags for stage 4, and the evaluation's wording for questions.
     pub fn of_stage(stage: u8) -> Self {
-        const ASK: &str = "[vqa] Based on the image, respond to this question with a short answer: {question}";
+        const ASK: &str =
+            "[vqa] Based on the image, respond to this question with a short answer: {question}";
         if stage == 4 {
             Self {
-                caption: "<s>[INST] <Img><ImageHere></Img> [caption] please describe this image? [/INST]".to_owned(),
+                caption: "<s>[INST] <Img><ImageHere></Img> [caption] please describe this image? [/INST]"
+                    .to_owned(),
                 ask: format!("<s>[INST] <Img><ImageHere></Img> {ASK} [/INST]"),
             }
         } else {
             Self {
-                caption: "###Human: <Img><ImageHere></Img> Describe this image in detail. ###Assistant: ".to_owned(),
+                caption: "###Human: <Img><ImageHere></Img> Describe this image in detail. ###Assistant: "
+                    .to_owned(),
                 ask: format!("###Human: <Img><ImageHere></Img> {ASK}###Assistant: "),
             }
         }

@@ -47,9 +47,7 @@ impl EngineError {
         match self {
             Self::Degenerate(_) => "degenerate",
             Self::PromptTooLong { .. } | Self::Prompt(_) => "prompt_too_long",
-            Self::NoRetrievalHead => "no_retrieval_head",
-            Self::Model(_) | Self::Panicked { .. } => "internal",
-            Self::Stopped => "stopped",
+            Self::NoRetrievalHead | Self::Model(_) | Self::Panicked { .. } | Self::Stopped => "internal",
         }
     }
 

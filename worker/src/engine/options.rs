@@ -48,7 +48,8 @@ impl EngineOptions {
     pub(super) fn limits(self) -> Limits {
         Limits {
             slots: self.slots,
-            reserved_slots: 0,
+            // One seat for a person, so that a question never waits for a bulk caption to end.
+            reserved_slots: 1,
             vision_batch: self.vision_batch,
             prefill_batch: self.prefill_batch,
         }

@@ -47,7 +47,8 @@ impl Sequence {
     ) -> Result<Self, EngineError> {
         Ok(Self {
             prompt: PromptTokens::new(tokenizer, prompt)?,
-            sampler: Sampler::new(sampling, tokenizer.vocab_len()),
+            // The reference counts one begin-of-text token as said, without feeding it.
+            sampler: Sampler::new(sampling, tokenizer.vocab_len()).with_seen([tokenizer.end_of_text()]),
             stop: StopCondition::new(tokenizer, sampling.max_new_tokens),
             logprobs: 0.0,
         })

@@ -1,0 +1,77 @@
+//! One file for each command; here the way from arguments to an exit code.
+
+mod bench;
+mod doctor;
+mod evaluate;
+mod pack;
+mod run;
+mod scenes;
+mod trace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::config::{Cli, Command, UsageError};
+use crate::telemetry::logging;
+
+/// Bad configuration, as in sysexits.h.
+const EXIT_USAGE: u8 = 64;
+
+/// Parses the command line, runs the command, tells what went wrong in one line.
+///
+/// Not `async`: the library then compiles every command once, and not again in each binary.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Whoever asked for help gets it; a broken pipe while printing it is no concern of ours.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    logging::init(cli.log_format);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot be started: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run_command(cli.command)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(&args).await,
+        Command::Pack(args) => pack::run(*args).await,
+        Command::Trace(args) => trace::run(args).await,
+        Command::Scenes(args) => scenes::run(&args),
+        Command::Evaluate(args) => evaluate::run(args).await,
+        Command::Bench(args) => bench::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
+    }
+}
+
+/// Prints a result; results are all that goes to standard output.
+#[allow(clippy::print_stdout)]
+fn say(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// Sets the number of threads for arithmetic and decoding, once for the process.
+fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|error| UsageError(format!("--threads {threads}: {error}")))?;
+    }
+    Ok(())
+}

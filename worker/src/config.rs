@@ -1,0 +1,10 @@
+//! The command line and the environment: as typed, and as resolved. Nothing else reads either.
+
+mod args;
+mod run;
+
+pub use args::{
+    BenchArgs, Cli, Command, DoctorArgs, EvaluateArgs, FileFormatArg, PackArgs, RunArgs, ScenesArgs, SplitArg,
+    TraceArgs,
+};
+pub use run::{RunSettings, UsageError, broker_uris, storage_options};

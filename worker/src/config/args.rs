@@ -1,0 +1,392 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+
+use captionfleet_model::pack::WeightFormat;
+use captionfleet_model::trace::Stage;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::app::DeviceChoice;
+use crate::telemetry::LogFormat;
+use crate::telemetry::admin::AdminAddr;
+
+/// Captions and embeds pictures for a fleet: one TinyGPT-V on one device.
+#[derive(Debug, Parser)]
+#[command(name = "worker", version, max_term_width = 110, after_help = EXAMPLES)]
+pub struct Cli {
+    /// How log lines look: auto (text on a terminal, else JSON), text or json; CAPTIONFLEET_LOG filters them
+    #[arg(long, global = true, default_value = "auto", env = "CAPTIONFLEET_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  worker run --broker amqp://user:password@queue.internal --model s3://models/tinygpt-v.tar
+  worker pack --checkpoint ./tinygpt-v-files --stage-number 3 --weights q8_0 --out ./tinygpt-v.q8
+  worker doctor --broker amqp://queue.internal --model ./tinygpt-v.q8
+
+Exit codes: 0 all is well, 1 the job could not be done, 64 the command line is wrong.";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take jobs from a broker until told to stop
+    Run(Box<RunArgs>),
+    /// Turn published checkpoints into one bundle
+    Pack(Box<PackArgs>),
+    /// Run a folder of reference fixtures through the model and write every tensor
+    Trace(TraceArgs),
+    /// Make pictures of the demo model's small world
+    Scenes(ScenesArgs),
+    /// Measure the demo model on newly made pictures
+    Evaluate(EvaluateArgs),
+    /// Measure a model on this machine
+    Bench(BenchArgs),
+    /// Check broker, storage and model, one line each
+    Doctor(DoctorArgs),
+}
+
+/// Where S3 is.
+#[derive(Debug, Clone, Default, Args)]
+pub struct StorageArgs {
+    /// Endpoint of an S3 server other than AWS (MinIO, Garage, …); buckets are then addressed by path
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+}
+
+/// Where the queue is.
+#[derive(Debug, Clone, Default, Args)]
+pub struct BrokerArgs {
+    /// RabbitMQ, as amqp://user:password@host:port/vhost, several separated by commas. Passwords are better kept in
+    /// the environment variable or in a file
+    #[arg(long, value_name = "URI", env = "CAPTIONFLEET_BROKER", hide_env_values = true)]
+    pub broker: Option<String>,
+
+    /// A file that holds the broker's URI, such as a mounted secret
+    #[arg(long, value_name = "FILE", env = "CAPTIONFLEET_BROKER_FILE", conflicts_with = "broker")]
+    pub broker_file: Option<PathBuf>,
+
+    /// First part of all queue names, so that several fleets can share a broker
+    #[arg(long, value_name = "NAME", default_value = "captionfleet", env = "CAPTIONFLEET_QUEUE_PREFIX")]
+    pub queue_prefix: String,
+}
+
+/// The model, and where it runs.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ModelArgs {
+    /// A bundle (folder, .tar file or s3://…) or tinygpt-v; without it the built-in demo model serves
+    #[arg(long, value_name = "BUNDLE", env = "CAPTIONFLEET_MODEL")]
+    pub model: Option<String>,
+
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto", env = "CAPTIONFLEET_DEVICE")]
+    pub device: DeviceChoice,
+
+    /// Pictures captioned at the same time; more use the device better and take memory
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS")]
+    pub slots: Option<usize>,
+
+    /// Threads for arithmetic and picture decoding; all cores otherwise
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_THREADS")]
+    pub threads: Option<usize>,
+}
+
+/// `worker run`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  CAPTIONFLEET_BROKER=amqps://user:password@queue.internal/captions worker run --model s3://models/tinygpt-v.tar
+  worker run --broker amqp://guest:guest@127.0.0.1 --s3-endpoint http://127.0.0.1:9000
+
+S3 credentials come from the usual AWS_* variables or profiles. SIGTERM drains: running pictures are finished within
+--grace, the rest goes back to the queue; a second signal ends the worker at once.")]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: BrokerArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub storage: StorageArgs,
+
+    /// Bulk jobs taken ahead: enough that fetching never starves the device, few enough that others get some
+    #[arg(long, value_name = "N", default_value_t = 2, env = "CAPTIONFLEET_PREFETCH",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub prefetch: u16,
+
+    /// Longest caption in tokens where the job does not say
+    #[arg(long, value_name = "N", default_value_t = 64, env = "CAPTIONFLEET_MAX_TOKENS",
+          value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_tokens: u32,
+
+    /// Seconds one picture may take in all before it fails with `deadline`
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, env = "CAPTIONFLEET_ITEM_DEADLINE",
+          value_parser = clap::value_parser!(u64).range(1..=1200))]
+    pub item_deadline: u64,
+
+    /// Largest picture file in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64, env = "CAPTIONFLEET_MAX_ITEM_MIB",
+          value_parser = clap::value_parser!(u64).range(1..=4096))]
+    pub max_item_mib: u64,
+
+    /// Seconds to finish running pictures after SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CAPTIONFLEET_GRACE")]
+    pub grace: u64,
+
+    /// A folder whose pictures file:// items may name; none otherwise. May be given several times
+    #[arg(long, value_name = "FOLDER", env = "CAPTIONFLEET_LOCAL_ROOT", value_delimiter = ':')]
+    pub local_root: Vec<PathBuf>,
+
+    /// Address for /metrics, /healthz and /readyz, or off; 127.0.0.1:9464 (a free port if taken) otherwise
+    #[arg(long, value_name = "HOST:PORT", default_value = "default", env = "CAPTIONFLEET_ADMIN_ADDR")]
+    pub admin_addr: AdminAddr,
+}
+
+/// `worker pack`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  worker pack --checkpoint ./tinygpt-v-files --stage-number 3 --out ./tinygpt-v.q8
+  worker pack --vit eva_vit_g.pth --qformer blip2_pretrained_flant5xxl.pth --phi phi-2/ \\
+      --stage TinyGPT-V_for_Stage4.pth --stage-number 4 --itc blip2-itm-vit-g/ --weights q4_0 --out tinygpt-v4.tar
+
+Every tensor is accounted for: a missing or misshaped one is refused by name, an unknown one is reported.")]
+pub struct PackArgs {
+    /// A folder with all files under their published names (and config.json, for other dimensions)
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["vit", "qformer", "phi", "stage", "itc"])]
+    pub checkpoint: Option<PathBuf>,
+
+    /// eva_vit_g.pth
+    #[arg(long, value_name = "FILE", required_unless_present = "checkpoint")]
+    pub vit: Option<PathBuf>,
+
+    /// blip2_pretrained_flant5xxl.pth
+    #[arg(long, value_name = "FILE", required_unless_present = "checkpoint")]
+    pub qformer: Option<PathBuf>,
+
+    /// The phi-2 folder, in any of its three layouts
+    #[arg(long, value_name = "FOLDER", required_unless_present = "checkpoint")]
+    pub phi: Option<PathBuf>,
+
+    /// TinyGPT-V_for_StageN.pth
+    #[arg(long, value_name = "FILE", required_unless_present = "checkpoint")]
+    pub stage: Option<PathBuf>,
+
+    /// N
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub stage_number: u8,
+
+    /// The blip2-itm-vit-g folder; without it the bundle makes no embeddings
+    #[arg(long, value_name = "FOLDER")]
+    pub itc: Option<PathBuf>,
+
+    /// Dimensions, if they are not the published ones
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Type of the language model's matrices: f32, f16, bf16, q8_0, q4_0 or q4_k
+    #[arg(long, value_name = "TYPE", default_value = "q8_0")]
+    pub weights: WeightFormat,
+
+    /// Type of the vision tower's matrices
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub vision_weights: WeightFormat,
+
+    /// The prompt that asks for a caption, with <ImageHere> once; the stage's own otherwise
+    #[arg(long, value_name = "TEMPLATE", requires = "ask_prompt")]
+    pub caption_prompt: Option<String>,
+
+    /// The prompt that asks a question, with <ImageHere> and {question} once
+    #[arg(long, value_name = "TEMPLATE", requires = "caption_prompt")]
+    pub ask_prompt: Option<String>,
+
+    /// What people call the bundle
+    #[arg(long, value_name = "NAME", default_value = "tinygpt-v")]
+    pub name: String,
+
+    /// Licence of the weights, for the manifest
+    #[arg(long, value_name = "TEXT", default_value = "see the publishers of the weights")]
+    pub licence: String,
+
+    /// What the bundle is for, for the manifest
+    #[arg(long, value_name = "TEXT", default_value = "descriptions and search of pictures, reviewed by people")]
+    pub intended_use: String,
+
+    /// A picture for the self-test; a drawn one otherwise
+    #[arg(long, value_name = "FILE")]
+    pub golden_picture: Option<PathBuf>,
+
+    /// The bundle's folder, or its file if the name ends in .tar; must not exist
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `worker trace`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker trace ./golden --stage s3 --out s3.safetensors
+
+The folder holds config.json, checkpoint/, tokenizer/, images/ and the goldens' settings (golden_meta.json,
+golden_itc_meta.json); files of expected tensors are never read.")]
+pub struct TraceArgs {
+    /// The folder of fixtures
+    #[arg(value_name = "GOLDEN_DIR")]
+    pub golden_dir: PathBuf,
+
+    /// s1, s3, s4 or itc
+    #[arg(long)]
+    pub stage: Stage,
+
+    /// The file to write
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: PathBuf,
+}
+
+/// Format of made pictures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileFormatArg {
+    /// PNG only
+    Png,
+    /// JPEG only
+    Jpeg,
+    /// Both
+    Mixed,
+}
+
+/// Which arrangements of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SplitArg {
+    /// Those the demo model was trained on
+    Train,
+    /// Those it has never seen
+    HeldOut,
+}
+
+/// `worker scenes`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker scenes --count 500 --seed 7 --out ./pictures
+
+Writes the pictures, and a list of what is in them (captions, questions with answers, a search text) beside the
+folder: ./pictures.jsonl.")]
+pub struct ScenesArgs {
+    /// How many pictures
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub count: usize,
+
+    /// Another seed makes other pictures
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Which arrangements
+    #[arg(long, value_enum, default_value = "held-out")]
+    pub split: SplitArg,
+
+    /// Format of the files
+    #[arg(long, value_enum, default_value = "mixed")]
+    pub format: FileFormatArg,
+
+    /// The folder to fill
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+/// `worker evaluate`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker evaluate --seed 3
+
+Draws held-out scenes, captions them, asks questions about them and searches them, and prints the shares that are
+right: a caption counts if it states every object's shape, colour and relation or count correctly, a search if the
+right picture among all is first.")]
+pub struct EvaluateArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// How many scenes, each with a search text of its own
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub count: usize,
+
+    /// Another seed draws other scenes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `worker bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker bench --count 256 --slots-list 1,4,16
+
+Captions and embeds made pictures from memory, without queue or storage, and prints pictures per second by the number
+of slots.")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// How many pictures per measurement
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub count: usize,
+
+    /// Numbers of slots to measure
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16")]
+    pub slots_list: Vec<usize>,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `worker doctor`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker doctor --broker amqp://queue.internal --archive s3://photos/captions --model ./tinygpt-v.q8
+
+Checks what is given, one line each; exit code 0 only if all is well.")]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub broker: BrokerArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub storage: StorageArgs,
+
+    /// An archive to reach
+    #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
+    pub archive: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,102 @@
+//! What follows from the command line: checked as a whole before anything is touched.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use captionfleet_proto::broker::Topology;
+use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
+use captionfleet_proto::storage::{LocalRoots, StorageOptions};
+
+use super::args::{BrokerArgs, RunArgs};
+use crate::app::WorkerConfig;
+use crate::model_choice::ModelChoice;
+use crate::pipeline::PipelineOptions;
+
+/// A command line that cannot be meant: exit code 64.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// `worker run`, resolved.
+#[derive(Debug)]
+pub struct RunSettings {
+    /// Brokers to connect to, in turn.
+    pub broker: Vec<String>,
+    /// Queue names.
+    pub topology: Topology,
+    /// Which model.
+    pub model: ModelChoice,
+    /// Access to pictures and archives.
+    pub storage: StorageOptions,
+    /// Everything the worker itself is told.
+    pub worker: WorkerConfig,
+    /// Threads for arithmetic and decoding.
+    pub threads: Option<usize>,
+}
+
+impl RunSettings {
+    /// Checks everything that can be checked without touching anything.
+    ///
+    /// # Errors
+    /// [`UsageError`], or a broker file that cannot be read.
+    pub fn resolve(args: &RunArgs) -> anyhow::Result<Self> {
+        let topology = topology(&args.broker)?;
+        let pipeline = PipelineOptions {
+            topology: topology.clone(),
+            prefetch_bulk: args.prefetch,
+            max_item_bytes: args.max_item_mib << 20,
+            item_deadline: Duration::from_secs(args.item_deadline),
+            grace: Duration::from_secs(args.grace),
+            max_tokens_default: args.max_tokens,
+            ..PipelineOptions::default()
+        };
+        Ok(Self {
+            broker: broker_uris(&args.broker)?,
+            topology,
+            model: ModelChoice::parse(args.model.model.as_deref())?,
+            storage: storage_options(args.storage.s3_endpoint.clone(), &args.local_root),
+            worker: WorkerConfig {
+                device: args.model.device,
+                slots: args.model.slots,
+                pipeline,
+                ..WorkerConfig::default()
+            },
+            threads: args.model.threads,
+        })
+    }
+}
+
+/// Queue names from the prefix.
+fn topology(args: &BrokerArgs) -> Result<Topology, UsageError> {
+    Topology::with_prefix(&args.queue_prefix)
+        .map_err(|error| UsageError(format!("--queue-prefix {}: {error}", args.queue_prefix)))
+}
+
+/// The broker's addresses from flag, environment or file.
+///
+/// # Errors
+/// When none is given or the file cannot be read.
+pub fn broker_uris(args: &BrokerArgs) -> anyhow::Result<Vec<String>> {
+    let text = match (&args.broker, &args.broker_file) {
+        (Some(text), _) => text.clone(),
+        (None, Some(file)) => std::fs::read_to_string(file)
+            .map_err(|error| UsageError(format!("--broker-file {}: {error}", file.display())))?,
+        (None, None) => String::new(),
+    };
+    let uris = RabbitMqOptions::split_uris(&text.replace('\n', ","));
+    if uris.is_empty() {
+        return Err(UsageError(
+            "no broker is given: use --broker amqp://…, CAPTIONFLEET_BROKER or --broker-file".to_owned(),
+        )
+        .into());
+    }
+    Ok(uris)
+}
+
+/// Access to storage for a worker of a fleet: local files only below the given folders.
+#[must_use]
+pub fn storage_options(s3_endpoint: Option<String>, local_roots: &[PathBuf]) -> StorageOptions {
+    let local_roots =
+        if local_roots.is_empty() { LocalRoots::None } else { LocalRoots::Only(local_roots.to_vec()) };
+    StorageOptions { s3_endpoint, local_roots, ..StorageOptions::default() }
+}

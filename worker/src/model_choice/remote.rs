@@ -1,0 +1,50 @@
+//! Bundles in a bucket: fetched once, kept by content.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use captionfleet_model::bundle::{Bundle, MANIFEST};
+use captionfleet_proto::storage::Stores;
+use sha2::{Digest, Sha256};
+
+use super::cache;
+
+/// Far above any bundle; there only to stop a wrong key from filling the disk.
+const MOST_BYTES: u64 = 64 << 30;
+/// A manifest is a few kilobytes.
+const MOST_MANIFEST_BYTES: u64 = 1 << 20;
+
+/// Fetches `s3://bucket/key`, a tar file or a folder, unless the same content is here already.
+pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::Result<PathBuf> {
+    let named = || format!("fetch the model s3://{bucket}/{key}");
+    let store = stores.bucket(bucket).await.with_context(named)?;
+    let cache = cache::folder()?.join("bundles");
+    if key.ends_with(".tar") {
+        let meta = store.head(key).await.with_context(named)?;
+        let identity = format!("{bucket}\n{key}\n{}\n{}", meta.size, meta.etag.unwrap_or_default());
+        let path = cache.join(format!("{}.tar", &hex::encode(Sha256::digest(identity))[..32]));
+        if !path.exists() {
+            let object = store.get(key, MOST_BYTES).await.with_context(named)?;
+            cache::write_whole(&path, &object.bytes)?;
+        }
+        return Ok(path);
+    }
+    let object = |file: &str| format!("{}/{file}", key.trim_end_matches('/'));
+    let manifest_bytes = store.get(&object(MANIFEST), MOST_MANIFEST_BYTES).await.with_context(named)?.bytes;
+    let manifest = Bundle::read_manifest(&manifest_bytes, &format!("s3://{bucket}/{key}"))?;
+    let folder = cache.join(&manifest.digest);
+    for file in manifest.files.keys() {
+        // Names come from outside: one that leads elsewhere is not written.
+        anyhow::ensure!(
+            std::path::Path::new(file).file_name().is_some_and(|name| name == file.as_str()),
+            "the bundle s3://{bucket}/{key} lists a file named `{file}`, which is not a plain name"
+        );
+        let path = folder.join(file);
+        if !path.exists() {
+            let fetched = store.get(&object(file), MOST_BYTES).await.with_context(named)?;
+            cache::write_whole(&path, &fetched.bytes)?;
+        }
+    }
+    cache::write_whole(&folder.join(MANIFEST), &manifest_bytes)?;
+    Ok(folder)
+}
