@@ -209,10 +209,7 @@ impl CheckpointConfig {
                 embed_dim,
                 depth,
                 num_heads,
-                mlp_hidden: self
-                    .vit
-                    .mlp_hidden
-                    .unwrap_or_else(|| (embed_dim as f64 * self.vit.mlp_ratio) as usize),
+                mlp_hidden: self.vit.mlp_hidden.unwrap_or((embed_dim as f64 * self.vit.mlp_ratio) as usize),
                 patch_size,
                 norm_eps,
                 pretrain_image_size,

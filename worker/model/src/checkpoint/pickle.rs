@@ -179,14 +179,7 @@ impl Machine<'_> {
                 let key = self.pop()?;
                 self.dict()?.push((key, value));
             }
-            b'u' => {
-                let items = self.pop_to_mark()?;
-                let (pairs, rest) = items.as_chunks::<2>();
-                if !rest.is_empty() {
-                    return Err(PickleError::Malformed("a dictionary key without a value"));
-                }
-                self.dict()?.extend(pairs.iter().map(|[key, value]| (*key, *value)));
-            }
+            b'u' => self.set_items()?,
             b'q' => {
                 let slot = u32::from(self.byte()?);
                 self.memoize(slot)?;
@@ -322,6 +315,16 @@ impl Machine<'_> {
             Value::Dict(items) => Ok(items),
             _ => Err(PickleError::Malformed("an item set on something that is not a dictionary")),
         }
+    }
+
+    fn set_items(&mut self) -> Result<(), PickleError> {
+        let items = self.pop_to_mark()?;
+        let (pairs, rest) = items.as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(PickleError::Malformed("a dictionary key without a value"));
+        }
+        self.dict()?.extend(pairs.iter().map(|[key, value]| (*key, *value)));
+        Ok(())
     }
 
     fn tuple(&mut self, length: usize) -> Result<(), PickleError> {

@@ -131,6 +131,14 @@ fn dialect_of(sources: &Sources) -> Dialect {
     }
 }
 
+/// Norm weights of the language model: trained in every stage.
+fn is_trained_norm(name: &str) -> bool {
+    name.starts_with("llama_model.") && name.ends_with("layernorm.weight")
+}
+
+/// What stands in the way has been written down already.
+struct Noted;
+
 struct Planner<'a> {
     sources: &'a Sources,
     config: &'a ModelConfig,
@@ -194,8 +202,10 @@ impl<'a> Planner<'a> {
             if let Some(origin) = self.find(role, &spec.name) {
                 return self.checked(origin, &spec.shape).map(Recipe::Copy);
             }
-            if let Some(recipe) = self.put_together(role, spec) {
-                return recipe;
+            match self.put_together(role, spec) {
+                Ok(Some(recipe)) => return Some(recipe),
+                Ok(None) => {}
+                Err(Noted) => return None,
             }
         }
         // published nowhere: the reference creates them as zeros and never trains them
@@ -212,7 +222,7 @@ impl<'a> Planner<'a> {
             &[Role::Retrieval]
         } else if name.starts_with("visual_encoder.") {
             &[Role::Stage, Role::Vision]
-        } else if name.starts_with("llama_proj") || self.is_trained_norm(name) {
+        } else if name.starts_with("llama_proj") || is_trained_norm(name) {
             // every stage file holds these; falling back to the base would be silently wrong
             &[Role::Stage]
         } else if name.starts_with("llama_model.") {
@@ -225,51 +235,58 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Norm weights of the language model: trained in every stage.
-    fn is_trained_norm(&self, name: &str) -> bool {
-        name.starts_with("llama_model.") && name.ends_with("layernorm.weight")
-    }
-
     fn find(&self, role: Role, name: &str) -> Option<Origin> {
         let key = self.weights.get(&(role, name.to_owned()))?.clone();
         Some(Origin { role, key })
     }
 
-    /// Tensors that some layouts keep in parts. `None`: this file has no such parts.
-    fn put_together(&mut self, role: Role, spec: &TensorSpec) -> Option<Option<Recipe>> {
+    /// Tensors that some layouts keep in parts; `None` if this file has no such parts.
+    fn put_together(&mut self, role: Role, spec: &TensorSpec) -> Result<Option<Recipe>, Noted> {
         if let Some((block, part)) = spec.name.rsplit_once(".attn.")
             && let Some(index) = ["q_bias", "k_bias", "v_bias"].iter().position(|name| *name == part)
         {
-            let of = self.find(role, &format!("{block}.attn.qkv.bias"))?;
+            let Some(of) = self.find(role, &format!("{block}.attn.qkv.bias")) else { return Ok(None) };
             let shape: Vec<usize> = spec.shape.iter().map(|size| size * 3).collect();
-            return Some(self.checked(of, &shape).map(|of| Recipe::Third { of, index, zeros: 1 }));
+            let of = self.checked(of, &shape).ok_or(Noted)?;
+            return Ok(Some(Recipe::Third { of, index, zeros: 1 }));
         }
-        let (attention, part) = spec.name.split_once(".query_key_value.")?;
-        let mut whole = spec.shape.clone();
+        match spec.name.split_once(".query_key_value.") {
+            Some((attention, part)) => self.interleaved(role, attention, part, &spec.shape),
+            None => Ok(None),
+        }
+    }
+
+    /// The fused attention tensor from the original layout's one or the split layout's three.
+    fn interleaved(
+        &mut self,
+        role: Role,
+        attention: &str,
+        part: &str,
+        shape: &[usize],
+    ) -> Result<Option<Recipe>, Noted> {
+        let mut third = shape.to_vec();
+        third[0] /= 3;
         if let Some(of) = self.find(role, &format!("{attention}.Wqkv.{part}")) {
-            let rows = whole[0] / 3;
-            let Some(of) = self.checked(of, &whole) else { return Some(None) };
-            let parts = [0, 1, 2].map(|index| Rows { of: of.clone(), first: index * rows });
-            return Some(Some(Recipe::Interleave { parts }));
+            let of = self.checked(of, shape).ok_or(Noted)?;
+            let parts = [0, 1, 2].map(|index| Rows { of: of.clone(), first: index * third[0] });
+            return Ok(Some(Recipe::Interleave { parts }));
         }
-        let names = ["q_proj", "k_proj", "v_proj"].map(|third| format!("{attention}.{third}.{part}"));
+        let names = ["q_proj", "k_proj", "v_proj"].map(|name| format!("{attention}.{name}.{part}"));
         if names.iter().all(|name| self.find(role, name).is_none()) {
-            return None;
+            return Ok(None);
         }
-        whole[0] /= 3;
-        let mut third = |name: &String| {
-            let Some(of) = self.find(role, name) else {
-                self.missing(role, name);
+        // all three are looked at, so that every problem is told at once
+        let parts = names.map(|name| {
+            let Some(of) = self.find(role, &name) else {
+                self.missing(role, &name);
                 return None;
             };
-            self.checked(of, &whole).map(|of| Rows { of, first: 0 })
-        };
-        let [q, k, v] = &names;
-        let parts = (third(q), third(k), third(v));
-        Some(match parts {
-            (Some(q), Some(k), Some(v)) => Some(Recipe::Interleave { parts: [q, k, v] }),
-            _ => None,
-        })
+            self.checked(of, &third).map(|of| Rows { of, first: 0 })
+        });
+        match parts {
+            [Some(q), Some(k), Some(v)] => Ok(Some(Recipe::Interleave { parts: [q, k, v] })),
+            _ => Err(Noted),
+        }
     }
 
     /// The origin, if its shape is the wanted one; else a problem is noted.

@@ -101,7 +101,7 @@ pub fn missing_files(folder: &Path, stage: u8) -> Vec<PublishedFile> {
         .any(|name| phi.join(name).is_file());
     let is_missing = |file: &PublishedFile| {
         let replaceable = file.local.starts_with("phi-2/model");
-        !folder.join(file.local).is_file() && !(replaceable && has_phi_weights)
+        !(folder.join(file.local).is_file() || replaceable && has_phi_weights)
     };
     published_files(stage).into_iter().filter(is_missing).collect()
 }

@@ -28,18 +28,18 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     let rgb = match decoded.samples {
         Samples::Rgb => decoded.bytes,
         Samples::Grey => decoded.bytes.iter().flat_map(|&grey| [grey; 3]).collect(),
-        Samples::Cmyk => decoded.bytes.as_chunks().0.iter().flat_map(inverted_cmyk).collect(),
+        Samples::Cmyk => decoded.bytes.as_chunks().0.iter().copied().flat_map(inverted_cmyk).collect(),
     };
     Ok(Picture { width: decoded.width, height: decoded.height, rgb })
 }
 
 /// Adobe stores CMYK inverted, and Pillow takes every four-component JPEG to be Adobe's.
-fn inverted_cmyk(pixel: &[u8; 4]) -> [u8; 3] {
-    cmyk_to_rgb(&pixel.map(|ink| 255 - ink))
+fn inverted_cmyk(pixel: [u8; 4]) -> [u8; 3] {
+    cmyk_to_rgb(pixel.map(|ink| 255 - ink))
 }
 
 /// Pillow's plain formula: each ink takes away from what black leaves, in proportion.
-pub(super) fn cmyk_to_rgb(pixel: &[u8; 4]) -> [u8; 3] {
+pub(super) fn cmyk_to_rgb(pixel: [u8; 4]) -> [u8; 3] {
     let light = u32::from(255 - pixel[3]);
     [0, 1, 2].map(|ink| {
         let product = u32::from(pixel[ink]) * light + 128;

@@ -8,7 +8,7 @@ use crate::error::DuringStep;
 
 /// CLIP's channel means and deviations.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const DEVIATION: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Normalised pixels `(B, 3, S, S)` in f32: `(x / 255 − mean) / deviation` per channel, in the reference's
 /// order of operations. All pictures must have the same side.

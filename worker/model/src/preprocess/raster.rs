@@ -72,7 +72,9 @@ pub(super) fn decode_with(
         let mut rgb = to_rgb(image.clone(), scale);
         let is_wide = matches!(image, DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_));
         if let (false, Some(rgb)) = (is_wide, &mut rgb) {
-            rgb.iter_mut().for_each(|sample| *sample = narrow[usize::from(*sample)]);
+            for sample in rgb {
+                *sample = narrow[usize::from(*sample)];
+            }
         }
         finish(kind, width, height, rgb)
     })

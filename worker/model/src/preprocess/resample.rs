@@ -109,6 +109,7 @@ pub(super) fn vertical(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
     with_widest_vectors!(vertical_rows(rgb, width, weights))
 }
 
+#[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
 #[inline(always)]
 fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
     let height = rgb.len() / (width * 3);
@@ -144,6 +145,7 @@ fn pixels_or_zero(row: &[u8]) -> impl Iterator<Item = [u8; 3]> {
     row.as_chunks::<3>().0.iter().copied().chain(std::iter::repeat([0; 3]))
 }
 
+#[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
 #[inline(always)]
 fn vertical_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
     let stride = width * 3;

@@ -60,7 +60,7 @@ fn special(bytes: &[u8], limits: &DecodeLimits) -> Result<Option<Picture>, Decod
     let mut decoder = decoder.with_limits(spending);
     let DecodingResult::U8(samples) = decoder.read_image().map_err(failed)? else { return Ok(None) };
     let rgb: Vec<u8> = match kind {
-        ColorType::CMYK(_) => samples.as_chunks().0.iter().flat_map(cmyk_to_rgb).collect(),
+        ColorType::CMYK(_) => samples.as_chunks().0.iter().copied().flat_map(cmyk_to_rgb).collect(),
         ColorType::Gray(bits) => {
             let map = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
             let indices = unpacked(&samples, width as usize, bits);
