@@ -8,8 +8,9 @@ use clap::Parser as _;
 use clap::error::ErrorKind;
 use std::process::ExitCode;
 
-/// Progress and results say what goes on; the log speaks when something is wrong.
-const LOG_FILTER: &str = "warn";
+/// Progress and results say what goes on, and errors of the broker's client reach the user as ours: the log speaks only
+/// about what would go unnoticed otherwise.
+const LOG_FILTER: &str = "warn,lapin=off";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

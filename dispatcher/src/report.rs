@@ -73,11 +73,19 @@ impl Report {
         }
         let mut text = String::new();
         let mut put = |name: &str, value: String| text.push_str(&format!("{name:<12} {value}\n"));
-        put("ok", self.rows.ok.to_string());
+        if self.detached {
+            put("published", counted(self.open_jobs, "job"));
+        } else {
+            put("ok", self.rows.ok.to_string());
+        }
         let codes: Vec<_> = self.rows.failed.iter().map(|(code, count)| format!("{code} {count}")).collect();
         let codes = if codes.is_empty() { String::new() } else { format!("   {}", codes.join(", ")) };
-        put("failed", format!("{}{codes}", self.rows.failed_total()));
-        put("skipped", self.rows.skipped.to_string());
+        if !self.detached || self.rows.failed_total() > 0 {
+            put("failed", format!("{}{codes}", self.rows.failed_total()));
+        }
+        if !self.detached {
+            put("skipped", self.rows.skipped.to_string());
+        }
         if self.already_done + self.already_failed > 0 {
             put("done before", before(self));
         }
@@ -87,7 +95,7 @@ impl Report {
         for dead in &self.dead_jobs {
             put("given up", format!("job {}: {}", dead.job, plain(&dead.reason)));
         }
-        if self.open_jobs > 0 {
+        if self.open_jobs > 0 && !self.detached {
             put("open", counted(self.open_jobs, "job"));
         }
         if self.seconds > 0.0 {

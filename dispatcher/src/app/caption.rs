@@ -238,6 +238,7 @@ impl Submission<'_> {
             Ok(())
         };
         let Some(mailbox) = mailbox else {
+            report.open_jobs = runs.iter().map(|(_, jobs)| jobs.len() as u64).sum();
             return self.leave(publishing, report).await;
         };
         let mut book = Book::default();
@@ -298,7 +299,7 @@ impl Submission<'_> {
         }
         report.detached = true;
         report.complete = !report.interrupted;
-        report.open_jobs = self.prepared.plan.jobs();
+        report.rows = self.refused();
         self.manner
             .display
             .remark("published; `dispatcher status` shows how far it is, `dispatcher verify` proves it");

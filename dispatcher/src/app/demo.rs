@@ -96,14 +96,8 @@ fn draw(seed: &u64, count: u32, place: &Place) -> anyhow::Result<Vec<ExportedSce
         distinct: true,
     };
     std::fs::create_dir_all(&place.pictures)?;
-    let scenes = export(&options, &place.pictures)
-        .with_context(|| format!("{}: the pictures cannot be written", place.pictures.display()))?;
-    // What is in the pictures is no picture.
-    let list = "scenes.jsonl";
-    if place.pictures.join(list).exists() {
-        std::fs::rename(place.pictures.join(list), place.root.join(list))?;
-    }
-    Ok(scenes)
+    export(&options, &place.pictures)
+        .with_context(|| format!("{}: the pictures cannot be written", place.pictures.display()))
 }
 
 struct Demo {
@@ -180,7 +174,12 @@ impl Demo {
 
     /// Asks a question about one picture.
     async fn ask(&self, scenes: &[ExportedScene]) -> anyhow::Result<()> {
-        let asked = scenes.iter().rev().find_map(|scene| Some((scene, scene.questions.first()?)));
+        // Any question would do; one about the things in the picture shows more than one about what is behind them.
+        let questions = scenes
+            .iter()
+            .rev()
+            .flat_map(|scene| scene.questions.iter().map(move |question| (scene, question)));
+        let asked = questions.min_by_key(|(_, question)| question.question.contains("background"));
         let Some((scene, question)) = asked else {
             return Ok(());
         };

@@ -58,7 +58,8 @@ impl Desk {
             ExportOptions { count, seed, split: Split::Train, format: FileFormat::Png, distinct: true };
         std::fs::create_dir_all(folder).unwrap();
         let scenes = export(&options, folder).unwrap();
-        drop(std::fs::remove_file(folder.join("scenes.jsonl")));
+        // The list of what is in them would be an item, too.
+        std::fs::remove_file(folder.with_extension("jsonl")).unwrap();
         scenes
     }
 
