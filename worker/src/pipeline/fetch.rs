@@ -49,7 +49,7 @@ impl Pipeline {
         facts.sha256 = None;
         let _permit = permit(&budget.decodes).await;
         let started = Instant::now();
-        let (limits, model) = (self.options.decode_limits.clone(), std::sync::Arc::clone(&self.model));
+        let (limits, model) = (self.options.decode_limits, std::sync::Arc::clone(&self.model));
         let decoded = tokio::task::spawn_blocking(move || {
             let digest = hex::encode(Sha256::digest(&object.bytes));
             // A panic in a decoder is a property of the picture, and must not hide its digest.

@@ -1,0 +1,99 @@
+//! Jobs that cannot be done: retried later, or kept as dead letters with a reason.
+
+use captionfleet_proto::job::Lane;
+
+use crate::bench::{Bench, verdicts};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_stays_away_ends_in_a_dead_letter_after_all_attempts() {
+    let bench = Bench::new().await;
+    // A file where the archive's folder should be: every write fails.
+    std::fs::write(bench.archive(), b"in the way").unwrap();
+    bench.publish(Lane::Bulk, &bench.job("job-1", bench.scenes(1))).await;
+    let worker = bench.start();
+    let dead = bench.dead_letter().await;
+    let reason = dead.dead.unwrap();
+    assert!(reason.code.starts_with("archive_"), "{reason:?}");
+    assert!(reason.message.contains("archive"), "{reason:?}");
+    assert!(reason.first_failed_at.unwrap() < reason.failed_at.unwrap());
+    assert_eq!(reason.queue, Some(bench.topology.lane_queue(Lane::Bulk)));
+    assert_eq!(dead.attempts, bench.topology.max_attempts());
+    let outcome = bench.outcome().await;
+    assert!(outcome.error.unwrap().starts_with("archive_") && outcome.part.is_none());
+    let report = worker.stop().await;
+    assert_eq!((report.retried, report.dead), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_comes_back_gets_its_part() {
+    let bench = Bench::new().await;
+    std::fs::write(bench.archive(), b"in the way").unwrap();
+    bench.publish(Lane::Bulk, &bench.job("job-1", bench.scenes(1))).await;
+    let worker = bench.start();
+    crate::bench::eventually("the first retry", || async {
+        (worker.metric("captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}") > 0.0).then_some(())
+    })
+    .await;
+    std::fs::remove_file(bench.archive()).unwrap();
+    let outcome = bench.outcome().await;
+    assert_eq!((outcome.ok, outcome.error), (1, None));
+    assert!(outcome.attempts > 1);
+    assert_eq!(bench.rows("job-1")[0].attempts, outcome.attempts);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_job_is_a_dead_letter_with_a_reason_and_the_worker_goes_on() {
+    let bench = Bench::new().await;
+    let job = bench.job("job-1", bench.scenes(1));
+    let mut future = serde_json::to_value(&job).unwrap();
+    future["version"] = "2.0".into();
+    for (body, code) in [
+        (b"{ not json".to_vec(), "message_malformed"),
+        (vec![0xff, 0xfe], "message_malformed"),
+        (future.to_string().into_bytes(), "message_unknown_version"),
+        (vec![b'x'; 2 << 20], "message_too_large"),
+    ] {
+        bench.publish_body(Lane::Bulk, "bad", body.clone()).await;
+        let worker = bench.start();
+        let dead = bench.dead_letter().await;
+        assert_eq!(dead.dead.unwrap().code, code);
+        assert_eq!(dead.body, body, "the bytes are kept as they came");
+        worker.stop().await;
+    }
+    // Of the four, the one of a later version says which job it is.
+    let outcome = bench.outcome().await;
+    assert!(outcome.error.unwrap().starts_with("message_unknown_version"));
+    bench.publish(Lane::Bulk, &job).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_another_bundle_waits_for_a_worker_that_has_it() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.bundle = Some("f".repeat(64));
+    bench.publish(Lane::Bulk, &job).await;
+    let worker = bench.start();
+    let dead = bench.dead_letter().await;
+    assert_eq!(dead.dead.unwrap().code, "bundle_mismatch");
+    assert_eq!(worker.fetched(), 0.0);
+    assert_eq!(worker.stop().await.retried, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_outlasts_its_deadline_is_one_row() {
+    let mut bench = Bench::new().await;
+    bench.options.item_deadline = std::time::Duration::from_millis(250);
+    let mut items = bench.scenes(2);
+    items.insert(1, bench.file("slow.png", &crate::bench::slow_png()));
+    // The model is loaded outside of the deadline.
+    crate::bench::engine();
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 2);
+    assert_eq!(verdicts(&bench.rows("job-1")), ["ok", "deadline", "ok"]);
+    worker.stop().await;
+}

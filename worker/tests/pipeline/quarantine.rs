@@ -1,0 +1,84 @@
+//! Items that end processes: one row each, never their neighbours.
+
+use captionfleet_proto::job::Lane;
+
+use crate::bench::{Bench, Running, eventually, slow_png, verdicts};
+
+/// Waits until the marker says that the item at `index` is being tried.
+async fn trying(bench: &Bench, index: u64) {
+    eventually("the marker", || async {
+        let marker: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(bench.marker_path("job-1")).ok()?).ok()?;
+        (marker["trying"]["index"] == index).then_some(())
+    })
+    .await;
+}
+
+async fn busy(worker: &Running) {
+    eventually("an item in flight", || async {
+        (worker.metric("captionfleet_worker_items_in_flight") > 0.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_item_that_kills_twice_is_condemned_and_its_neighbours_are_done() {
+    let bench = Bench::new().await;
+    let mut items = bench.scenes(3);
+    items.insert(2, bench.file("slow.png", &slow_png()));
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    let first = bench.start();
+    busy(&first).await;
+    first.kill().await;
+    let second = bench.start();
+    trying(&bench, 2).await;
+    assert_eq!(second.metric("captionfleet_worker_quarantined_jobs_total"), 1.0);
+    second.kill().await;
+    assert!(!bench.part_path("job-1").exists());
+    let third = bench.start();
+    let outcome = bench.outcome().await;
+    assert_eq!((outcome.ok, outcome.failed["worker_crash"]), (3, 1));
+    assert_eq!(verdicts(&bench.rows("job-1")), ["ok", "ok", "worker_crash", "ok"]);
+    third.stop().await;
+    assert!(!bench.marker_path("job-1").exists());
+    assert_eq!(bench.waiting(Lane::Bulk).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_shutdown_condemns_nobody() {
+    let mut bench = Bench::new().await;
+    bench.options.grace = std::time::Duration::ZERO;
+    let mut items = bench.scenes(2);
+    items.insert(1, bench.file("slow.png", &slow_png()));
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    let first = bench.start();
+    trying(&bench, 1).await;
+    first.stop().await;
+    assert_eq!(bench.waiting(Lane::Bulk).await, 1);
+    let marker = std::fs::read_to_string(bench.marker_path("job-1")).unwrap();
+    assert!(marker.contains("\"trying\": null"), "{marker}");
+    let second = bench.start();
+    assert_eq!(bench.outcome().await.ok, 3);
+    second.stop().await;
+    assert!(!bench.marker_path("job-1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_earlier_life_condemned_stays_condemned_after_an_orderly_failure() {
+    let bench = Bench::new().await;
+    let items = bench.scenes(2);
+    let marker = serde_json::json!({
+        "life": "someone else",
+        "condemned": [{"index": 0, "item": items[0].uri.as_str()}],
+        "trying": null,
+    });
+    std::fs::create_dir_all(bench.marker_path("job-1").parent().unwrap()).unwrap();
+    std::fs::write(bench.marker_path("job-1"), marker.to_string()).unwrap();
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.failed["worker_crash"], 1);
+    assert_eq!(verdicts(&bench.rows("job-1")), ["worker_crash", "ok"]);
+    worker.stop().await;
+}

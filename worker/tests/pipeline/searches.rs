@@ -1,0 +1,58 @@
+//! Search jobs are answered, whatever happens.
+
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{Job, JobId, Lane, Query, SearchReply, SearchResult};
+
+use crate::bench::{Bench, engine};
+
+async fn ask(bench: &Bench, query: Query, bundle: Option<String>) -> SearchReply {
+    let mut job = Job::search(JobId::new("search-1").unwrap(), bench.run.clone(), bench.archive_uri(), query);
+    job.bundle = bundle;
+    bench.publish(Lane::Interactive, &job).await;
+    let message = bench.take(&bench.mailbox).await;
+    assert_eq!(message.correlation_id.as_deref(), Some("about-search-1"));
+    codec::decode_reply(&message.body).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_and_pictures_become_unit_vectors() {
+    let bench = Bench::new().await;
+    let worker = bench.start();
+    let (vectors, dim) = engine().info().embedding_shape.unwrap();
+    let picture = bench.scenes(1).remove(0);
+    let text = Query::Text { text: "a red circle".to_owned() };
+    for (query, expected) in [(text, 1), (Query::Image { item: picture }, vectors)] {
+        let SearchResult::Ok { embedding, embedding_space, bundle } = ask(&bench, query, None).await.result else {
+            panic!("no vectors");
+        };
+        assert_eq!(embedding.len(), expected);
+        for vector in embedding {
+            assert_eq!(vector.len(), dim);
+            let norm: f32 = vector.iter().map(|value| value * value).sum();
+            assert!((norm - 1.0).abs() < 1e-3, "{norm}");
+        }
+        assert_eq!(Some(embedding_space), engine().info().embedding_space);
+        assert_eq!(bundle, engine().info().bundle);
+    }
+    assert_eq!(worker.stop().await.jobs, 2);
+    assert_eq!(bench.waiting(Lane::Interactive).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_cannot_be_embedded_is_answered_too() {
+    let bench = Bench::new().await;
+    let worker = bench.start();
+    let missing = crate::bench::item(&bench.folder.path().join("nowhere.png"));
+    let text = Query::Text { text: "anything".to_owned() };
+    let other = Some("0".repeat(64));
+    for (query, bundle, expected) in
+        [(Query::Image { item: missing }, None, "not_found"), (text, other, "bundle_mismatch")]
+    {
+        let SearchResult::Err { code, message } = ask(&bench, query, bundle).await.result else {
+            panic!("vectors of nothing");
+        };
+        assert_eq!(code, expected);
+        assert!(!message.is_empty());
+    }
+    assert_eq!(worker.stop().await.dead, 0);
+}
