@@ -119,11 +119,7 @@ impl Search {
         };
         Self {
             beams: (0..width).map(beam).collect(),
-            finished: Finished {
-                kept: Vec::new(),
-                limit: width,
-                length_penalty: options.length_penalty,
-            },
+            finished: Finished { kept: Vec::new(), limit: width, length_penalty: options.length_penalty },
             done: false,
         }
     }

@@ -28,3 +28,39 @@ pub fn tensor_inventory(config: &ModelConfig) -> Result<Vec<TensorSpec>, ModelEr
     TinyGptV::load(&weights, config)?;
     Ok(weights.recorded())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::RetrievalConfig;
+
+    fn parameters(inventory: &[TensorSpec], prefix: &str) -> usize {
+        let below = inventory.iter().filter(|spec| spec.name.starts_with(prefix));
+        below.map(|spec| spec.shape.iter().product::<usize>()).sum()
+    }
+
+    #[test]
+    fn the_published_model_has_its_published_size() {
+        let mut config = ModelConfig::tinygpt_v(448);
+        config.retrieval = Some(RetrievalConfig::blip2_itm_vit_g());
+        let inventory = tensor_inventory(&config).unwrap();
+        assert_eq!(parameters(&inventory, "visual_encoder."), 985_894_528);
+        assert_eq!(parameters(&inventory, "Qformer."), 105_137_664);
+        assert_eq!(parameters(&inventory, "llama_proj"), 3_149_824 + 10_488_320);
+        assert_eq!(parameters(&inventory, "llama_model."), 2_779_683_840 + 92_160);
+        let mut names: Vec<_> = inventory.iter().map(|spec| &spec.name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), inventory.len());
+        for spec in inventory {
+            let quantisable = spec.kind == TensorKind::Matrix;
+            assert_eq!(
+                quantisable,
+                spec.name.ends_with(".weight") && spec.shape.len() >= 2 && !spec.name.contains("position"),
+                "{}",
+                spec.name
+            );
+        }
+    }
+}

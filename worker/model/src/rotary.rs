@@ -11,7 +11,8 @@ use crate::PhiConfig;
 pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
-    rotary_dim: usize,
+    /// Leading dimensions of a head that are rotated.
+    dim: usize,
 }
 
 /// Cosines and sines of chosen positions.
@@ -19,7 +20,8 @@ pub(crate) struct Rotary {
 pub(crate) struct RotaryRows {
     cos: Tensor,
     sin: Tensor,
-    rotary_dim: usize,
+    /// Leading dimensions of a head that are rotated.
+    dim: usize,
 }
 
 impl Rotary {
@@ -36,7 +38,7 @@ impl Rotary {
             let values = angles.iter().map(|&angle| half::f16::from_f32(f(angle)));
             Tensor::from_iter(values, device)?.reshape((config.max_positions, half))?.to_dtype(DType::F32)
         };
-        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)?, rotary_dim: config.rotary_dim })
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)?, dim: config.rotary_dim })
     }
 
     pub(crate) fn rows(&self, positions: &[u32]) -> Result<RotaryRows> {
@@ -44,25 +46,25 @@ impl Rotary {
         Ok(RotaryRows {
             cos: self.cos.index_select(&positions, 0)?,
             sin: self.sin.index_select(&positions, 0)?,
-            rotary_dim: self.rotary_dim,
+            dim: self.dim,
         })
     }
 }
 
 impl RotaryRows {
-    /// Rotates `(T, heads, d)`, dimension `j` with `j + rotary_dim / 2`, into `(heads, T, d)`.
+    /// Rotates `(T, heads, d)`, dimension `j` with `j + dim / 2`, into `(heads, T, d)`.
     pub(crate) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         let (_, _, width) = xs.dims3()?;
         let xs = xs.transpose(0, 1)?;
-        if self.rotary_dim == 0 {
+        if self.dim == 0 {
             return xs.contiguous();
         }
-        let turned = xs.narrow(2, 0, self.rotary_dim)?.contiguous()?.unsqueeze(0)?;
+        let turned = xs.narrow(2, 0, self.dim)?.contiguous()?.unsqueeze(0)?;
         let turned = candle_nn::rotary_emb::rope(&turned, &self.cos, &self.sin)?.squeeze(0)?;
-        if self.rotary_dim == width {
+        if self.dim == width {
             return Ok(turned);
         }
-        let rest = xs.narrow(2, self.rotary_dim, width - self.rotary_dim)?.contiguous()?;
+        let rest = xs.narrow(2, self.dim, width - self.dim)?.contiguous()?;
         Tensor::cat(&[turned, rest], 2)
     }
 }

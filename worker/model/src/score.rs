@@ -1,9 +1,7 @@
 //! How well given answers fit a picture and a prompt.
 use candle_core::{D, Tensor};
 
-use crate::{
-    KvCache, ModelError, PrefillRow, PromptTokens, TinyGptV, error::DuringStep, probe::unwatched,
-};
+use crate::{KvCache, ModelError, PrefillRow, PromptTokens, TinyGptV, error::DuringStep, probe::unwatched};
 
 /// Mean negative log-likelihood, in nats per token, of each answer after the prompt; the lowest
 /// fits best.

@@ -156,7 +156,7 @@ impl Weights {
             Stored::Quantised(weight) if is_block_quantised(weight.dtype()) => {
                 Linear::quantised(weight, bias)
             }
-            stored => self.dense(&stored).and_then(|weight| Linear::dense(weight, bias)),
+            stored => self.dense(&stored).map(|weight| Linear::dense(weight, bias)),
         }
         .map_err(|source| WeightError::Backend { name, source })
     }
@@ -173,7 +173,7 @@ impl Weights {
         let stored = self.take(&name, shape, TensorKind::Matrix)?;
         self.dense(&stored)
             .and_then(|weight| weight.reshape((outputs, channels * side * side)))
-            .and_then(|weight| Linear::dense(weight, Some(bias)))
+            .map(|weight| Linear::dense(weight, Some(bias)))
             .map_err(|source| WeightError::Backend { name, source })
     }
 

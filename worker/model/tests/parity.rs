@@ -57,7 +57,8 @@ fn compare_tensors(
     }
     let mut distance = (expected - found).unwrap().abs().unwrap();
     // Positions of padding mean nothing; the reference leaves there whatever comes of it.
-    if let Some(mask) = name.rsplit_once('/').and_then(|(run, _)| golden.get(&format!("{run}/lm_attention_mask")))
+    if let Some(mask) =
+        name.rsplit_once('/').and_then(|(run, _)| golden.get(&format!("{run}/lm_attention_mask")))
         && mask.rank() + 1 == distance.rank()
     {
         let mask = mask.to_dtype(DType::F32).unwrap().unsqueeze(mask.rank()).unwrap();

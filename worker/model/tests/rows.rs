@@ -65,9 +65,9 @@ fn sequences_of_a_batch_equal_sequences_alone() {
         let next: Vec<DecodeRow> = slots.iter().map(|&slot| DecodeRow { slot, token: 7 + step }).collect();
         logits.push(model.decode(&next, &mut together).unwrap());
     }
-    for row in 0..4 {
+    for (row, together) in rows.iter().enumerate() {
         let mut alone = cache(&model, 1);
-        let embeds = rows[row].embeds.clone();
+        let embeds = together.embeds.clone();
         let first = model.prefill(&[PrefillRow { slot: 0, embeds }], &mut alone).unwrap();
         assert_eq!(bits(&first), bits(&logits[0].narrow(0, row, 1).unwrap()), "prefill of row {row}");
         for step in 0..5 {
@@ -84,9 +84,8 @@ fn a_prompt_in_pieces_equals_the_prompt_at_once() {
     let embeds = prompt(&model, 40, 3);
     let mut cache = cache(&model, 2);
     let whole = model.prefill(&[PrefillRow { slot: 0, embeds: embeds.clone() }], &mut cache).unwrap();
-    let piece = |start, length| {
-        vec![PrefillRow { slot: 1, embeds: embeds.narrow(0, start, length).unwrap() }]
-    };
+    let piece =
+        |start, length| vec![PrefillRow { slot: 1, embeds: embeds.narrow(0, start, length).unwrap() }];
     model.prefill(&piece(0, 17), &mut cache).unwrap();
     let pieces = model.prefill(&piece(17, 23), &mut cache).unwrap();
     let difference = (whole - pieces).unwrap().abs().unwrap().max(1).unwrap().to_vec1::<f32>().unwrap();

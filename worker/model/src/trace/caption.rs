@@ -106,7 +106,7 @@ impl Runs<'_> {
 
         for (name, beams) in &settings.beams {
             let options = BeamOptions {
-                beams: beams.num_beams,
+                beams: beams.width,
                 max_new_tokens: beams.max_new_tokens,
                 length_penalty: beams.length_penalty,
                 begin: settings.begin,

@@ -50,8 +50,5 @@ pub(super) fn caption_pixels(
 /// Pixels `(1, 3, S, S)` of each picture for the retrieval heads.
 pub(super) fn retrieval_pixels(pictures: &[Picture], model: &TinyGptV) -> Result<Vec<Tensor>, TraceError> {
     let size = model.retrieval().ok_or(ModelError::NoRetrieval)?.config().image_size;
-    pictures
-        .iter()
-        .map(|picture| Ok(pixel_values(&[&resize_square(picture, size)], &Device::Cpu)?))
-        .collect()
+    pictures.iter().map(|picture| Ok(pixel_values(&[&resize_square(picture, size)], &Device::Cpu)?)).collect()
 }

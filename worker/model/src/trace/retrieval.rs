@@ -3,10 +3,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
 use super::{TraceError, settings::RetrievalSettings, tensors::TraceTensors};
-use crate::{
-    ModelError, TextTokenizer, TinyGptV,
-    probe::Point,
-};
+use crate::{ModelError, TextTokenizer, TinyGptV, probe::Point};
 
 /// What pads a text, as in the reference.
 const PAD: u32 = 0;
@@ -40,8 +37,7 @@ pub(super) fn trace(
     itc.put("qformer_image_out", Tensor::cat(&hidden, 0)?)?;
     itc.put("image_embeds", embeddings.clone())?;
 
-    let texts =
-        settings.texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
+    let texts = settings.texts.iter().map(|text| tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
     let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
     let mut padded = Vec::new();
     let (mut hidden, mut text_embeddings) = (Vec::new(), Vec::new());

@@ -124,7 +124,8 @@ pub(super) struct Demo {
 #[derive(Deserialize)]
 pub(super) struct Beams {
     pub(super) prompts: Vec<String>,
-    pub(super) num_beams: usize,
+    #[serde(rename = "num_beams")]
+    pub(super) width: usize,
     #[serde(default = "beam_tokens")]
     pub(super) max_new_tokens: usize,
     #[serde(default = "one")]
