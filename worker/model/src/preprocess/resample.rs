@@ -9,6 +9,8 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 const SUPPORT: f64 = 2.0;
 /// Sums kept in registers while a block of columns is added up.
 const BLOCK: usize = 32;
+/// Rows resampled side by side, so that their sums do not wait for each other.
+const ROWS: usize = 4;
 
 /// For each output position: the first input position and the weights from there on.
 pub(super) struct Weights {
@@ -55,6 +57,16 @@ impl Weights {
             .iter()
             .zip(self.fixed.chunks_exact(self.taps))
             .map(|(&(first, count), row)| (first, &row[..count]))
+    }
+
+    /// Weights of two neighbouring pixels as they meet them in memory: the three channels of one, the three
+    /// of the other, and two lanes unused.
+    fn in_pairs(&self) -> Vec<(usize, Vec<[i32; 8]>)> {
+        let pair = |taps: &[i32]| {
+            let (one, other) = (taps[0], taps.get(1).copied().unwrap_or(0));
+            [one, one, one, other, other, other, 0, 0]
+        };
+        self.iter().map(|(first, taps)| (first, taps.chunks(2).map(pair).collect())).collect()
     }
 
     fn outputs(&self) -> usize {
@@ -112,37 +124,45 @@ pub(super) fn vertical(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
 #[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
 #[inline(always)]
 fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
-    let height = rgb.len() / (width * 3);
-    let mut out = vec![0; height * weights.outputs() * 3];
-    // two rows side by side, one pixel of each in eight lanes
-    let mut lanes = vec![[0i32; 8]; width];
-    for (rows, out) in rgb.chunks(2 * width * 3).zip(out.chunks_mut(2 * weights.outputs() * 3)) {
-        let (upper, lower) = rows.split_at(width * 3);
-        for ((lane, up), low) in lanes.iter_mut().zip(upper.as_chunks::<3>().0).zip(pixels_or_zero(lower)) {
-            *lane = [up[0], up[1], up[2], 0, low[0], low[1], low[2], 0].map(i32::from);
+    let (stride, out_stride) = (width * 3, weights.outputs() * 3);
+    let weights = weights.in_pairs();
+    let mut out = vec![0; rgb.len() / stride * out_stride];
+    // the last pair's lanes reach beyond the row by up to one pixel and the two unused lanes
+    let padded = stride + 8;
+    let mut wide = vec![0i32; ROWS * padded];
+    for (rows, out) in rgb.chunks(ROWS * stride).zip(out.chunks_mut(ROWS * out_stride)) {
+        for (wide, row) in wide.chunks_exact_mut(padded).zip(rows.chunks_exact(stride)) {
+            for (value, &byte) in wide.iter_mut().zip(row) {
+                *value = i32::from(byte);
+            }
         }
-        let (upper, lower) = out.split_at_mut(weights.outputs() * 3);
-        let mut lower = lower.as_chunks_mut::<3>().0.iter_mut();
-        for (up, (first, taps)) in upper.as_chunks_mut::<3>().0.iter_mut().zip(weights.iter()) {
-            let mut sums = [HALF; 8];
-            for (lane, &weight) in lanes[first..].iter().zip(taps) {
-                for (sum, value) in sums.iter_mut().zip(lane) {
-                    *sum += value * weight;
+        for (output, (first, pairs)) in weights.iter().enumerate() {
+            let mut sums = [[0; 8]; ROWS];
+            let mut inputs: [&[i32]; ROWS] = [&[]; ROWS];
+            for (input, row) in inputs.iter_mut().zip(wide.chunks_exact(padded)) {
+                *input = &row[first * 3..][..pairs.len() * 6 + 2];
+            }
+            for (number, pair) in pairs.iter().enumerate() {
+                for (sums, input) in sums.iter_mut().zip(&inputs) {
+                    add_product(sums, &input[number * 6..][..8], pair);
                 }
             }
-            let bytes = sums.map(to_byte);
-            up.copy_from_slice(&bytes[..3]);
-            if let Some(low) = lower.next() {
-                low.copy_from_slice(&bytes[4..7]);
+            // rows below the last one were summed as well, but have no place to go
+            for (row, sums) in out.chunks_exact_mut(out_stride).zip(&sums) {
+                let bytes = [0, 1, 2].map(|channel| to_byte(HALF + sums[channel] + sums[channel + 3]));
+                row[output * 3..][..3].copy_from_slice(&bytes);
             }
         }
     }
     out
 }
 
-/// The row's pixels; black for the row that is missing under an odd last one.
-fn pixels_or_zero(row: &[u8]) -> impl Iterator<Item = [u8; 3]> {
-    row.as_chunks::<3>().0.iter().copied().chain(std::iter::repeat([0; 3]))
+#[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
+#[inline(always)]
+fn add_product(sums: &mut [i32; 8], values: &[i32], weights: &[i32; 8]) {
+    for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
+        *sum += value * weight;
+    }
 }
 
 #[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
