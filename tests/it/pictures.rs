@@ -7,7 +7,7 @@ use captionfleet_world::{ExportOptions, FileFormat, Split, export};
 use image::{DynamicImage, ImageFormat, RgbImage};
 
 /// Fills `folder` with `count` scenes.
-pub fn scenes(folder: &Path, count: usize, seed: u64) -> Vec<ExportedScene> {
+pub(crate) fn scenes(folder: &Path, count: usize, seed: u64) -> Vec<ExportedScene> {
     let options =
         ExportOptions { count, seed, split: Split::HeldOut, format: FileFormat::Mixed, distinct: true };
     export(&options, folder).unwrap()
@@ -15,7 +15,7 @@ pub fn scenes(folder: &Path, count: usize, seed: u64) -> Vec<ExportedScene> {
 
 /// Fills `folder` with files that a real archive holds sooner or later; returns how many will be `ok`, and the codes
 /// that the others fail with.
-pub fn awkward(folder: &Path) -> (u64, Vec<(&'static str, u64)>) {
+pub(crate) fn awkward(folder: &Path) -> (u64, Vec<(&'static str, u64)>) {
     std::fs::create_dir_all(folder.join("sub folder")).unwrap();
     let gradient = RgbImage::from_fn(120, 90, |x, y| image::Rgb([(2 * x) as u8, (2 * y) as u8, 99]));
     let write = |name: &str, format: ImageFormat, picture: &DynamicImage| {
