@@ -19,9 +19,8 @@ pub const USAGE: u8 = 64;
 pub fn code(outcome: &anyhow::Result<Ended>) -> ExitCode {
     match outcome {
         Ok(Ended::Well) => ExitCode::SUCCESS,
-        Ok(Ended::Incomplete) => ExitCode::FAILURE,
         Err(error) if error.is::<UsageError>() => ExitCode::from(USAGE),
-        Err(_) => ExitCode::FAILURE,
+        Ok(Ended::Incomplete) | Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -45,14 +44,11 @@ pub fn line(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::line;
-    use anyhow::Context as _;
 
     #[test]
     fn an_error_is_one_line_without_repetition() {
-        let error = Err::<(), _>(anyhow::anyhow!("refused\nby peer"))
-            .context("open x: refused\nby peer")
-            .context("connect")
-            .unwrap_err();
+        let error =
+            anyhow::anyhow!("refused\nby peer").context("open x: refused\nby peer").context("connect");
         assert_eq!(line(&error), "connect: open x: refused by peer");
     }
 }

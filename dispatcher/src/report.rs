@@ -71,8 +71,8 @@ impl Report {
         if self.runs.is_empty() {
             return self.nothing_to_do();
         }
-        let mut text = String::new();
-        let mut put = |name: &str, value: String| text.push_str(&format!("{name:<12} {value}\n"));
+        let mut lines: Vec<String> = Vec::new();
+        let mut put = |name: &str, value: String| lines.push(format!("{name:<12} {value}"));
         if self.detached {
             put("published", counted(self.open_jobs, "job"));
         } else {
@@ -106,8 +106,7 @@ impl Report {
             self.runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(" "),
         );
         put("rows", self.parts.clone());
-        text.truncate(text.trim_end().len());
-        text
+        lines.join("\n")
     }
 
     fn nothing_to_do(&self) -> String {
@@ -122,11 +121,11 @@ impl Report {
 
 /// What was done before, and how to try again what failed.
 fn before(report: &Report) -> String {
-    let mut text = format!("{} ok", report.already_done);
-    if report.already_failed > 0 {
-        text.push_str(&format!(", {} failed; --retry-failed tries those again", report.already_failed));
-    }
-    text
+    let failed = match report.already_failed {
+        0 => String::new(),
+        failed => format!(", {failed} failed; --retry-failed tries those again"),
+    };
+    format!("{} ok{failed}", report.already_done)
 }
 
 #[cfg(test)]

@@ -244,7 +244,9 @@ impl Submission<'_> {
         let mut book = Book::default();
         let mut refused = self.refused();
         for (manifest, jobs) in &runs {
-            jobs.iter().for_each(|job| book.expect(&manifest.run, &job.id));
+            for job in jobs {
+                book.expect(&manifest.run, &job.id);
+            }
         }
         let watched = Watched {
             broker: &*broker,

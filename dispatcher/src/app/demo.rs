@@ -27,13 +27,13 @@ use std::time::{Duration, Instant};
 /// Hits that each search shows.
 const HITS: usize = 3;
 /// How long a query may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Runs the command.
 pub async fn run(args: DemoArgs) -> anyhow::Result<Ended> {
     let started = Instant::now();
     let place = Place::make(args.out)?;
-    let scenes = draw(&args.seed, args.count, &place)?;
+    let scenes = draw(args.seed, args.count, &place)?;
     output::line(format!(
         "drew {} into {}",
         counted(scenes.len() as u64, "picture"),
@@ -87,10 +87,10 @@ fn empty_folder(out: PathBuf) -> anyhow::Result<PathBuf> {
 }
 
 /// Draws scenes that the model has not seen in training.
-fn draw(seed: &u64, count: u32, place: &Place) -> anyhow::Result<Vec<ExportedScene>> {
+fn draw(seed: u64, count: u32, place: &Place) -> anyhow::Result<Vec<ExportedScene>> {
     let options = ExportOptions {
         count: count as usize,
-        seed: *seed,
+        seed,
         split: Split::HeldOut,
         format: FileFormat::Mixed,
         distinct: true,

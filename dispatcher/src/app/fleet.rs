@@ -82,7 +82,7 @@ impl Fleet {
     pub async fn remote(settings: &FleetSettings, stores: Arc<Stores>) -> anyhow::Result<Self> {
         let topology = topology(&settings.queue_prefix)?;
         let mut options = RabbitMqOptions::new(settings.broker.clone(), topology.clone());
-        options.connection_name = "captionfleet dispatcher".to_owned();
+        "captionfleet dispatcher".clone_into(&mut options.connection_name);
         let broker: Arc<dyn Broker> = Arc::new(RabbitMq::connect(options).await?);
         broker.declare().await?;
         Ok(Self { broker, topology, stores, worker: None })

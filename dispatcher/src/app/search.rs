@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use captionfleet_proto::job::{JobItem, Query};
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{PutMode, Storage, Stores};
-use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use captionfleet_worker::demo_model;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use serde::Serialize;
@@ -70,7 +70,9 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
     if args.output.json {
         output::json(&Answer { archive: uri.to_string(), embedding_space: space, pictures, hits })?;
     } else {
-        hits.iter().for_each(|hit| output::line(line(hit)));
+        for hit in &hits {
+            output::line(line(hit));
+        }
         display.remark(format!("compared with {}", counted(pictures as u64, "picture")));
     }
     Ok(Ended::Well)
@@ -211,9 +213,19 @@ fn tell(
     Ok(())
 }
 
-/// One hit as text.
-pub fn line(hit: &Hit) -> String {
+/// One hit as text, with the picture's name as people write it.
+fn line(hit: &Hit) -> String {
     let frame = hit.frame_ms.map(|frame| format!(" at {frame} ms")).unwrap_or_default();
-    let name = hit.item.strip_prefix("file://").unwrap_or(&hit.item);
-    format!("{:>3}  {:.3}  {name}{frame}  {}", hit.rank, hit.score, clipped(&plain(&hit.caption), 100))
+    let name = match ItemUri::parse(&hit.item).as_ref().map(ItemUri::location) {
+        Ok(Location::File(path)) => path.display().to_string(),
+        Ok(Location::S3 { bucket, key }) => format!("s3://{bucket}/{key}"),
+        Err(_) => hit.item.clone(),
+    };
+    format!(
+        "{:>3}  {:.3}  {}{frame}  {}",
+        hit.rank,
+        hit.score,
+        plain(&name),
+        clipped(&plain(&hit.caption), 100)
+    )
 }

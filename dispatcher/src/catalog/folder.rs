@@ -117,9 +117,8 @@ impl Walk {
         match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => self.links.push_back(path),
             Ok(metadata) if metadata.is_file() => self.add_file(path),
-            Ok(_) => {}
             Err(error) if self.rules.takes(&path) => self.found.push(Entry::Unreadable(path, error)),
-            Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
     }
 
@@ -206,7 +205,7 @@ mod tests {
         write(root.path(), "closed/a.png");
         write(root.path(), "b.png");
         let closed = root.path().join("closed");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
         let readable_anyway = fs::read_dir(&closed).is_ok();
         let names = names(root.path(), &LocalRules::default());
         fs::set_permissions(&closed, fs::Permissions::from_mode(0o755)).unwrap();

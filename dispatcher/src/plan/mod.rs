@@ -216,7 +216,7 @@ fn new_run(open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun
     for item in open {
         match item.identity.clone() {
             Identity::Unreadable(reason) if options.refuse_unreadable => {
-                refused.push((job_item(item), reason))
+                refused.push((job_item(item), reason));
             }
             _ => readable.push(job_item(item)),
         }

@@ -70,7 +70,9 @@ fn score(bytes: Bytes, query: &Query, space: &str) -> Result<Ranking, TableError
                 .collect::<Vec<_>>()
         })
         .collect();
-    scored.into_iter().for_each(|candidate| ranking.add(candidate));
+    for candidate in scored {
+        ranking.add(candidate);
+    }
     Ok(ranking)
 }
 

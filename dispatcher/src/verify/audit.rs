@@ -4,6 +4,7 @@ use crate::ledger::Tally;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::uri::ItemUri;
 use serde::Serialize;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// An item as verification knows it: its name, and the frame of a video.
@@ -77,14 +78,14 @@ impl Auditor {
     /// An item of the run and the job it belongs to.
     pub fn expect(&mut self, item: ItemKey, job: JobId) {
         self.jobs.entry(job.clone()).or_insert(false);
-        if self.items.contains_key(&item) {
-            self.doubled_items.push(finding(
-                Some(&item),
-                Vec::new(),
-                "listed twice in the run's items".to_owned(),
-            ));
-        } else {
-            self.items.insert(item, (job, Vec::new()));
+        match self.items.entry(item) {
+            Entry::Vacant(place) => {
+                place.insert((job, Vec::new()));
+            }
+            Entry::Occupied(place) => {
+                let reason = "listed twice in the run's items".to_owned();
+                self.doubled_items.push(finding(Some(place.key()), Vec::new(), reason));
+            }
         }
     }
 
@@ -101,12 +102,11 @@ impl Auditor {
     /// A row in the part at `key`, with the tally of this one row.
     pub fn see_row(&mut self, item: ItemKey, key: &str, tally: &Tally) {
         self.rows.add(tally);
-        match self.items.get_mut(&item) {
-            Some((_, parts)) => parts.push(key.to_owned()),
-            None => {
-                let reason = "the run has no such item".to_owned();
-                self.unexpected.insert(finding(Some(&item), vec![key.to_owned()], reason));
-            }
+        if let Some((_, parts)) = self.items.get_mut(&item) {
+            parts.push(key.to_owned());
+        } else {
+            let reason = "the run has no such item".to_owned();
+            self.unexpected.insert(finding(Some(&item), vec![key.to_owned()], reason));
         }
     }
 
