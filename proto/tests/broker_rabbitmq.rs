@@ -1,4 +1,4 @@
-//! RabbitMQ keeps the port's promises. Needs a real one: see [`support::broker_uri`].
+//! RabbitMQ keeps the port's promises. Needs a real one: `CAPTIONFLEET_TEST_AMQP` names it.
 
 mod rabbitmq_support;
 

@@ -7,7 +7,8 @@ use crate::pictures;
 
 /// Runs a command that must fail with one line that names `expected`.
 async fn refused(program: &str, arguments: &[&str], expected: &str) {
-    let ran = if program == "worker" { worker(arguments).await } else { dispatcher(arguments).await }.unwrap();
+    let ran =
+        if program == "worker" { worker(arguments).await } else { dispatcher(arguments).await }.unwrap();
     assert_ne!(ran.code, 0, "{program} {arguments:?} succeeded:\n{}", ran.stdout);
     let lines: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("error:")).collect();
     assert_eq!(lines.len(), 1, "{program} {arguments:?}:\n{}", ran.stderr);
@@ -75,7 +76,9 @@ async fn buckets_that_are_not_there() {
     let out = folder.path().join("out");
     let out = out.to_str().unwrap();
     let source = "s3://no-such-bucket/pictures";
-    refused("dispatcher", &["caption", source, "--archive", out, "--s3-endpoint", &s3], "no-such-bucket").await;
+    refused("dispatcher", &["caption", source, "--archive", out, "--s3-endpoint", &s3], "no-such-bucket")
+        .await;
     let nothing = format!("s3://{BUCKET}/nothing-below-this");
-    refused("dispatcher", &["caption", &nothing, "--archive", out, "--s3-endpoint", &s3], "nothing-below").await;
+    refused("dispatcher", &["caption", &nothing, "--archive", out, "--s3-endpoint", &s3], "nothing-below")
+        .await;
 }

@@ -49,7 +49,8 @@ async fn a_worker_killed_in_the_middle_loses_and_doubles_nothing() {
 async fn wait_for_part(fleet: &Fleet, archive: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
-        let status = dispatcher(["status", "--archive", archive, "--s3-endpoint", fleet.s3_endpoint(), "--json"]);
+        let status =
+            dispatcher(["status", "--archive", archive, "--s3-endpoint", fleet.s3_endpoint(), "--json"]);
         let status = status.await.unwrap();
         if status.code == 0 && parts_of(&status.json().unwrap()) > 0 {
             return;

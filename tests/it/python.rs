@@ -30,5 +30,10 @@ async fn parts_open_in_duckdb_polars_and_pyarrow() {
     let arguments = ["caption", source.to_str().unwrap(), "--archive", archive.to_str().unwrap()];
     dispatcher(arguments).await.unwrap().success().unwrap();
     let ran = python("readers.py", [archive.to_str().unwrap()]).await.unwrap().success().unwrap();
-    assert_eq!(ran.stdout.lines().filter(|line| line.ends_with("9 ok, 1 failed")).count(), 3, "{}", ran.stdout);
+    assert_eq!(
+        ran.stdout.lines().filter(|line| line.ends_with("9 ok, 1 failed")).count(),
+        3,
+        "{}",
+        ran.stdout
+    );
 }

@@ -34,7 +34,9 @@ async fn a_worker_becomes_ready_and_shows_its_metrics() {
     let (status, _) = get(port, "/healthz").await.unwrap();
     assert!(status.contains(" 200 "), "{status}");
     let (_, metrics) = get(port, "/metrics").await.unwrap();
-    for name in ["captionfleet_worker_build_info", "captionfleet_worker_jobs_in_flight", "process_resident_memory"] {
+    for name in
+        ["captionfleet_worker_build_info", "captionfleet_worker_jobs_in_flight", "process_resident_memory"]
+    {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
     }
 }

@@ -148,7 +148,8 @@ impl Ran {
     /// # Errors
     /// When it is not.
     pub fn json(&self) -> anyhow::Result<serde_json::Value> {
-        serde_json::from_str(&self.stdout).with_context(|| format!("not JSON: {}\n{}", self.stdout, self.stderr))
+        serde_json::from_str(&self.stdout)
+            .with_context(|| format!("not JSON: {}\n{}", self.stdout, self.stderr))
     }
 }
 

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use candle_core::Device;
 use captionfleet_model::bundle::{Bundle, LoadedModel};
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
-use candle_core::Device;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, EngineObserver, EngineOptions};
@@ -104,7 +104,8 @@ pub async fn run_worker(
 ) -> anyhow::Result<WorkerReport> {
     let (device, slots) = (config.device, config.slots);
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
-    let engine = tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, observer)).await??;
+    let engine =
+        tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, observer)).await??;
     config.readiness.ready("model");
     let handle = engine.handle();
     tracing::info!(

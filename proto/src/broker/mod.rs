@@ -105,7 +105,7 @@ pub trait Consumer: Send {
 pub struct QueueDepth {
     /// Messages waiting; those in a consumer's hands are not counted.
     pub messages: u64,
-    /// Consumers subscribed.
+    /// Consumers subscribed. RabbitMQ also counts one that was cancelled while it holds unsettled deliveries.
     pub consumers: u32,
 }
 

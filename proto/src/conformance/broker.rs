@@ -88,13 +88,22 @@ impl Subject {
 
     /// Waits until the queue is as described.
     async fn wait_for_depth(&self, queue: &QueueName, expected: QueueDepth) {
+        self.wait_until(queue, &format!("{expected:?}"), |depth| depth == expected).await;
+    }
+
+    /// Waits until so many messages wait in the queue, whoever consumes.
+    async fn wait_for_messages(&self, queue: &QueueName, messages: u64) {
+        self.wait_until(queue, &format!("{messages} messages"), |depth| depth.messages == messages).await;
+    }
+
+    async fn wait_until(&self, queue: &QueueName, expected: &str, met: impl Fn(QueueDepth) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let depth = self.broker.depth(queue).await.expect("the queue exists");
-            if depth == expected {
+            if met(depth) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{queue} is {depth:?}, not {expected:?}");
+            assert!(Instant::now() < deadline, "{queue} is {depth:?}, not {expected}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

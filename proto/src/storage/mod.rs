@@ -37,7 +37,7 @@ pub struct ObjectMeta {
     pub key: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Its version.
+    /// Its version; some servers do not tell it in listings.
     pub etag: Option<String>,
     /// When it was last written.
     pub modified: Option<Timestamp>,

@@ -1,5 +1,5 @@
 //! The broker under test and ways to come between it and us.
-#![allow(dead_code, clippy::expect_used)]
+#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 /// If the test command did not name one.
 pub fn broker_uri() -> String {
     std::env::var("CAPTIONFLEET_TEST_AMQP").expect(
-        "CAPTIONFLEET_TEST_AMQP is not set: run this through the test command, which starts a RabbitMQ",
+        "CAPTIONFLEET_TEST_AMQP is not set: run the repository's test command, which starts a RabbitMQ",
     )
 }
 

@@ -27,8 +27,9 @@ impl Moto {
         let port = free_port()?;
         let mut command = Command::new("moto_server");
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let mut server = Child::spawn("moto_server", command, &root.join("moto.log"))
-            .map_err(|error| error.context("moto is missing: run the tests through tests/run, or pip install 'moto[server]'"))?;
+        let mut server = Child::spawn("moto_server", command, &root.join("moto.log")).map_err(|error| {
+            error.context("moto is missing: run the tests through tests/run, or pip install 'moto[server]'")
+        })?;
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             anyhow::ensure!(
@@ -53,8 +54,9 @@ impl Moto {
     /// When the server does not answer with success.
     pub async fn create_bucket(&self, bucket: &str) -> anyhow::Result<()> {
         let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await?;
-        let request =
-            format!("PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         connection.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer).await?;

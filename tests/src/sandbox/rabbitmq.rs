@@ -92,8 +92,7 @@ impl RabbitMqNode {
         if self.server.wait(Duration::from_secs(30)).await.is_err() {
             tracing::warn!("the RabbitMQ node did not stop in time and is killed");
         }
-        let mapper =
-            Command::new("epmd").arg("-kill").envs(self.environment.iter().cloned()).output().await;
+        let mapper = Command::new("epmd").arg("-kill").envs(self.environment.iter().cloned()).output().await;
         if let Err(error) = mapper {
             tracing::warn!(%error, "the Erlang port mapper could not be stopped");
         }
@@ -111,7 +110,10 @@ impl RabbitMqNode {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                anyhow::bail!("the RabbitMQ node is not ready after {START_LIMIT:?}:\n{}", self.server.output());
+                anyhow::bail!(
+                    "the RabbitMQ node is not ready after {START_LIMIT:?}:\n{}",
+                    self.server.output()
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

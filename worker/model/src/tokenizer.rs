@@ -33,6 +33,7 @@ pub struct CaptionTokenizer {
     inner: Arc<Tokenizer>,
     end_of_text: u32,
     stop: Option<u32>,
+    vocab_len: usize,
 }
 
 impl CaptionTokenizer {
@@ -41,7 +42,8 @@ impl CaptionTokenizer {
         let inner = Tokenizer::from_bytes(json).map_err(TokenizerError::Definition)?;
         let end_of_text = inner.token_to_id(END_OF_TEXT).ok_or(TokenizerError::MissingToken(END_OF_TEXT))?;
         let stop = inner.token_to_id(STOP_TEXT);
-        Ok(Self { inner: Arc::new(inner), end_of_text, stop })
+        let vocab_len = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        Ok(Self { inner: Arc::new(inner), end_of_text, stop, vocab_len })
     }
 
     /// Ids of a text, without any token in front or behind.
@@ -55,9 +57,9 @@ impl CaptionTokenizer {
         self.inner.decode(ids, true).map_err(TokenizerError::Decode)
     }
 
-    /// Ids there are; the model's table may have more rows, which mean nothing.
+    /// Ids there are, the largest plus one; the model's table may have more rows, which mean nothing.
     pub fn vocab_len(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_len
     }
 
     /// The id of `<|endoftext|>`, which is also what the reference calls bos and pad.

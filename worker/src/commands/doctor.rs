@@ -44,7 +44,8 @@ async fn check_model(args: &DoctorArgs, stores: &Stores) -> anyhow::Result<Strin
     let told = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
         let engine = start_engine(&bundle, device, slots, std::sync::Arc::new(Unobserved))?;
         let info = engine.handle();
-        let text = format!("{named} says its golden tokens on {}, {} slots", info.info().device, info.info().slots);
+        let text =
+            format!("{named} says its golden tokens on {}, {} slots", info.info().device, info.info().slots);
         drop(info);
         engine.join();
         Ok(text)

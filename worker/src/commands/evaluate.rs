@@ -40,7 +40,8 @@ pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
     let bundle = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
     let (device, slots) = (args.model.device, args.model.slots);
     let engine =
-        tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, Arc::new(Unobserved))).await??;
+        tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, Arc::new(Unobserved)))
+            .await??;
     let evaluation = evaluate(&engine.handle(), &args).await?;
     tokio::task::spawn_blocking(move || engine.join()).await?;
     if args.json {
@@ -72,7 +73,8 @@ async fn evaluate(engine: &EngineHandle, args: &EvaluateArgs) -> anyhow::Result<
 
     let caption_prompt: Arc<str> = engine.info().prompts.caption.as_str().into();
     let captioned =
-        try_join_all(pictures.iter().map(|picture| engine.caption(request(picture, &caption_prompt, true)))).await?;
+        try_join_all(pictures.iter().map(|picture| engine.caption(request(picture, &caption_prompt, true))))
+            .await?;
     let right = captioned
         .iter()
         .zip(&scenes)
@@ -88,8 +90,11 @@ async fn evaluate(engine: &EngineHandle, args: &EvaluateArgs) -> anyhow::Result<
         }))
         .await?;
         asked += questions.len();
-        answered +=
-            questions.iter().zip(&results).filter(|(question, result)| question.accepts(&result.caption)).count();
+        answered += questions
+            .iter()
+            .zip(&results)
+            .filter(|(question, result)| question.accepts(&result.caption))
+            .count();
     }
 
     let embeddings: Vec<&[f16]> = captioned.iter().filter_map(|result| result.embedding.as_deref()).collect();

@@ -34,7 +34,8 @@ fn request(args: PackArgs) -> anyhow::Result<PackRequest> {
         }
         None => named_files(&args)?,
     };
-    let given = args.caption_prompt.zip(args.ask_prompt).map(|(caption, ask)| PromptTemplates { caption, ask });
+    let given =
+        args.caption_prompt.zip(args.ask_prompt).map(|(caption, ask)| PromptTemplates { caption, ask });
     let golden_picture = args
         .golden_picture
         .map(|path| std::fs::read(&path).with_context(|| format!("read {}", path.display())))
@@ -57,7 +58,8 @@ fn request(args: PackArgs) -> anyhow::Result<PackRequest> {
 type NamedFiles = (CheckpointFiles, std::path::PathBuf, Option<std::path::PathBuf>);
 
 fn named_files(args: &PackArgs) -> anyhow::Result<NamedFiles> {
-    let missing = || UsageError("--vit, --qformer, --phi and --stage are all needed, or --checkpoint".to_owned());
+    let missing =
+        || UsageError("--vit, --qformer, --phi and --stage are all needed, or --checkpoint".to_owned());
     let phi = args.phi.clone().ok_or_else(missing)?;
     let folder_of = |path: &Path| if path.is_dir() { path.to_owned() } else { path.with_file_name("") };
     let tokenizer = folder_of(&phi).join("tokenizer.json");

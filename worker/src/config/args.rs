@@ -215,7 +215,11 @@ pub struct PackArgs {
     pub licence: String,
 
     /// What the bundle is for, for the manifest
-    #[arg(long, value_name = "TEXT", default_value = "descriptions and search of pictures, reviewed by people")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "descriptions and search of pictures, reviewed by people"
+    )]
     pub intended_use: String,
 
     /// A picture for the self-test; a drawn one otherwise

@@ -87,7 +87,8 @@ impl DeviceThread {
             Work::Text { .. } => (Entrance::Text, Live { work, key: None, seen: None, sequence: None }),
             Work::Picture { .. } => (Entrance::Picture, Live { work, key: None, seen: None, sequence: None }),
             Work::Caption { ref request, .. } => {
-                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.prompt, &request.sampling) {
+                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.prompt, &request.sampling)
+                {
                     Ok(sequence) => sequence,
                     Err(error) => return work.fail(error),
                 };
@@ -148,7 +149,8 @@ impl DeviceThread {
 
     /// A batch that fails is tried again in halves, so that one picture never fails its neighbours.
     fn vision(&mut self, requests: &[RequestId]) {
-        let present: Vec<RequestId> = requests.iter().copied().filter(|id| self.live.contains_key(id)).collect();
+        let present: Vec<RequestId> =
+            requests.iter().copied().filter(|id| self.live.contains_key(id)).collect();
         if present.is_empty() {
             return;
         }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use candle_core::{DType, Device};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{CaptionTokenizer, KvCache, ModelConfig, PromptTemplates, PromptTokens};
-use candle_core::{DType, Device};
 use tokio::sync::oneshot;
 
 use super::device::DeviceThread;
@@ -86,10 +86,10 @@ impl Engine {
         let tokenizer = loaded.tokenizer.clone();
         let (inbox, received) = channel();
         let device = DeviceThread::new(Arc::new(loaded), cache, options, observer, received);
-        let thread = std::thread::Builder::new()
-            .name("device".to_owned())
-            .spawn(move || device.run())
-            .map_err(|error| EngineError::Model(format!("the device thread could not be started: {error}")))?;
+        let thread =
+            std::thread::Builder::new().name("device".to_owned()).spawn(move || device.run()).map_err(
+                |error| EngineError::Model(format!("the device thread could not be started: {error}")),
+            )?;
         Ok(Self { handle: EngineHandle { inbox, info: Arc::new(info), tokenizer }, thread })
     }
 

@@ -92,9 +92,13 @@ pub enum NextBatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Text,
-    Vision { then_prefill: bool },
+    Vision {
+        then_prefill: bool,
+    },
     Ready,
-    Running { slot: usize },
+    Running {
+        slot: usize,
+    },
     /// Its last step was handed out; only [`Scheduler::finish`] is missing.
     Leaving,
 }
@@ -222,7 +226,8 @@ impl Scheduler {
             return None;
         }
         self.admitted = 0;
-        let seats = self.running.iter().map(|(slot, request)| Seat { request: *request, slot: *slot }).collect();
+        let seats =
+            self.running.iter().map(|(slot, request)| Seat { request: *request, slot: *slot }).collect();
         Some(NextBatch::Decode { seats })
     }
 

@@ -84,7 +84,11 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
 }
 
 /// Plays the device: carries out a batch and finishes whoever is done.
-fn carry_out(scheduler: &mut Scheduler, left: &mut HashMap<RequestId, u8>, entrances: &HashMap<RequestId, Entrance>) {
+fn carry_out(
+    scheduler: &mut Scheduler,
+    left: &mut HashMap<RequestId, u8>,
+    entrances: &HashMap<RequestId, Entrance>,
+) {
     let Some(batch) = scheduler.next_batch() else {
         assert!(scheduler.is_empty(), "requests wait and nothing is scheduled");
         return;

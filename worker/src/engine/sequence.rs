@@ -1,15 +1,15 @@
 //! One request on the device: what has been seen of its picture, and what it has said so far.
 
+use candle_core::Tensor;
 use captionfleet_model::{
     CaptionTokenizer, PromptTokens, Sampler, SamplingOptions, StopCondition, StopReason, clean_caption,
 };
-use candle_core::Tensor;
 use half::f16;
 
+use super::EngineError;
 use super::feature_cache::PictureKey;
 use super::repetition::is_endless;
 use super::request::{CaptionResult, Work};
-use super::EngineError;
 
 /// A picture after the vision step.
 #[derive(Debug, Clone)]

@@ -1,9 +1,9 @@
 //! One step on the device: tensors in, tensors out; no request, no reply.
 
+use candle_core::{DType, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
 use captionfleet_model::{DecodeRow, KvCache, PrefillRow, RetrievalHead};
-use candle_core::{DType, Tensor};
 use half::f16;
 
 use super::EngineError;
@@ -67,7 +67,11 @@ fn indices(rows: &[Wanted<'_>], wanted: impl Fn(&Wanted<'_>) -> bool) -> Vec<usi
     (0..rows.len()).filter(|&row| wanted(&rows[row])).collect()
 }
 
-fn caption_pixels(loaded: &LoadedModel, rows: &[Wanted<'_>], chosen: &[usize]) -> Result<Tensor, EngineError> {
+fn caption_pixels(
+    loaded: &LoadedModel,
+    rows: &[Wanted<'_>],
+    chosen: &[usize],
+) -> Result<Tensor, EngineError> {
     let pictures: Vec<&SquareImage> = chosen.iter().map(|&row| &rows[row].picture.caption).collect();
     Ok(pixel_values(&pictures, loaded.model.device())?)
 }

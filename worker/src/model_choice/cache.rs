@@ -23,5 +23,6 @@ pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         file.persist(path).map_err(|error| error.error)?;
         Ok(())
     };
-    write().with_context(|| format!("cannot keep {} (set CAPTIONFLEET_CACHE to another folder)", path.display()))
+    write()
+        .with_context(|| format!("cannot keep {} (set CAPTIONFLEET_CACHE to another folder)", path.display()))
 }

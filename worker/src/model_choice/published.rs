@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use captionfleet_model::checkpoint::{CheckpointFolder, PublishedFile, PublishedLocation, missing_files, require_files};
+use captionfleet_model::checkpoint::{
+    CheckpointFolder, PublishedFile, PublishedLocation, missing_files, require_files,
+};
 use captionfleet_model::pack::{PackRequest, WeightFormat, pack};
 use futures::TryStreamExt;
 use hf_hub::{HFClient, HFError};
@@ -27,8 +29,11 @@ pub(super) async fn fetch_and_pack() -> anyhow::Result<PathBuf> {
     }
     let checkpoint = root.join("checkpoint");
     if let Err(error) = fetch_missing(&checkpoint).await {
-        let wanted = require_files(&checkpoint, STAGE).err().map(|missing| missing.to_string()).unwrap_or_default();
-        return Err(error.context(format!("{PUBLISHED} cannot be fetched; without internet access, {wanted}")));
+        let wanted =
+            require_files(&checkpoint, STAGE).err().map(|missing| missing.to_string()).unwrap_or_default();
+        return Err(
+            error.context(format!("{PUBLISHED} cannot be fetched; without internet access, {wanted}"))
+        );
     }
     require_files(&checkpoint, STAGE)?;
     let out = bundle.clone();
@@ -48,7 +53,8 @@ fn request(checkpoint: &Path, out: PathBuf) -> anyhow::Result<PackRequest> {
         prompts: None,
         name: PUBLISHED.to_owned(),
         licence: "see the publishers: TinyGPT-V and LAVIS BSD-3-Clause, Phi-2 MIT, BLIP-2 ITM MIT".to_owned(),
-        intended_use: "descriptions and search of pictures for review by people; not for judging persons".to_owned(),
+        intended_use: "descriptions and search of pictures for review by people; not for judging persons"
+            .to_owned(),
         golden_picture: None,
         out,
     })
@@ -98,7 +104,12 @@ async fn fetch(client: &HFClient, file: &PublishedFile, place: &Path) -> anyhow:
     if let Some(bytes) = file.bytes {
         let found = tokio::fs::metadata(place).await?.len();
         if found != bytes {
-            tracing::warn!(file = file.local, expected = bytes, found, "a published file has another size than known");
+            tracing::warn!(
+                file = file.local,
+                expected = bytes,
+                found,
+                "a published file has another size than known"
+            );
         }
     }
     Ok(())

@@ -59,9 +59,8 @@ impl Pipeline {
             }));
             (digest, prepared)
         });
-        let (digest, prepared) = decoded
-            .await
-            .map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
+        let (digest, prepared) =
+            decoded.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
         events::stage(&self.metrics, HostStage::ImageDecode, started.elapsed());
         facts.sha256 = Some(digest);
         let decoded = prepared.map_err(|panic| {
@@ -131,13 +130,18 @@ mod tests {
             (StorageErrorKind::Refused, "source_refused"),
             (StorageErrorKind::TooLarge, "too_large"),
         ] {
-            assert!(matches!(failure(kind, false), ItemFailure::Row { code, .. } if code == expected), "{kind:?}");
+            assert!(
+                matches!(failure(kind, false), ItemFailure::Row { code, .. } if code == expected),
+                "{kind:?}"
+            );
         }
     }
 
     #[test]
     fn faults_of_the_store_never_become_rows() {
-        for kind in [StorageErrorKind::Unavailable, StorageErrorKind::Throttled, StorageErrorKind::Unauthenticated] {
+        for kind in
+            [StorageErrorKind::Unavailable, StorageErrorKind::Throttled, StorageErrorKind::Unauthenticated]
+        {
             assert!(matches!(failure(kind, true), ItemFailure::Job(Failure::Source { .. })), "{kind:?}");
         }
         assert!(matches!(failure(StorageErrorKind::Other, false), ItemFailure::Job(_)));

@@ -16,7 +16,11 @@ use crate::engine::{CaptionRequest, EngineError, Priority};
 
 impl Pipeline {
     /// Does all items of a job side by side; `None` if the worker drains and the job must go back.
-    pub(super) async fn run_together(&self, task: Received, drain: &Drain) -> Result<Option<Inferred>, Failure> {
+    pub(super) async fn run_together(
+        &self,
+        task: Received,
+        drain: &Drain,
+    ) -> Result<Option<Inferred>, Failure> {
         let budget = self.budgets.of(task.lane);
         // A job that has not begun when the drain starts would only eat into the others' grace period.
         tokio::select! {
@@ -55,7 +59,13 @@ impl Pipeline {
     }
 
     /// What the engine is asked about one picture.
-    pub(super) fn request(&self, picture: PreparedPicture, plan: &Plan, lane: Lane, mode: Mode) -> CaptionRequest {
+    pub(super) fn request(
+        &self,
+        picture: PreparedPicture,
+        plan: &Plan,
+        lane: Lane,
+        mode: Mode,
+    ) -> CaptionRequest {
         let interactive = lane == Lane::Interactive || mode == Mode::Alone;
         CaptionRequest {
             picture,

@@ -57,9 +57,7 @@ pub(super) async fn consume_lane(pipeline: Arc<Pipeline>, lane: Lane, drain: Dra
     if !tasks.is_empty() {
         events::drain_started(tasks.len() as i64, pipeline.options.grace);
     }
-    let finish = async {
-        while tasks.join_next().await.is_some() {}
-    };
+    let finish = async { while tasks.join_next().await.is_some() {} };
     tokio::pin!(finish);
     tokio::select! {
         () = &mut finish => {}
@@ -106,7 +104,8 @@ impl Pipeline {
     async fn handle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
         self.metrics.jobs_in_flight.inc();
         let suspicion = Suspicion::of(&delivery);
-        let hand_over = HandOver { message: delivery.message.clone(), lane, suspicion, started: Instant::now() };
+        let hand_over =
+            HandOver { message: delivery.message.clone(), lane, suspicion, started: Instant::now() };
         let verdict = if delivery.delivery_count >= u64::from(DELIVERY_LIMIT) {
             Verdict::Failed(Failure::DeliveryLimit(delivery.delivery_count))
         } else {

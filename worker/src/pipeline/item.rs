@@ -28,10 +28,7 @@ pub(super) enum Mode {
 #[derive(Debug)]
 pub(super) enum ItemFailure {
     /// It gets a failed row.
-    Row {
-        code: &'static str,
-        message: String,
-    },
+    Row { code: &'static str, message: String },
     /// The job as a whole cannot go on.
     Job(Failure),
     /// The engine failed on a batch that this item was part of; alone it may pass.

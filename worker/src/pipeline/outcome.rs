@@ -46,7 +46,13 @@ impl MessageFacts {
 }
 
 /// The outcome of a caption job whose part holds `rows`.
-pub(super) fn outcome_of(task: &Received, rows: &[Row], part: String, worker: &str, already_done: bool) -> JobOutcome {
+pub(super) fn outcome_of(
+    task: &Received,
+    rows: &[Row],
+    part: String,
+    worker: &str,
+    already_done: bool,
+) -> JobOutcome {
     let mut failed = BTreeMap::new();
     for row in rows.iter().filter(|row| row.status == Status::Failed) {
         *failed.entry(row.error_code.clone().unwrap_or_default()).or_insert(0) += 1;
@@ -78,7 +84,9 @@ impl Pipeline {
     pub(super) async fn tell(&self, message: &Message, outcome: &JobOutcome) {
         match codec::encode_outcome(outcome) {
             Ok(body) => self.notify(message, outcome.job.as_str(), body).await,
-            Err(error) => events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error),
+            Err(error) => {
+                events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error)
+            }
         }
     }
 

@@ -17,10 +17,10 @@ const MAX_MESSAGE_CHARS: usize = 2000;
 impl Pipeline {
     /// How embeddings are arranged in parts of this worker.
     pub(super) fn embedding_shape(&self) -> EmbeddingShape {
-        self.engine.info().embedding_shape.map_or(USUAL_SHAPE, |(vectors, dim)| EmbeddingShape {
-            vectors: vectors as u32,
-            dim: dim as u32,
-        })
+        self.engine
+            .info()
+            .embedding_shape
+            .map_or(USUAL_SHAPE, |(vectors, dim)| EmbeddingShape { vectors: vectors as u32, dim: dim as u32 })
     }
 
     pub(super) fn ok_row(&self, task: &Received, item: &JobItem, facts: Facts, answer: CaptionResult) -> Row {

@@ -39,7 +39,9 @@ impl AdminAddr {
             "default" => Ok(Self::Default),
             _ => {
                 let mut addresses = text.to_socket_addrs().map_err(|error| {
-                    format!("`{text}` is not an address ({error}); use HOST:PORT, e.g. 127.0.0.1:9464, or off")
+                    format!(
+                        "`{text}` is not an address ({error}); use HOST:PORT, e.g. 127.0.0.1:9464, or off"
+                    )
                 })?;
                 addresses.next().map(Self::At).ok_or_else(|| format!("`{text}` has no address"))
             }
@@ -187,8 +189,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
 }
 
 async fn ready(State(served): State<Served>) -> impl IntoResponse {
-    let status =
-        if served.readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if served.readiness.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, served.readiness.describe())
 }
 

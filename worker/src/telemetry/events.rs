@@ -81,7 +81,12 @@ pub fn job_retried(metrics: &Metrics, kind: &str, id: &str, reason: &str, chain:
 pub fn job_dead(metrics: &Metrics, kind: &str, id: &str, reason: &str, chain: &str) {
     metrics.jobs.with_label_values(&[kind, "dead"]).inc();
     metrics.dead_letters.with_label_values(&[reason]).inc();
-    tracing::error!(job.id = id, error.code = reason, error.chain = chain, "job given up, it is a dead letter now");
+    tracing::error!(
+        job.id = id,
+        error.code = reason,
+        error.chain = chain,
+        "job given up, it is a dead letter now"
+    );
 }
 
 /// A job goes back to its queue because this worker drains.

@@ -71,9 +71,7 @@ fn filter(default_filter: &str) -> (EnvFilter, Option<String>) {
     };
     match EnvFilter::try_new(&directives) {
         Ok(filter) => (filter, None),
-        Err(error) => {
-            (EnvFilter::new(default_filter), Some(format!("{name} is not a log filter: {error}")))
-        }
+        Err(error) => (EnvFilter::new(default_filter), Some(format!("{name} is not a log filter: {error}"))),
     }
 }
 

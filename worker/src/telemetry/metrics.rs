@@ -71,10 +71,8 @@ impl Metrics {
                 HistogramOpts::new("stage_seconds", "Time per stage and call.").buckets(SECONDS.to_vec()),
                 "stage",
             ),
-            queue_depth: make.add(IntGaugeVec::new(
-                opts("queue_depth", "Messages waiting, as last seen."),
-                &["queue"],
-            )),
+            queue_depth: make
+                .add(IntGaugeVec::new(opts("queue_depth", "Messages waiting, as last seen."), &["queue"])),
             jobs_in_flight: make.add(IntGauge::with_opts(opts("jobs_in_flight", "Deliveries in hand."))),
             items_in_flight: make.add(IntGauge::with_opts(opts(
                 "items_in_flight",

@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn engine() -> EngineHandle {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     let start = || {
-        start_engine(&demo_model::bundle().unwrap(), DeviceChoice::Cpu, Some(4), Arc::new(Unobserved)).unwrap()
+        start_engine(&demo_model::bundle().unwrap(), DeviceChoice::Cpu, Some(4), Arc::new(Unobserved))
+            .unwrap()
     };
     ENGINE.get_or_init(start).handle()
 }

@@ -4,11 +4,15 @@ use captionfleet_proto::job::Lane;
 
 use crate::bench::{Bench, verdicts};
 
+/// Puts the archive where nobody, not even root, can make a file.
+fn lead_astray(bench: &Bench) {
+    std::os::unix::fs::symlink("/sys", bench.archive()).unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_stays_away_ends_in_a_dead_letter_after_all_attempts() {
     let bench = Bench::new().await;
-    // A file where the archive's folder should be: every write fails.
-    std::fs::write(bench.archive(), b"in the way").unwrap();
+    lead_astray(&bench);
     bench.publish(Lane::Bulk, &bench.job("job-1", bench.scenes(1))).await;
     let worker = bench.start();
     let dead = bench.dead_letter().await;
@@ -27,11 +31,12 @@ async fn an_archive_that_stays_away_ends_in_a_dead_letter_after_all_attempts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_that_comes_back_gets_its_part() {
     let bench = Bench::new().await;
-    std::fs::write(bench.archive(), b"in the way").unwrap();
+    lead_astray(&bench);
     bench.publish(Lane::Bulk, &bench.job("job-1", bench.scenes(1))).await;
     let worker = bench.start();
     crate::bench::eventually("the first retry", || async {
-        (worker.metric("captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}") > 0.0).then_some(())
+        (worker.metric("captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}") > 0.0)
+            .then_some(())
     })
     .await;
     std::fs::remove_file(bench.archive()).unwrap();

@@ -22,7 +22,8 @@ async fn words_and_pictures_become_unit_vectors() {
     let picture = bench.scenes(1).remove(0);
     let text = Query::Text { text: "a red circle".to_owned() };
     for (query, expected) in [(text, 1), (Query::Image { item: picture }, vectors)] {
-        let SearchResult::Ok { embedding, embedding_space, bundle } = ask(&bench, query, None).await.result else {
+        let SearchResult::Ok { embedding, embedding_space, bundle } = ask(&bench, query, None).await.result
+        else {
             panic!("no vectors");
         };
         assert_eq!(embedding.len(), expected);

@@ -52,3 +52,29 @@ fn classify(error: &io::Error) -> (StorageErrorKind, &'static str) {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_what_passes_from_what_does_not() {
+        for (errno, kind, transient) in [
+            (Errno::NOSPC, StorageErrorKind::NoSpace, true),
+            (Errno::DQUOT, StorageErrorKind::NoSpace, true),
+            (Errno::MFILE, StorageErrorKind::Unavailable, true),
+            (Errno::STALE, StorageErrorKind::Unavailable, true),
+            (Errno::ACCESS, StorageErrorKind::PermissionDenied, false),
+            (Errno::PERM, StorageErrorKind::PermissionDenied, false),
+            (Errno::ROFS, StorageErrorKind::PermissionDenied, false),
+            (Errno::NOENT, StorageErrorKind::NotFound, false),
+            (Errno::NAMETOOLONG, StorageErrorKind::InvalidUri, false),
+            (Errno::LOOP, StorageErrorKind::InvalidUri, false),
+            (Errno::IO, StorageErrorKind::Other, false),
+        ] {
+            let error = new("writing", Path::new("/a b"), errno.into());
+            assert_eq!((error.kind(), error.is_transient()), (kind, transient), "{errno:?}");
+            assert!(error.to_string().starts_with("writing file:///a%20b: "), "{error}");
+        }
+    }
+}

@@ -18,16 +18,16 @@ const FILE_MODE: u32 = 0o666;
 
 pub(super) fn put(path: &Path, bytes: &[u8], mode: PutMode) -> Result<PutOutcome, StorageError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    make_folder(folder)
-        .map_err(|error| in_the_way(path).unwrap_or_else(|| fault::new(WRITING, path, error)))?;
+    let failed = |error| in_the_way(path).unwrap_or_else(|| fault::new(WRITING, path, error));
+    make_folder(folder).map_err(failed)?;
     if path.is_dir() {
         return Err(in_the_way_of_file(path, path));
     }
     if mode == PutMode::IfAbsent && path.symlink_metadata().is_ok() {
         return Ok(PutOutcome::Exists);
     }
-    let outcome = publish(folder, path, bytes, mode).map_err(|error| fault::new(WRITING, path, error))?;
-    sync_folder(folder).map_err(|error| fault::new(WRITING, path, error))?;
+    let outcome = publish(folder, path, bytes, mode).map_err(failed)?;
+    sync_folder(folder).map_err(failed)?;
     Ok(outcome)
 }
 

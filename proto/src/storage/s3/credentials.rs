@@ -16,6 +16,8 @@ use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
 use aws_config::provider_config::ProviderConfig;
 use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::future;
 use aws_sdk_s3::config::{ProvideCredentials, Region, SharedCredentialsProvider};
 
 use crate::storage::StorageError;
@@ -56,7 +58,7 @@ pub(super) async fn find(
             .or_else("container", EcsCredentialsProvider::builder().configure(&config).build());
     if let Some(client) = metadata {
         let machine = ImdsCredentialsProvider::builder().configure(&config).imds_client(client).build();
-        chain = chain.or_else("machine", machine);
+        chain = chain.or_else("machine", Machine(machine));
     }
     let credentials = SharedCredentialsProvider::new(chain);
     if let Err(error) = credentials.provide_credentials().await {
@@ -79,4 +81,19 @@ async fn find_region(given: Option<&str>, metadata: Option<imds::Client>) -> Reg
 
 fn metadata_disabled() -> bool {
     std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// The metadata service, as the last resort: that it is absent, shut or no such thing means no credentials, and not
+/// that something is broken which the user had set up.
+#[derive(Debug)]
+struct Machine(ImdsCredentialsProvider);
+
+impl ProvideCredentials for Machine {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let asked = self.0.provide_credentials();
+        future::ProvideCredentials::new(async { asked.await.map_err(CredentialsError::not_loaded) })
+    }
 }

@@ -24,7 +24,9 @@ pub enum BundleError {
         source: std::io::Error,
     },
     /// A file's content is not what was packed.
-    #[error("{file} of the bundle {place} is damaged: its hash is not the recorded one; copy or pack the bundle again")]
+    #[error(
+        "{file} of the bundle {place} is damaged: its hash is not the recorded one; copy or pack the bundle again"
+    )]
     Damaged {
         /// Folder or file.
         place: String,

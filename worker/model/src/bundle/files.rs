@@ -44,7 +44,9 @@ impl BundleFiles {
         let mut files = HashMap::new();
         let entries = std::fs::read_dir(path).map_err(|error| not_a_bundle(error.to_string()))?;
         for entry in entries.flatten() {
-            let (Ok(name), true) = (entry.file_name().into_string(), entry.path().is_file()) else { continue };
+            let (Ok(name), true) = (entry.file_name().into_string(), entry.path().is_file()) else {
+                continue;
+            };
             let content = map(&entry.path()).map_err(|source| BundleError::Read {
                 place: place.clone(),
                 file: name.clone(),
@@ -67,7 +69,8 @@ impl BundleFiles {
         let entries = archive.entries().map_err(|error| not_a_bundle(error.to_string()))?;
         for entry in entries.take(MOST_FILES) {
             let entry = entry.map_err(|_| not_a_bundle("the file is not a tar archive".to_owned()))?;
-            let Some(name) = entry.path().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned())) else {
+            let Some(name) = entry.path().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            else {
                 continue;
             };
             let start = entry.raw_file_position() as usize;

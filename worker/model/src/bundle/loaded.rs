@@ -30,9 +30,14 @@ impl LoadedModel {
     /// [`BundleError::Golden`] when they differ, [`BundleError::GoldenRun`] when there is no caption at all.
     pub fn self_test(&self) -> Result<(), BundleError> {
         let golden = &self.manifest.golden;
-        let found =
-            greedy_tokens(&self.model, &self.tokenizer, &self.golden_picture, &golden.prompt, golden.tokens.len())
-                .map_err(BundleError::GoldenRun)?;
+        let found = greedy_tokens(
+            &self.model,
+            &self.tokenizer,
+            &self.golden_picture,
+            &golden.prompt,
+            golden.tokens.len(),
+        )
+        .map_err(BundleError::GoldenRun)?;
         if found == golden.tokens {
             return Ok(());
         }

@@ -25,15 +25,15 @@ pub fn pack(request: &PackRequest) -> Result<PackReport, PackError> {
     if request.out.exists() {
         return Err(PackError::Exists(request.out.clone()));
     }
-    let prompts = request.prompts.clone().unwrap_or_else(|| PromptTemplates::of_stage(request.files.stage_number));
+    let prompts =
+        request.prompts.clone().unwrap_or_else(|| PromptTemplates::of_stage(request.files.stage_number));
     prompts.validate()?;
     let assembly = Assembly::open(&request.files)?;
-    let parent = request.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        request.out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     std::fs::create_dir_all(parent).map_err(io("create", parent))?;
-    let workshop = tempfile::Builder::new()
-        .prefix(".packing-")
-        .tempdir_in(parent)
-        .map_err(io("write into", parent))?;
+    let workshop =
+        tempfile::Builder::new().prefix(".packing-").tempdir_in(parent).map_err(io("write into", parent))?;
     let folder = workshop.path();
 
     let written = write_weights(&assembly, request, &folder.join(bundle::WEIGHTS))?;
@@ -99,7 +99,8 @@ fn write_weights(assembly: &Assembly, request: &PackRequest, path: &Path) -> Res
         let dtype = match kind {
             TensorKind::Float => GgmlDType::F32,
             TensorKind::Matrix => {
-                let wanted = if name.contains("visual_encoder.") { request.vision_weights } else { request.weights };
+                let wanted =
+                    if name.contains("visual_encoder.") { request.vision_weights } else { request.weights };
                 let fitting = wanted.fitting(shape);
                 if fitting != wanted {
                     fallbacks.insert(name.to_owned(), fitting.to_string());
@@ -107,10 +108,8 @@ fn write_weights(assembly: &Assembly, request: &PackRequest, path: &Path) -> Res
                 fitting.dtype()
             }
         };
-        let stored = QTensor::quantize(&assembly.tensor(name)?, dtype).map_err(|source| PackError::Convert {
-            tensor: name.to_owned(),
-            format: format!("{dtype:?}"),
-            source,
+        let stored = QTensor::quantize(&assembly.tensor(name)?, dtype).map_err(|source| {
+            PackError::Convert { tensor: name.to_owned(), format: format!("{dtype:?}"), source }
         })?;
         *types.entry(format!("{dtype:?}").to_lowercase()).or_insert(0) += 1;
         tensors.push((name, stored));
@@ -198,7 +197,8 @@ fn hash_path(path: &Path) -> Result<String, PackError> {
 }
 
 fn is_weights(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "bin" || extension == "safetensors" || extension == "pth")
+    path.extension()
+        .is_some_and(|extension| extension == "bin" || extension == "safetensors" || extension == "pth")
 }
 
 fn file_hashes(folder: &Path) -> Result<BTreeMap<String, String>, PackError> {
@@ -246,10 +246,7 @@ fn publish(folder: &Path, out: &Path) -> Result<(), PackError> {
             archive.append_path_with_name(&path, name).map_err(io("pack", &path))?;
         }
     }
-    archive
-        .into_inner()
-        .and_then(|mut file| file.flush())
-        .map_err(io("write", &unfinished))?;
+    archive.into_inner().and_then(|mut file| file.flush()).map_err(io("write", &unfinished))?;
     std::fs::rename(&unfinished, out).map_err(io("write", out))
 }
 

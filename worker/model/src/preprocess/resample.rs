@@ -122,6 +122,7 @@ pub(super) fn vertical(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
 }
 
 #[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
+#[expect(clippy::needless_range_loop, reason = "the compiler keeps the sums in registers only in this form")]
 #[inline(always)]
 fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
     let (stride, out_stride) = (width * 3, weights.outputs() * 3);
@@ -138,13 +139,14 @@ fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
         }
         for (output, (first, pairs)) in weights.iter().enumerate() {
             let mut sums = [[0; 8]; ROWS];
-            let mut inputs: [&[i32]; ROWS] = [&[]; ROWS];
-            for (input, row) in inputs.iter_mut().zip(wide.chunks_exact(padded)) {
-                *input = &row[first * 3..][..pairs.len() * 6 + 2];
-            }
+            let reach = first * 3..first * 3 + pairs.len() * 6 + 2;
+            let inputs: [&[i32]; ROWS] = std::array::from_fn(|row| &wide[row * padded..][reach.clone()]);
             for (number, pair) in pairs.iter().enumerate() {
-                for (sums, input) in sums.iter_mut().zip(&inputs) {
-                    add_product(sums, &input[number * 6..][..8], pair);
+                for row in 0..ROWS {
+                    let values = &inputs[row][number * 6..number * 6 + 8];
+                    for lane in 0..8 {
+                        sums[row][lane] += values[lane] * pair[lane];
+                    }
                 }
             }
             // rows below the last one were summed as well, but have no place to go
@@ -155,14 +157,6 @@ fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
         }
     }
     out
-}
-
-#[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
-#[inline(always)]
-fn add_product(sums: &mut [i32; 8], values: &[i32], weights: &[i32; 8]) {
-    for ((sum, value), weight) in sums.iter_mut().zip(values).zip(weights) {
-        *sum += value * weight;
-    }
 }
 
 #[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]

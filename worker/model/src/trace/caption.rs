@@ -121,13 +121,10 @@ impl Runs<'_> {
         if let Some(score) = &settings.score {
             self.trace_score(score, &mut out.below("score"))?;
         }
-        if let Some(text) = &settings.text_only {
-            let mut out = out.below("text_only");
-            let ids = self.tokenizer.encode(text)?;
-            out.ids("input_ids", &ids, &[ids.len()])?;
-            self.trace_row(&self.model.embed_tokens(&ids)?, &mut out)?;
-        }
-        Ok(())
+        let mut out = out.below("text_only");
+        let ids = self.tokenizer.encode(&settings.text_only)?;
+        out.ids("input_ids", &ids, &[ids.len()])?;
+        self.trace_row(&self.model.embed_tokens(&ids)?, &mut out)
     }
 
     /// Traces the answers' scores and, for each, the language model's input and output.
@@ -220,10 +217,11 @@ impl Runs<'_> {
         Ok(self.model.embed_prompt(&tokens, self.image_tokens(picture)?)?)
     }
 
+    /// Prompts beyond the last picture begin with the first again.
     fn image_tokens(&self, picture: usize) -> Result<&Tensor, TraceError> {
-        self.image_tokens.get(picture).ok_or_else(|| {
-            TraceError::Inconsistent(format!("a prompt needs picture {picture}, which is not there"))
-        })
+        self.image_tokens
+            .get(picture % self.image_tokens.len().max(1))
+            .ok_or_else(|| TraceError::Inconsistent("a prompt needs a picture; there is none".to_owned()))
     }
 
     /// Greedy, as the reference's evaluation generates.

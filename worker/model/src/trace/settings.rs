@@ -61,8 +61,8 @@ pub(super) struct CaptionSettings {
     pub(super) beams: Vec<(String, Beams)>,
     /// Answers to be scored for picture 0.
     pub(super) score: Option<Score>,
-    /// The run without a picture, where the goldens have one.
-    pub(super) text_only: Option<String>,
+    /// The run without a picture.
+    pub(super) text_only: String,
 }
 
 #[derive(Deserialize)]
@@ -190,10 +190,7 @@ impl CaptionSettings {
             demo: run.demo,
             beams,
             score: run.score,
-            text_only: run
-                .text_only
-                .map(|run| run.text)
-                .or_else(|| (stage != "s1").then(|| TEXT_ONLY.to_owned())),
+            text_only: run.text_only.map_or_else(|| TEXT_ONLY.to_owned(), |run| run.text),
         })
     }
 }
