@@ -28,7 +28,9 @@ fn vectors(count: usize, seed: &mut u64) -> Vec<f32> {
         .collect();
     for vector in values.chunks_exact_mut(SHAPE.dim as usize) {
         let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|value| *value /= norm);
+        for value in vector.iter_mut() {
+            *value /= norm;
+        }
     }
     values
 }

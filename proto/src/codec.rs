@@ -145,7 +145,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<T, Decode
         return Err(DecodeError::TooLarge { bytes: bytes.len(), limit: limits.max_bytes });
     }
     let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
-    check::version(&serde_json::from_slice::<Envelope>(bytes).map_err(malformed)?.version)?;
+    check::version(serde_json::from_slice::<Envelope>(bytes).map_err(malformed)?.version.as_ref())?;
     serde_json::from_slice(bytes).map_err(malformed)
 }
 

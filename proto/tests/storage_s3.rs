@@ -3,7 +3,7 @@
 //! `CAPTIONFLEET_TEST_S3` is the URL of a server that checks credentials and checksums (s3s-fs),
 //! `CAPTIONFLEET_TEST_S3_CONDITIONAL` of one whose conditional writes have one winner (moto); both accept the
 //! credentials in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. The repository's test command starts them.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::error::Error;
 use std::process::Command;

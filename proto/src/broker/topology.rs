@@ -253,7 +253,7 @@ fn milliseconds(duration: Duration) -> ArgumentValue {
 fn delay_label(delay: Duration) -> String {
     let milliseconds = delay.as_millis();
     for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000)] {
-        if milliseconds >= length && milliseconds % length == 0 {
+        if milliseconds >= length && milliseconds.is_multiple_of(length) {
             return format!("{}{unit}", milliseconds / length);
         }
     }

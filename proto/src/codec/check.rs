@@ -15,7 +15,7 @@ const MAX_TEMPLATE_BYTES: usize = 16 * 1024;
 const MAX_TOKENS: u32 = 4096;
 const MAX_NAME_BYTES: usize = 128;
 
-pub(super) fn version(version: &Option<Value>) -> Result<(), DecodeError> {
+pub(super) fn version(version: Option<&Value>) -> Result<(), DecodeError> {
     let Some(version) = version else {
         return Err(invalid("version", "is missing: write \"1.0\""));
     };

@@ -74,8 +74,8 @@ async fn reads_what_it_wrote(store: &dyn Storage) {
         let (listed, looked) = (listed[0].modified, head.modified);
         // HTTP dates have no fractions.
         assert_eq!(
-            listed.map(|time| time.as_second()),
-            looked.map(|time| time.as_second()),
+            listed.map(jiff::Timestamp::as_second),
+            looked.map(jiff::Timestamp::as_second),
             "and on its time"
         );
     }

@@ -1,5 +1,5 @@
 //! Decoding and resizing against Pillow: the goldens, and a corpus with the hashes that Pillow gave.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

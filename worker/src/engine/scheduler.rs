@@ -244,7 +244,8 @@ impl Scheduler {
 
     fn admission(&mut self) -> Option<NextBatch> {
         let others_wait = self.seatable() > 0 || self.vision_room() > 0 || !self.vision_only.is_empty();
-        if !self.text.is_empty() && !(self.text_was_last && others_wait) {
+        let texts_had_their_turn = self.text_was_last && others_wait;
+        if !self.text.is_empty() && !texts_had_their_turn {
             return Some(self.text_batch());
         }
         if self.prefill_goes_first() {

@@ -19,7 +19,7 @@ pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::R
     let named = || format!("fetch the model s3://{bucket}/{key}");
     let store = stores.bucket(bucket).await.with_context(named)?;
     let cache = cache::folder()?.join("bundles");
-    if key.ends_with(".tar") {
+    if std::path::Path::new(key).extension().is_some_and(|extension| extension == "tar") {
         let meta = store.head(key).await.with_context(named)?;
         let identity = format!("{bucket}\n{key}\n{}\n{}", meta.size, meta.etag.unwrap_or_default());
         let path = cache.join(format!("{}.tar", &hex::encode(Sha256::digest(identity))[..32]));

@@ -55,7 +55,9 @@ impl World {
 #[test]
 fn returned_messages_keep_their_place() {
     let mut world = world(9);
-    ["a", "b", "c", "d"].map(|id| world.publish(id));
+    for id in ["a", "b", "c", "d"] {
+        world.publish(id);
+    }
     let first = world.subscribe(3);
     let held: Vec<_> = (0..3).map(|_| world.take(first).unwrap()).collect();
     assert!(world.queues.ack(&held[1].ticket));

@@ -140,10 +140,7 @@ impl Storage for S3Storage {
                 .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))
                 .send()
                 .await;
-            let error = match sent {
-                Ok(_) => return Ok(PutOutcome::Created),
-                Err(error) => error,
-            };
+            let Err(error) = sent else { return Ok(PutOutcome::Created) };
             let status = error.raw_response().map(|answer| answer.status().as_u16());
             let conflict = matches!(error.code(), Some("ConditionalRequestConflict" | "OperationAborted"));
             if mode == PutMode::IfAbsent

@@ -122,7 +122,7 @@ pub(super) fn vertical(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
 }
 
 #[expect(clippy::inline_always, reason = "only then does it get its caller's vector instructions")]
-#[expect(clippy::needless_range_loop, reason = "the compiler keeps the sums in registers only in this form")]
+#[allow(clippy::needless_range_loop, reason = "the compiler keeps the sums in registers only in this form")]
 #[inline(always)]
 fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
     let (stride, out_stride) = (width * 3, weights.outputs() * 3);
