@@ -57,23 +57,17 @@ impl Pipeline {
         rows.sort_unstable_by_key(|(at, _)| *at);
         Ok(rows.into_iter().map(|(_, row)| row).collect())
     }
+}
 
-    /// What the engine is asked about one picture.
-    pub(super) fn request(
-        &self,
-        picture: PreparedPicture,
-        plan: &Plan,
-        lane: Lane,
-        mode: Mode,
-    ) -> CaptionRequest {
-        let interactive = lane == Lane::Interactive || mode == Mode::Alone;
-        CaptionRequest {
-            picture,
-            prompt: std::sync::Arc::clone(&plan.prompt),
-            sampling: plan.sampling.clone(),
-            embed: plan.embed,
-            priority: if interactive { Priority::Interactive } else { Priority::Bulk },
-        }
+/// What the engine is asked about one picture.
+pub(super) fn request(picture: PreparedPicture, plan: &Plan, lane: Lane, mode: Mode) -> CaptionRequest {
+    let interactive = lane == Lane::Interactive || mode == Mode::Alone;
+    CaptionRequest {
+        picture,
+        prompt: std::sync::Arc::clone(&plan.prompt),
+        sampling: plan.sampling.clone(),
+        embed: plan.embed,
+        priority: if interactive { Priority::Interactive } else { Priority::Bulk },
     }
 }
 

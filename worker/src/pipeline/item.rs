@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::budget::permit;
 use super::fetch::Facts;
-use super::infer::{engine_failure, is_shared};
+use super::infer::{engine_failure, is_shared, request};
 use super::prompt::Plan;
 use super::task::Received;
 use super::{Failure, Pipeline};
@@ -121,16 +121,16 @@ impl Pipeline {
         let fetched = timeout(limit, self.fetch(item, task.lane, task.last_attempt, facts)).await;
         let picture = fetched.map_err(|_| ItemFailure::deadline(limit, "reading and decoding"))??;
         let left = limit.saturating_sub(started.elapsed());
-        let request = self.request(picture, plan, task.lane, mode);
+        let asked = request(picture, plan, task.lane, mode);
         let _place = match mode {
             Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
             Mode::Alone => None,
         };
         drop(upstream);
-        let answer = timeout(left, self.engine.caption(request.clone())).await;
+        let answer = timeout(left, self.engine.caption(asked.clone())).await;
         match answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))? {
             Ok(answer) => Ok(answer),
-            Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(request))),
+            Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(asked))),
             Err(error) => Err(engine_failure(error)),
         }
     }

@@ -202,8 +202,9 @@ impl Pipeline {
             intake::consume_lane(Arc::clone(&pipeline), Lane::Bulk, drain.clone()),
             intake::consume_lane(Arc::clone(&pipeline), Lane::Interactive, drain.clone()),
         );
-        // It ends with the drain; waiting for it lets go of the last handle to the engine.
-        watch.abort();
+        // Both lanes may have ended because the broker was closed.
+        drain.soft.cancel();
+        // It ended with the drain; waiting for it lets go of the last handle to the engine.
         let _ = watch.await;
         bulk.and(interactive)?;
         Ok(pipeline.tally.report())

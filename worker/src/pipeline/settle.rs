@@ -42,12 +42,9 @@ impl Pipeline {
         let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
             // An existing part is as good: it was made from the same message.
-            let error = match archive.put(key, bytes.clone(), PutMode::IfAbsent).await {
-                Ok(_) => {
-                    self.readiness.recovered(ARCHIVE);
-                    return Ok(());
-                }
-                Err(error) => error,
+            let Err(error) = archive.put(key, bytes.clone(), PutMode::IfAbsent).await else {
+                self.readiness.recovered(ARCHIVE);
+                return Ok(());
             };
             if error.is_transient() {
                 self.readiness.not_ready(ARCHIVE, events::chain(&error));

@@ -17,23 +17,28 @@ const DEPTHS_EVERY: u32 = 10;
 
 /// Watches until the drain, then says that the worker takes no more jobs.
 pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {
+    tokio::select! {
+        () = drain.soft.cancelled() => {}
+        () = watch(&pipeline) => {}
+    }
+    pipeline.readiness.not_ready(BROKER, "draining");
+}
+
+async fn watch(pipeline: &Pipeline) {
     let topology = &pipeline.options.topology;
     let mut queues: Vec<QueueName> = Lane::ALL.into_iter().map(|lane| topology.lane_queue(lane)).collect();
     queues.push(topology.dead_queue());
-    for round in 0u32.. {
+    let mut rounds = (0..DEPTHS_EVERY).cycle();
+    loop {
         match problem(pipeline.broker.state()) {
             None => pipeline.readiness.ready(BROKER),
             Some(problem) => pipeline.readiness.not_ready(BROKER, problem),
         }
-        if round.is_multiple_of(DEPTHS_EVERY) {
-            look(&pipeline, &queues).await;
+        if rounds.next() == Some(0) {
+            look(pipeline, &queues).await;
         }
-        tokio::select! {
-            () = drain.soft.cancelled() => break,
-            () = tokio::time::sleep(STATE_INTERVAL) => {}
-        }
+        tokio::time::sleep(STATE_INTERVAL).await;
     }
-    pipeline.readiness.not_ready(BROKER, "draining");
 }
 
 async fn look(pipeline: &Pipeline, queues: &[QueueName]) {
