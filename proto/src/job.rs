@@ -47,6 +47,7 @@ impl Lane {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Job {
     /// Version of the contract, `MAJOR.MINOR`; the major must be 1.
+    #[schemars(regex(pattern = "^1(\\.[0-9]{1,9})?$"))]
     pub version: String,
     /// Names the job and, with the run, its part: publishing a job twice does its work once.
     pub id: JobId,
@@ -56,9 +57,10 @@ pub struct Job {
     pub archive: ArchiveUri,
     /// Id of the bundle that must serve this job; absent: whichever bundle the worker has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
     pub bundle: Option<String>,
     /// Links log lines and rows of one submission; absent: the job's id.
-    #[serde(default)]
+    #[schemars(with = "Option<String>", length(min = 1, max = 128))]
     pub trace_id: String,
     /// What is to be done.
     #[serde(flatten)]
