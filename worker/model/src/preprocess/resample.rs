@@ -142,6 +142,7 @@ fn horizontal_rows(rgb: &[u8], width: usize, weights: &Weights) -> Vec<u8> {
             let reach = first * 3..first * 3 + pairs.len() * 6 + 2;
             let inputs: [&[i32]; ROWS] = std::array::from_fn(|row| &wide[row * padded..][reach.clone()]);
             for (number, pair) in pairs.iter().enumerate() {
+                // plain indices: only in this form does the compiler keep the sums in registers
                 for row in 0..ROWS {
                     let values = &inputs[row][number * 6..number * 6 + 8];
                     for lane in 0..8 {
