@@ -215,10 +215,12 @@ impl Scheduler {
     /// Chooses the next step and takes it as done: a pictured caption becomes ready for its prefill, a prefilled one
     /// runs. Whoever the step ends is reported through [`Self::finish`].
     pub fn next_batch(&mut self) -> Option<NextBatch> {
+        let somebody_waits = !self.running.is_empty();
         if self.may_admit()
             && let Some(batch) = self.admission()
         {
-            self.admitted += 1;
+            // A step that keeps no running sequence waiting costs nobody anything.
+            self.admitted += usize::from(somebody_waits);
             self.text_was_last = matches!(batch, NextBatch::Text { .. });
             return Some(batch);
         }
