@@ -7,7 +7,7 @@ use crate::config::UsageError;
 use crate::config::args::CaptionArgs;
 use crate::config::settings::{WorkSettings, admin_address};
 use crate::exit::Ended;
-use crate::ledger::{Book, Followed, Follower, Tally, Watched};
+use crate::ledger::{Book, Followed, Follower, Observed, Tally, Watched};
 use crate::output::{self, counted};
 use crate::plan::PlannedJob;
 use crate::progress::{Display, Progress};
@@ -208,8 +208,8 @@ impl Submission<'_> {
         let started = Instant::now();
         let worker_metrics = WorkerMetrics::new();
         let metrics = Metrics::new(worker_metrics.registry().clone()).context("declare the metrics")?;
-        let admin =
-            admin::serve(self.manner.admin, metrics.registry().clone(), Readiness::waiting_for([])).await?;
+        let readiness = Readiness::waiting_for(["broker"]);
+        let admin = admin::serve(self.manner.admin, metrics.registry().clone(), readiness.clone()).await?;
         if let Some(address) = admin.local_addr.filter(|_| !self.manner.detach) {
             self.manner.display.remark(format!("metrics at http://{address}/metrics"));
         }
@@ -257,7 +257,8 @@ impl Submission<'_> {
         let items = self.prepared.plan.items();
         let mut progress = Progress::new(self.manner.display, "captioning", items);
         progress.advance(refused.rows(), refused.failed_total());
-        let mut follower = Follower::new(watched, book, progress, metrics.clone());
+        let mut follower =
+            Follower::new(watched, book, progress, Observed { metrics: metrics.clone(), readiness });
         let mut outcomes = Follower::subscribe(&*broker, &mailbox).await?;
         let followed =
             follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), &self.manner.stop).await;
@@ -267,6 +268,11 @@ impl Submission<'_> {
             tracing::debug!(%error, "the mailbox stays until it expires");
         }
         report.interrupted = followed? == Followed::Interrupted;
+        if report.interrupted {
+            // What the worker still finishes counts.
+            self.fleet.drain_worker().await?;
+            follower.look_for_parts().await;
+        }
         let book = follower.book();
         refused.add(book.tally());
         report.rows = refused;

@@ -115,15 +115,20 @@ impl Fleet {
         }
     }
 
-    /// Lets the worker in this process finish what it has begun, and closes the queue.
-    pub async fn close(mut self) -> anyhow::Result<()> {
-        let ended = match self.worker.take() {
+    /// Lets the worker in this process finish what it has begun. Harmless when there is none.
+    pub async fn drain_worker(&mut self) -> anyhow::Result<()> {
+        match self.worker.take() {
             Some(worker) => {
                 worker.shutdown.cancel();
                 worker.task.await.context("the worker in this process failed")?
             }
             None => Ok(()),
-        };
+        }
+    }
+
+    /// Drains the worker in this process and closes the queue.
+    pub async fn close(mut self) -> anyhow::Result<()> {
+        let ended = self.drain_worker().await;
         self.broker.close().await;
         ended
     }

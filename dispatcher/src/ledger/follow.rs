@@ -9,7 +9,9 @@ use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
+use captionfleet_worker::telemetry::admin::Readiness;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +34,14 @@ pub struct Watched<'a> {
     pub runs: Vec<RunId>,
 }
 
+/// Where the watch tells what it sees.
+pub struct Observed {
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether the broker can be used: the condition `broker`.
+    pub readiness: Arc<Readiness>,
+}
+
 /// How the watch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Followed {
@@ -47,22 +57,25 @@ pub struct Follower<'a> {
     book: Book,
     progress: Progress,
     metrics: Metrics,
+    readiness: Arc<Readiness>,
     last_news: Instant,
     told_no_consumer: bool,
-    told_state: Option<BrokerState>,
+    told_away: bool,
 }
 
 impl<'a> Follower<'a> {
     /// Watches over the jobs of `book`.
-    pub fn new(watched: Watched<'a>, book: Book, progress: Progress, metrics: Metrics) -> Self {
+    pub fn new(watched: Watched<'a>, book: Book, progress: Progress, observed: Observed) -> Self {
+        let Observed { metrics, readiness } = observed;
         Self {
             watched,
             book,
             progress,
             metrics,
+            readiness,
             last_news: Instant::now(),
             told_no_consumer: false,
-            told_state: None,
+            told_away: false,
         }
     }
 
@@ -170,21 +183,25 @@ impl<'a> Follower<'a> {
             }
             BrokerState::Connected | BrokerState::Closed => None,
         };
-        match (told, &self.told_state) {
-            (Some(line), None) => {
+        match &told {
+            Some(line) => self.readiness.not_ready("broker", line),
+            None => self.readiness.ready("broker"),
+        }
+        match (told, self.told_away) {
+            (Some(line), false) => {
                 self.progress.remark(&line);
-                self.told_state = Some(state);
+                self.told_away = true;
             }
-            (None, Some(_)) => {
+            (None, true) => {
                 self.progress.remark("the broker is back");
-                self.told_state = None;
+                self.told_away = false;
             }
             _ => {}
         }
     }
 
     /// Settles jobs whose outcome was lost. A fault of the archive is for the next look.
-    async fn look_for_parts(&mut self) {
+    pub async fn look_for_parts(&mut self) {
         for run in self.watched.runs.clone() {
             let found = match archive::parts(self.watched.archive, Some(&run)).await {
                 Ok(mut parts) => parts.remove(&run).unwrap_or_default(),
