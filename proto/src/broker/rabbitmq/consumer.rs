@@ -1,5 +1,6 @@
 //! Subscriptions that outlive connections.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,11 @@ use lapin::options::{
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Acker, Channel};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::link::{Session, chain};
 use super::properties::{delivery_count, message_from};
-use super::{Shared, fault, queues};
+use super::{Shared, queues};
 use crate::broker::{BrokerError, BrokerErrorKind, Consumer, Delivery, QueueName, Requeue, Settlement};
 
 /// The pause before subscribing again after the broker ended a subscription but not the connection.
@@ -30,6 +31,7 @@ pub(super) struct RabbitConsumer {
 }
 
 struct Subscription {
+    session: Session,
     channel: Channel,
     deliveries: lapin::Consumer,
 }
@@ -50,7 +52,6 @@ impl RabbitConsumer {
     }
 
     async fn subscribe(&self, session: &Session) -> Result<Subscription, BrokerError> {
-        let object = || format!("queue {}", self.queue);
         let subscribing = async {
             let channel = session.connection().create_channel().await?;
             channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
@@ -58,12 +59,22 @@ impl RabbitConsumer {
             let options = BasicConsumeOptions::default();
             let deliveries =
                 channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
-            Ok(Subscription { channel, deliveries })
+            Ok(Subscription { session: session.clone(), channel, deliveries })
         };
-        match timeout(self.shared.operation_timeout, subscribing).await {
-            Ok(subscribed) => subscribed.map_err(|error| fault::broker_error(error, "consume", object())),
-            Err(_) => Err(BrokerError::new(BrokerErrorKind::Timeout, "consume", object())),
-        }
+        self.request(session, "consume", subscribing).await
+    }
+
+    async fn request<T>(
+        &self,
+        session: &Session,
+        operation: &'static str,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        let object = format!("queue {}", self.queue);
+        self.shared
+            .consuming
+            .request(session, self.shared.operation_timeout, (operation, &object), request)
+            .await
     }
 
     /// Subscribes again however long the broker is away. Only a queue that is really gone is an error.
@@ -77,7 +88,8 @@ impl RabbitConsumer {
             if error.kind() == BrokerErrorKind::NoSuchQueue {
                 let Some(spec) = self.shared.known_queue(&self.queue) else { return Err(error) };
                 tracing::warn!(queue = %self.queue, "the queue was gone and is declared again");
-                if let Err(error) = queues::declare(&session, &[spec]).await {
+                if let Err(error) = self.request(&session, "declare", queues::declare(&session, &spec)).await
+                {
                     tracing::warn!(queue = %self.queue, error = %chain(&error), "cannot declare the queue yet");
                 }
             } else {
@@ -87,11 +99,16 @@ impl RabbitConsumer {
         }
     }
 
-    fn delivery(&self, delivery: lapin::message::Delivery) -> Delivery {
+    fn delivery(&self, delivery: lapin::message::Delivery, session: Session) -> Delivery {
         let message = message_from(delivery.data, &delivery.properties);
         let count = delivery_count(&delivery.properties);
-        let settlement =
-            RabbitSettlement { acker: delivery.acker, queue: self.queue.clone(), settled: false };
+        let settlement = RabbitSettlement {
+            shared: Arc::clone(&self.shared),
+            session,
+            acker: delivery.acker,
+            queue: self.queue.clone(),
+            settled: false,
+        };
         Delivery::new(message, self.queue.clone(), delivery.redelivered, count, Box::new(settlement))
     }
 }
@@ -118,10 +135,16 @@ impl Consumer for RabbitConsumer {
             };
             let delivery = tokio::select! {
                 delivery = subscription.deliveries.next() => delivery,
+                // The client library tells us, too, but not in every race.
+                () = self.shared.consuming.ended(&subscription.session) => {
+                    self.subscription = None;
+                    continue;
+                }
                 () = closing.cancelled() => return Ok(None),
             };
+            let session = subscription.session.clone();
             match delivery {
-                Some(Ok(delivery)) => return Ok(Some(self.delivery(delivery))),
+                Some(Ok(delivery)) => return Ok(Some(self.delivery(delivery, session))),
                 Some(Err(error)) => {
                     tracing::debug!(queue = %self.queue, error = %error, "the subscription was lost");
                     self.subscription = None;
@@ -137,38 +160,46 @@ impl Consumer for RabbitConsumer {
 
     async fn cancel(&mut self) -> Result<(), BrokerError> {
         self.cancelled = true;
-        let Some(Subscription { channel, deliveries }) = &mut self.subscription else { return Ok(()) };
+        let Some(Subscription { session, channel, deliveries }) = &mut self.subscription else {
+            return Ok(());
+        };
         let cancelling = async {
             channel.basic_cancel(deliveries.tag(), BasicCancelOptions::default()).await?;
             while let Some(Ok(delivery)) = deliveries.next().await {
                 delivery.acker.nack(requeue(Requeue::Yes)).await?;
             }
-            lapin::Result::Ok(())
+            Ok(())
         };
-        match timeout(self.shared.operation_timeout, cancelling).await {
-            Ok(Ok(())) => {}
+        let what = ("cancel the consumer of", &*format!("queue {}", self.queue));
+        let limit = self.shared.operation_timeout;
+        // The channel stays open for what is in hand.
+        let cancelled = self.shared.consuming.request(session, limit, what, cancelling).await;
+        match cancelled {
             // Without its connection the subscription is cancelled already.
-            Ok(Err(error)) => {
-                tracing::debug!(queue = %self.queue, error = %error, "cancelled after the connection was lost")
-            }
-            Err(_) => {
-                let object = format!("queue {}", self.queue);
-                return Err(BrokerError::new(BrokerErrorKind::Timeout, "cancel the consumer of", object));
-            }
+            Err(error) if error.kind() == BrokerErrorKind::Unreachable => Ok(()),
+            cancelled => cancelled,
         }
-        Ok(())
     }
 }
 
 /// The right to settle one delivery, bound to the channel that brought it.
 struct RabbitSettlement {
+    shared: Arc<Shared>,
+    session: Session,
     acker: Acker,
     queue: QueueName,
     settled: bool,
 }
 
 impl RabbitSettlement {
-    fn note(&self, settled: lapin::Result<bool>) {
+    /// Waits for the settling to be sent. An end of the connection is an end of the wait: the client library drops
+    /// a command that comes while its loop is ending, and the broker redelivers in any case.
+    async fn settle(&mut self, settling: impl Future<Output = lapin::Result<bool>>) {
+        self.settled = true;
+        let settled = tokio::select! {
+            settled = settling => settled,
+            () = self.shared.consuming.ended(&self.session) => Ok(false),
+        };
         match settled {
             Ok(true) => {}
             Ok(false) => {
@@ -184,16 +215,14 @@ impl RabbitSettlement {
 #[async_trait]
 impl Settlement for RabbitSettlement {
     async fn ack(mut self: Box<Self>) -> Result<(), BrokerError> {
-        self.settled = true;
-        let settled = self.acker.ack(BasicAckOptions::default()).await;
-        self.note(settled);
+        let acker = self.acker.clone();
+        self.settle(acker.ack(BasicAckOptions::default())).await;
         Ok(())
     }
 
     async fn nack(mut self: Box<Self>, how: Requeue) -> Result<(), BrokerError> {
-        self.settled = true;
-        let settled = self.acker.nack(requeue(how)).await;
-        self.note(settled);
+        let acker = self.acker.clone();
+        self.settle(acker.nack(requeue(how))).await;
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! when a queue has lost its leader; here a lost connection is simply replaced by a new [`Session`], and whoever
 //! used the old one starts over on the new one.
 
+use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::Address;
 use super::backoff::Backoff;
+use super::fault;
 use super::wire::{Events, Wire};
 use crate::broker::{BrokerError, BrokerErrorKind, BrokerState};
 
@@ -118,6 +120,24 @@ impl Link {
         let other = |status: &Status| !matches!(status, Status::Connected { session: current, .. } if current.generation == session.generation);
         // An error means that the link is gone, which is an end as well.
         let _ = status.wait_for(other).await;
+    }
+
+    /// Runs a request to the broker, at most until `session` is over or `limit` has passed.
+    ///
+    /// Never await the client library without such a fence: a command that it is given while its loop is ending is
+    /// neither sent nor failed.
+    pub(super) async fn request<T>(
+        &self,
+        session: &Session,
+        limit: Duration,
+        (operation, object): (&'static str, &str),
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> Result<T, BrokerError> {
+        tokio::select! {
+            outcome = request => outcome.map_err(|error| fault::broker_error(error, operation, object)),
+            () = self.ended(session) => Err(BrokerError::new(BrokerErrorKind::Unreachable, operation, object)),
+            () = sleep(limit) => Err(BrokerError::new(BrokerErrorKind::Timeout, operation, object)),
+        }
     }
 
     /// Asks for a new connection in place of `session`. A second wish about the same session is dropped.

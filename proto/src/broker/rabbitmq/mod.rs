@@ -99,33 +99,39 @@ impl RabbitMq {
         Ok(Self { shared: Arc::new(shared), publishing, publisher })
     }
 
-    /// Runs `request` on the consuming connection, once more on the next one if that is lost meanwhile.
+    /// Runs `request` on the consuming connection, and on the next one if that is lost meanwhile.
     async fn request<T, F>(
         &self,
-        operation: &'static str,
-        object: &str,
+        (operation, object): (&'static str, &str),
         request: impl Fn(Session) -> F + Send + Sync,
     ) -> Result<T, BrokerError>
     where
-        F: Future<Output = Result<T, BrokerError>> + Send,
+        F: Future<Output = lapin::Result<T>> + Send,
         T: Send,
     {
+        let link = &self.shared.consuming;
         let deadline = Instant::now() + self.shared.operation_timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let session = self.shared.consuming.session(left, operation).await?;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let outcome = timeout(left, request(session.clone())).await;
-            match outcome
-                .unwrap_or_else(|_| Err(BrokerError::new(BrokerErrorKind::Timeout, operation, object)))
-            {
+            let session = link.session(left(), operation).await?;
+            match link.request(&session, left(), (operation, object), request(session.clone())).await {
                 Err(error) if error.kind() == BrokerErrorKind::Unreachable && Instant::now() < deadline => {
                     // The supervisor sees the loss a moment later than we did.
-                    let _ = timeout(left, self.shared.consuming.ended(&session)).await;
+                    let _ = timeout(left(), link.ended(&session)).await;
                 }
                 outcome => return outcome,
             }
         }
+    }
+
+    async fn declare_queue(&self, operation: &'static str, queue: QueueSpec) -> Result<(), BrokerError> {
+        let object = format!("queue {}", queue.name);
+        let queue = Arc::new(queue);
+        self.request((operation, &object), |session| {
+            let queue = Arc::clone(&queue);
+            async move { queues::declare(&session, &queue).await }
+        })
+        .await
     }
 }
 
@@ -146,12 +152,10 @@ impl Shared {
 #[async_trait]
 impl Broker for RabbitMq {
     async fn declare(&self) -> Result<(), BrokerError> {
-        let queues = Arc::new(self.shared.topology.queues());
-        self.request("declare", "the queues", |session| {
-            let queues = Arc::clone(&queues);
-            async move { queues::declare(&session, &queues).await }
-        })
-        .await
+        for queue in self.shared.topology.queues() {
+            self.declare_queue("declare", queue).await?;
+        }
+        Ok(())
     }
 
     async fn publish(&self, queue: &QueueName, message: Message) -> Result<(), BrokerError> {
@@ -165,30 +169,25 @@ impl Broker for RabbitMq {
 
     async fn depth(&self, queue: &QueueName) -> Result<QueueDepth, BrokerError> {
         // For displays and metrics, which do not wait for a broker's return.
-        let session = self.shared.consuming.session(Duration::ZERO, "look at").await?;
+        let link = &self.shared.consuming;
+        let session = link.session(Duration::ZERO, "look at").await?;
+        let object = format!("queue {queue}");
         let looking = queues::depth(&session, queue);
-        match timeout(self.shared.operation_timeout, looking).await {
-            Ok(depth) => depth,
-            Err(_) => Err(BrokerError::new(BrokerErrorKind::Timeout, "look at", format!("queue {queue}"))),
-        }
+        link.request(&session, self.shared.operation_timeout, ("look at", &object), looking).await
     }
 
     async fn open_mailbox(&self, name: &str) -> Result<QueueName, BrokerError> {
         let mailbox =
             self.shared.topology.mailbox(name).map_err(|error| BrokerError::mailbox(name, error))?;
-        let spec = Arc::new([self.shared.topology.mailbox_spec(&mailbox)]);
-        self.request("open mailbox", name, |session| {
-            let spec = Arc::clone(&spec);
-            async move { queues::declare(&session, &*spec).await }
-        })
-        .await?;
+        self.declare_queue("open mailbox", self.shared.topology.mailbox_spec(&mailbox)).await?;
         self.shared.mailboxes().insert(mailbox.clone());
         Ok(mailbox)
     }
 
     async fn close_mailbox(&self, mailbox: &QueueName) -> Result<(), BrokerError> {
         self.shared.mailboxes().remove(mailbox);
-        self.request("remove", mailbox.as_str(), |session| {
+        let object = format!("queue {mailbox}");
+        self.request(("remove", &object), |session| {
             let mailbox = mailbox.clone();
             async move { queues::delete(&session, &mailbox).await }
         })

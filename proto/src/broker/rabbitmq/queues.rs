@@ -1,60 +1,37 @@
-//! Declaring, removing and looking at queues.
+//! Declaring, removing and looking at queues. Each on a channel of its own, because an error closes it.
 
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::fault;
 use super::link::Session;
 use crate::broker::topology::{ArgumentValue, QueueSpec};
-use crate::broker::{BrokerError, QueueDepth, QueueName};
+use crate::broker::{QueueDepth, QueueName};
 
-/// Declares the queues in order. Each error closes its channel, so every call takes a fresh one.
-pub(super) async fn declare(session: &Session, queues: &[QueueSpec]) -> Result<(), BrokerError> {
-    let channel = channel(session, "declare", "the queues").await?;
-    for queue in queues {
-        let name = ShortString::from(queue.name.as_str());
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        channel
-            .queue_declare(name, options, arguments(queue))
-            .await
-            .map_err(|error| fault::broker_error(error, "declare", format!("queue {}", queue.name)))?;
-    }
+/// Declares the queue.
+pub(super) async fn declare(session: &Session, queue: &QueueSpec) -> lapin::Result<()> {
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let channel = session.connection().create_channel().await?;
+    channel.queue_declare(ShortString::from(queue.name.as_str()), options, arguments(queue)).await?;
     close(channel).await;
     Ok(())
 }
 
 /// How full the queue is.
-pub(super) async fn depth(session: &Session, queue: &QueueName) -> Result<QueueDepth, BrokerError> {
-    let object = || format!("queue {queue}");
-    let channel = channel(session, "look at", object()).await?;
+pub(super) async fn depth(session: &Session, queue: &QueueName) -> lapin::Result<QueueDepth> {
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let found = channel
-        .queue_declare(ShortString::from(queue.as_str()), options, FieldTable::default())
-        .await
-        .map_err(|error| fault::broker_error(error, "look at", object()))?;
+    let channel = session.connection().create_channel().await?;
+    let name = ShortString::from(queue.as_str());
+    let found = channel.queue_declare(name, options, FieldTable::default()).await?;
     close(channel).await;
     Ok(QueueDepth { messages: found.message_count().into(), consumers: found.consumer_count() })
 }
 
 /// Removes the queue; one that is gone already is fine for RabbitMQ, too.
-pub(super) async fn delete(session: &Session, queue: &QueueName) -> Result<(), BrokerError> {
-    let object = || format!("queue {queue}");
-    let channel = channel(session, "remove", object()).await?;
-    channel
-        .queue_delete(ShortString::from(queue.as_str()), QueueDeleteOptions::default())
-        .await
-        .map_err(|error| fault::broker_error(error, "remove", object()))?;
+pub(super) async fn delete(session: &Session, queue: &QueueName) -> lapin::Result<()> {
+    let channel = session.connection().create_channel().await?;
+    channel.queue_delete(ShortString::from(queue.as_str()), QueueDeleteOptions::default()).await?;
     close(channel).await;
     Ok(())
-}
-
-async fn channel(
-    session: &Session,
-    operation: &'static str,
-    object: impl Into<String>,
-) -> Result<lapin::Channel, BrokerError> {
-    let opened = session.connection().create_channel().await;
-    opened.map_err(|error| fault::broker_error(error, operation, object))
 }
 
 async fn close(channel: lapin::Channel) {

@@ -11,7 +11,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::ShortString;
 use lapin::{Channel, Confirmation};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::fault;
 use super::in_flight::{Completion, InFlight};
@@ -130,13 +130,8 @@ impl Sender {
             channel.confirm_select(ConfirmSelectOptions::default()).await?;
             Ok(channel)
         };
-        match timeout(self.options.operation_timeout, opening).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(fault::broker_error(error, "open a channel to", self.link.describe())),
-            Err(_) => {
-                Err(BrokerError::new(BrokerErrorKind::Timeout, "open a channel to", self.link.describe()))
-            }
-        }
+        let what = ("open a channel to", &*self.link.describe());
+        self.link.request(session, self.options.operation_timeout, what, opening).await
     }
 
     /// Publishes over one channel until that is over, and takes back what was not confirmed.
