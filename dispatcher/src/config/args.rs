@@ -58,8 +58,12 @@ pub struct WorkArgs {
     #[arg(long, value_name = "QUESTION", conflicts_with = "prompt")]
     pub ask: Option<String>,
 
-    /// The model's whole prompt, with <ImageHere> once where the picture goes
-    #[arg(long, value_name = "TEMPLATE")]
+    /// The model's whole prompt, with the placeholder of the picture in it once
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        help = "The model's whole prompt, with <ImageHere> once where the picture goes"
+    )]
     pub prompt: Option<String>,
 
     /// Longest caption in tokens; the worker's default otherwise
