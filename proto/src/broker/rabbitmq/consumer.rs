@@ -159,7 +159,10 @@ impl Consumer for RabbitConsumer {
     }
 
     async fn cancel(&mut self) -> Result<(), BrokerError> {
-        self.cancelled = true;
+        // The broker does not answer a second cancellation of the same subscription.
+        if std::mem::replace(&mut self.cancelled, true) {
+            return Ok(());
+        }
         let Some(Subscription { session, channel, deliveries }) = &mut self.subscription else {
             return Ok(());
         };
