@@ -143,7 +143,8 @@ impl Search {
             if candidate.token == options.end {
                 // An end that is not among the best continuations says nothing.
                 if rank < width {
-                    self.finished.add(candidate.score, parent.tokens.clone(), said - 1);
+                    // its length counts the end token, which the row gets later
+                    self.finished.add(candidate.score, parent.tokens.clone(), said);
                 }
                 continue;
             }
@@ -226,4 +227,50 @@ fn level(rows: Vec<Vec<u32>>, options: &BeamOptions) -> Vec<Vec<u32>> {
             levelled
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u32 = 0;
+
+    fn options() -> BeamOptions {
+        BeamOptions {
+            beams: 2,
+            max_new_tokens: 8,
+            length_penalty: 1.0,
+            begin: 9,
+            end: END,
+            pad: END,
+            valid_vocab: 4,
+        }
+    }
+
+    /// Logits of which `token` takes nearly all the probability.
+    fn certain_of(token: usize) -> Vec<f32> {
+        (0..4).map(|id| if id == token { 5.0 } else { 0.0 }).collect()
+    }
+
+    #[test]
+    fn an_end_counts_in_the_length_of_what_it_ends() {
+        let mut search = Search::new(2, &options());
+        let certain = certain_of(END as usize);
+        search.step(&[certain.clone(), certain], 1, &options());
+        let (score, tokens) = &search.finished.kept[0];
+        assert!(tokens.is_empty());
+        // all of one token's probability: a mean of nearly 0
+        assert!(*score > -0.1, "{score}");
+    }
+
+    #[test]
+    fn an_end_at_once_wins_if_it_is_the_likeliest() {
+        let mut search = Search::new(2, &options());
+        let first = certain_of(END as usize);
+        search.step(&[first.clone(), first], 1, &options());
+        for said in 2..=8 {
+            search.step(&[vec![0.0; 4], vec![0.0; 4]], said, &options());
+        }
+        assert_eq!(search.best(), Vec::<u32>::new());
+    }
 }
