@@ -6,6 +6,9 @@ use tokenizers::Tokenizer;
 /// Name of the token that ends a text and stands where nothing was said.
 const END_OF_TEXT: &str = "<|endoftext|>";
 
+/// Name of the token that stands behind a text which is shorter than its neighbours.
+const PADDING: &str = "[PAD]";
+
 /// What the trained model writes where its answer ends.
 pub(crate) const STOP_TEXT: &str = "###";
 
@@ -77,6 +80,7 @@ impl CaptionTokenizer {
 #[derive(Clone, Debug)]
 pub struct TextTokenizer {
     inner: Arc<Tokenizer>,
+    pad: u32,
 }
 
 impl TextTokenizer {
@@ -89,12 +93,36 @@ impl TextTokenizer {
         let truncation = tokenizers::TruncationParams { max_length: max_tokens, ..Default::default() };
         inner.with_truncation(Some(truncation)).map_err(TokenizerError::Definition)?;
         inner.with_padding(None);
-        Ok(Self { inner: Arc::new(inner) })
+        let pad = inner.token_to_id(PADDING).unwrap_or(0);
+        Ok(Self { inner: Arc::new(inner), pad })
+    }
+
+    /// The id that fills texts up to equal length, where that is wanted.
+    pub(crate) fn pad(&self) -> u32 {
+        self.pad
     }
 
     /// Ids of a text: `[CLS]`, its pieces, `[SEP]`.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = self.inner.encode_fast(text, true).map_err(TokenizerError::Encode)?;
         Ok(encoding.get_ids().to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn padding_has_the_id_that_the_vocabulary_gives_it() {
+        let words = r#"{ "[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3 }"#;
+        let json = format!(
+            r###"{{ "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+            "pre_tokenizer": null, "post_processor": null, "decoder": null,
+            "model": {{ "type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100, "vocab": {words} }} }}"###
+        );
+        assert_eq!(TextTokenizer::from_bytes(json.as_bytes(), 8).unwrap().pad(), 3);
     }
 }

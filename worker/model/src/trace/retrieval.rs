@@ -5,9 +5,6 @@ use candle_nn::ops::softmax_last_dim;
 use super::{TraceError, settings::RetrievalSettings, tensors::TraceTensors};
 use crate::{ModelError, TextTokenizer, TinyGptV, probe::Point};
 
-/// What pads a text, as in the reference.
-const PAD: u32 = 0;
-
 pub(super) fn trace(
     model: &TinyGptV,
     tokenizer: &TextTokenizer,
@@ -43,7 +40,7 @@ pub(super) fn trace(
     let (mut hidden, mut text_embeddings) = (Vec::new(), Vec::new());
     for text in &texts {
         let mut ids = text.clone();
-        ids.resize(longest, PAD);
+        ids.resize(longest, tokenizer.pad());
         let watch = &mut |point, tensor: &Tensor| {
             if point == last_layer {
                 hidden.push(tensor.clone());
