@@ -76,15 +76,9 @@ impl Runs<'_> {
             out.row("greedy_ids", generate(self.model, &[embeds], &self.evaluation())?)?;
         }
 
-        let batch = self.embed_all(&settings.batch)?;
-        self.trace_batch(&batch, &mut out.below("batch"))?;
-        out.below("batch").id_rows("greedy_ids", &generate(self.model, &batch, &self.evaluation())?)?;
-        if let Some(end) = &settings.batch_end {
-            let options =
-                GenerateOptions { end: end.end, pad: end.pad.unwrap_or(end.end), ..self.evaluation() };
-            out.below("batch_eos").id_rows("greedy_ids", &generate(self.model, &batch, &options)?)?;
+        if !settings.batch.is_empty() {
+            self.trace_batches(out)?;
         }
-
         if let Some(repetition) = &settings.repetition {
             // The run repeats one of the single runs, with its picture.
             let picture = settings.single.iter().position(|prompt| *prompt == repetition.prompt);
@@ -97,8 +91,9 @@ impl Runs<'_> {
         for (turn, demo) in settings.demo.iter().enumerate() {
             let mut out = out.below(format!("demo{turn}"));
             let embeds = self.trace_prompt(&demo.prompt, 0, &mut out)?;
-            let mut options =
-                GenerateOptions { end: demo.end, pad: demo.end, stop: vec![DEMO_STOP], ..self.evaluation() };
+            let stop_sequence = || self.tokenizer.stop_sequence().unwrap_or(self.tokenizer.end_of_text());
+            let end = demo.end.unwrap_or_else(stop_sequence);
+            let mut options = GenerateOptions { end, pad: end, stop: vec![DEMO_STOP], ..self.evaluation() };
             options.sampling.repetition_penalty = demo.penalty;
             options.sampling.max_new_tokens = demo.max_new_tokens;
             out.row("out_ids", generate(self.model, &[embeds], &options)?)?;
@@ -125,6 +120,19 @@ impl Runs<'_> {
         let ids = self.tokenizer.encode(&settings.text_only)?;
         out.ids("input_ids", &ids, &[ids.len()])?;
         self.trace_row(&self.model.embed_tokens(&ids)?, &mut out)
+    }
+
+    /// Traces the prompts read and continued together, with the usual end and with another.
+    fn trace_batches(&self, out: &mut Below) -> Result<(), TraceError> {
+        let batch = self.embed_all(&self.settings.batch)?;
+        self.trace_batch(&batch, &mut out.below("batch"))?;
+        out.below("batch").id_rows("greedy_ids", &generate(self.model, &batch, &self.evaluation())?)?;
+        if let Some(end) = &self.settings.batch_end {
+            let options =
+                GenerateOptions { end: end.end, pad: end.pad.unwrap_or(end.end), ..self.evaluation() };
+            out.below("batch_eos").id_rows("greedy_ids", &generate(self.model, &batch, &options)?)?;
+        }
+        Ok(())
     }
 
     /// Traces the answers' scores and, for each, the language model's input and output.

@@ -139,7 +139,7 @@ pub fn run(golden_dir: &Path, stage: Stage, out: &Path) -> Result<TraceReport, T
     let model = TinyGptV::load(&assembly.weights(&Device::Cpu)?, assembly.config())?;
     let folder = CheckpointFolder::open(golden_dir)?;
     let settings = Settings::read(golden_dir)?;
-    let pictures = pictures::decode_all(golden_dir, &settings.images)?;
+    let pictures = pictures::decode_all(golden_dir, &settings.images(golden_dir)?)?;
     let mut tensors = TraceTensors::default();
     if stage == Stage::Itc {
         let settings = RetrievalSettings::read(golden_dir)?;
@@ -148,8 +148,8 @@ pub fn run(golden_dir: &Path, stage: Stage, out: &Path) -> Result<TraceReport, T
         retrieval::trace(&model, &tokenizer, &settings, &pixels, &mut tensors)?;
     } else {
         let run = stage.as_str();
-        let settings = CaptionSettings::choose(&settings, run, golden_dir)?;
         let tokenizer = CaptionTokenizer::from_bytes(&read(&folder.tokenizer()?)?)?;
+        let settings = CaptionSettings::choose(&settings, run, golden_dir, &tokenizer)?;
         let pixels = pictures::caption_pixels(&pictures, &model, run, &mut tensors)?;
         caption::trace(&model, &tokenizer, &settings, &pixels, &mut tensors.below(run))?;
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{TraceError, read};
+use crate::CaptionTokenizer;
 
 /// New tokens of a run whose settings do not say.
 const EVALUATION_TOKENS: usize = 20;
@@ -20,16 +21,17 @@ const TEXT_ONLY: &str = "the red dog is near a blue tree";
 /// `golden_meta.json`.
 #[derive(Deserialize)]
 pub(super) struct Settings {
-    /// Picture files in order.
-    pub(super) images: Vec<String>,
+    #[serde(default)]
+    images: Vec<String>,
+    #[serde(default)]
     special: Special,
     #[serde(flatten)]
     runs: BTreeMap<String, Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Special {
-    bos: u32,
+    bos: Option<u32>,
 }
 
 /// `golden_itc_meta.json`.
@@ -49,7 +51,7 @@ pub(super) struct CaptionSettings {
     pub(super) single: Vec<String>,
     /// New tokens of the evaluation runs.
     pub(super) max_new_tokens: usize,
-    /// Prompt `i` goes with picture `i`.
+    /// Prompt `i` goes with picture `i`; none if there is no such run.
     pub(super) batch: Vec<String>,
     /// The id that ends and pads the second batch run.
     pub(super) batch_end: Option<BatchEnd>,
@@ -67,8 +69,9 @@ pub(super) struct CaptionSettings {
 
 #[derive(Deserialize)]
 struct Run {
+    #[serde(default)]
     single: Vec<Single>,
-    batch: Batch,
+    batch: Option<Batch>,
     batch_eos: Option<BatchEnd>,
     rep_penalty: Option<Repetition>,
     #[serde(default)]
@@ -115,8 +118,9 @@ pub(super) struct Demo {
     pub(super) prompt: String,
     #[serde(rename = "repetition_penalty")]
     pub(super) penalty: f32,
+    /// The stop sequence's id if not given.
     #[serde(rename = "eos_token_id_for_###")]
-    pub(super) end: u32,
+    pub(super) end: Option<u32>,
     #[serde(default = "demo_tokens")]
     pub(super) max_new_tokens: usize,
 }
@@ -155,6 +159,22 @@ impl Settings {
     pub(super) fn read(golden_dir: &Path) -> Result<Self, TraceError> {
         read_json(&golden_dir.join("golden_meta.json"))
     }
+
+    /// Picture files in order: as listed, or else all of the folder by name.
+    pub(super) fn images(&self, golden_dir: &Path) -> Result<Vec<String>, TraceError> {
+        if !self.images.is_empty() {
+            return Ok(self.images.clone());
+        }
+        let folder = golden_dir.join("images");
+        let failed = |source| TraceError::File { path: folder.clone(), source };
+        let mut names = std::fs::read_dir(&folder)
+            .map_err(failed)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        names.sort();
+        Ok(names)
+    }
 }
 
 impl RetrievalSettings {
@@ -165,7 +185,12 @@ impl RetrievalSettings {
 
 impl CaptionSettings {
     /// The runs of one stage.
-    pub(super) fn choose(settings: &Settings, stage: &str, golden_dir: &Path) -> Result<Self, TraceError> {
+    pub(super) fn choose(
+        settings: &Settings,
+        stage: &str,
+        golden_dir: &Path,
+        tokenizer: &CaptionTokenizer,
+    ) -> Result<Self, TraceError> {
         let path = golden_dir.join("golden_meta.json");
         let run = settings
             .runs
@@ -180,11 +205,11 @@ impl CaptionSettings {
             .map(|(name, value)| Ok((name, serde_json::from_value(value).map_err(of_kind)?)))
             .collect::<Result<_, TraceError>>()?;
         Ok(Self {
-            begin: settings.special.bos,
+            begin: settings.special.bos.unwrap_or_else(|| tokenizer.end_of_text()),
             end: default_end(golden_dir),
             single: run.single.into_iter().map(|single| single.prompt).collect(),
             max_new_tokens: run.max_new_tokens.unwrap_or(EVALUATION_TOKENS),
-            batch: run.batch.prompts,
+            batch: run.batch.map_or_else(Vec::new, |batch| batch.prompts),
             batch_end: run.batch_eos,
             repetition: run.rep_penalty,
             demo: run.demo,
@@ -201,7 +226,11 @@ fn default_end(golden_dir: &Path) -> u32 {
     ["generation_config.json", "config.json"]
         .iter()
         .filter_map(|name| read_json::<Value>(&folder.join(name)).ok())
-        .find_map(|config| config["eos_token_id"].as_u64())
+        .find_map(|config| {
+            let end = &config["eos_token_id"];
+            // newer configurations may list several, the text's own end first
+            end.as_u64().or_else(|| end[0].as_u64())
+        })
         .map_or(DEFAULT_END, |id| id as u32)
 }
 
