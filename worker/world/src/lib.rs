@@ -1,9 +1,9 @@
 //! The small world of the demo model: seeded scenes, their pictures, captions and questions.
 //!
-//! A [`Scene`] is sampled from a seed and a [`Split`]; [`render`](render::render) draws it at any size,
+//! A [`Scene`] is sampled from a seed and a [`Split`]; [`render()`] draws it at any size,
 //! [`captions`](texts::captions), [`questions`](questions::questions) and [`retrieval_text`](texts::retrieval_text)
-//! say what is in it, and [`check_caption`](checker::check_caption) judges what a model says. Everything is pure and
-//! depends on the seed alone. [`stream`] feeds training, [`export`] writes files for tests, benches and people.
+//! say what is in it, and [`check_caption`] judges what a model says. Everything is pure and
+//! depends on the seed alone. [`stream`] feeds training, [`export()`] writes files for tests, benches and people.
 
 pub mod checker;
 pub mod claim;

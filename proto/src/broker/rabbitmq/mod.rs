@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Two connections, because a broker short of memory stops reading from connections that publish, and acks must
-//! still get through. Each is a [`link`](self) that connects again by itself; publishes and subscriptions start
-//! over on the new [`Session`](link::Session).
+//! still get through. Each is a `Link` that connects again by itself; publishes and subscriptions start over on the
+//! new `Session`.
 
 mod address;
 mod backoff;
