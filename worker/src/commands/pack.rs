@@ -16,11 +16,7 @@ pub(super) async fn run(args: PackArgs) -> anyhow::Result<ExitCode> {
     let json = args.json;
     let request = request(args)?;
     let report = tokio::task::spawn_blocking(move || pack(&request)).await??;
-    if json {
-        say(serde_json::to_string_pretty(&report)?);
-    } else {
-        tell(&report);
-    }
+    tell(&report, json)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,7 +83,12 @@ fn prompts_of(config: &Path) -> anyhow::Result<Option<PromptTemplates>> {
     Ok(serde_json::from_slice::<WithPrompts>(&bytes).with_context(named)?.prompts)
 }
 
-fn tell(report: &PackReport) {
+/// Prints what was packed.
+pub(super) fn tell(report: &PackReport, json: bool) -> anyhow::Result<()> {
+    if json {
+        say(serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
     say(format_args!("{}: {} tensors, {} bytes", report.out.display(), report.tensors, report.weight_bytes));
     say(format_args!("bundle {}", report.bundle));
     for (dtype, count) in &report.types {
@@ -109,4 +110,5 @@ fn tell(report: &PackReport) {
     for (file, tensor) in report.accounting.unknown() {
         say(format_args!("  unknown: {tensor} in {file}"));
     }
+    Ok(())
 }

@@ -49,6 +49,18 @@ impl WeightFormat {
         }
     }
 
+    /// The type's code in a GGUF file.
+    pub(super) fn gguf_code(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::BF16 => 30,
+        }
+    }
+
     /// The type that a matrix of this shape gets: the nearest one whose blocks divide its rows. A convolution's
     /// kernel is never cut into blocks.
     pub(super) fn fitting(self, shape: &[usize]) -> Self {

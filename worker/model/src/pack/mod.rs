@@ -1,15 +1,20 @@
-//! Checkpoint tensors, quantised and written as one bundle.
+//! Tensors of a checkpoint, or drawn ones, quantised and written as one bundle.
 
+mod bundle_writer;
+mod checkpoint;
 mod format;
-mod write;
+mod gguf;
+mod random;
+mod source;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub use checkpoint::pack;
 pub use format::WeightFormat;
-pub use write::pack;
+pub use random::{RandomRequest, pack_random};
 
 use crate::bundle::BundleError;
 use crate::checkpoint::{Accounting, CheckpointError, CheckpointFiles};
