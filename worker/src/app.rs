@@ -2,70 +2,27 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
-use candle_core::Device;
-use captionfleet_model::bundle::{Bundle, LoadedModel};
+mod device;
+mod start;
+
+use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, EngineObserver, EngineOptions};
+use crate::engine::EngineObserver;
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
-use crate::telemetry::Metrics;
 use crate::telemetry::admin::Readiness;
+use crate::telemetry::{Metrics, events};
 
-/// Where the network runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The first GPU if there is one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// This GPU.
-    Cuda(usize),
-}
-
-impl std::str::FromStr for DeviceChoice {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|index| index.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| format!("`{text}` is not a device: use auto, cpu, cuda or cuda:N")),
-        }
-    }
-}
-
-impl DeviceChoice {
-    /// Opens the device.
-    ///
-    /// # Errors
-    /// When a GPU was asked for and there is none, or this program was built without CUDA.
-    pub fn open(self) -> anyhow::Result<Device> {
-        match self {
-            Self::Cpu => Ok(Device::Cpu),
-            Self::Auto => Ok(Device::cuda_if_available(0).unwrap_or(Device::Cpu)),
-            Self::Cuda(index) => Device::new_cuda(index).with_context(|| {
-                format!("GPU {index} cannot be used (this needs a build with --features cuda and an NVIDIA driver)")
-            }),
-        }
-    }
-}
+pub use device::DeviceChoice;
+pub use start::{EngineSettings, start_engine};
 
 /// Everything a worker is told.
 #[derive(Debug)]
 pub struct WorkerConfig {
-    /// Where the network runs.
-    pub device: DeviceChoice,
-    /// Sequences that decode together; from the model's size if not given.
-    pub slots: Option<usize>,
+    /// Where and how large the engine is.
+    pub engine: EngineSettings,
     /// How jobs are moved.
     pub pipeline: PipelineOptions,
     /// Where the worker counts; a fresh set unless shared.
@@ -77,8 +34,7 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
-            device: DeviceChoice::default(),
-            slots: None,
+            engine: EngineSettings::default(),
             pipeline: PipelineOptions::default(),
             metrics: Metrics::new(),
             readiness: Readiness::waiting_for(["model", "broker"]),
@@ -102,18 +58,22 @@ pub async fn run_worker(
     bundle: Bundle,
     shutdown: CancellationToken,
 ) -> anyhow::Result<WorkerReport> {
-    let (device, slots) = (config.device, config.slots);
+    let settings = config.engine;
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
-    let engine =
-        tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, observer)).await??;
+    let engine = tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer)).await??;
     config.readiness.ready("model");
     let handle = engine.handle();
-    tracing::info!(
-        bundle.id = handle.info().bundle,
-        device = handle.info().device,
-        slots = handle.info().slots,
-        "model ready"
-    );
+    events::model_ready(handle.info());
+    // An engine that has ended takes the worker with it: what is in hand goes back to the queue.
+    let stop = shutdown.child_token();
+    let without_engine = engine.gone();
+    let watch = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            without_engine.cancelled().await;
+            stop.cancel();
+        }
+    });
     let pipeline = Pipeline::new(PipelineParts {
         broker,
         stores,
@@ -122,23 +82,8 @@ pub async fn run_worker(
         readiness: config.readiness,
         options: config.pipeline,
     });
-    let report = pipeline.run(shutdown).await?;
-    tokio::task::spawn_blocking(move || engine.join()).await?;
+    let report = pipeline.run(stop).await?;
+    tokio::task::spawn_blocking(move || engine.join()).await??;
+    watch.await?;
     Ok(report)
-}
-
-/// Loads a bundle, checks that it says what it said when it was packed, and starts the device thread.
-///
-/// # Errors
-/// When any of these fails.
-pub fn start_engine(
-    bundle: &Bundle,
-    device: DeviceChoice,
-    slots: Option<usize>,
-    observer: Arc<dyn EngineObserver>,
-) -> anyhow::Result<Engine> {
-    let loaded: LoadedModel = bundle.load(&device.open()?)?;
-    loaded.self_test()?;
-    let options = EngineOptions::for_model(loaded.model.config()).with_slots(slots);
-    Ok(Engine::start(loaded, options, observer)?)
 }

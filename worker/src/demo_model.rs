@@ -27,3 +27,8 @@ pub const NOTICE: &str = "the built-in demo model serves: it knows only its smal
 pub fn bundle() -> Result<Bundle, BundleError> {
     Bundle::embedded(FILES)
 }
+
+/// Its tokenizers, of the language model and of the retrieval heads: small ones, for models that have none of their own.
+pub fn tokenizers() -> (&'static [u8], &'static [u8]) {
+    (file!("tokenizer.json").1, file!("text_tokenizer.json").1)
+}

@@ -2,14 +2,13 @@
 
 use crate::config::{FleetSettings, UsageError};
 use anyhow::Context as _;
-use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::app::{WorkerConfig, run_worker};
-use captionfleet_worker::model_choice::ModelChoice;
+use captionfleet_worker::model_choice::{Bundle, ModelChoice};
 use captionfleet_worker::pipeline::PipelineOptions;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use std::sync::Arc;

@@ -33,6 +33,7 @@ mod tiny_gpt_v;
 mod tokenizer;
 pub mod trace;
 mod vision;
+mod weight_memory;
 mod weights;
 
 pub use config::{
@@ -49,4 +50,5 @@ pub use score::score;
 pub use stop::{StopCondition, StopReason, clean_caption};
 pub use tiny_gpt_v::{DecodeRow, PrefillRow, TinyGptV};
 pub use tokenizer::{CaptionTokenizer, TextTokenizer, TokenizerError};
+pub use weight_memory::WeightMemory;
 pub use weights::{WeightError, Weights};

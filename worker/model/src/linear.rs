@@ -6,6 +6,8 @@ use candle_core::{
     quantized::{QMatMul, QTensor},
 };
 
+use crate::weight_memory::HoldsWeights;
+
 /// `y = x Wᵀ + b` over the last dimension; input and output are f32.
 #[derive(Clone, Debug)]
 pub struct Linear {
@@ -48,6 +50,32 @@ impl Module for Linear {
         };
         shape.push(ys.dim(1)?);
         ys.reshape(shape)
+    }
+}
+
+impl HoldsWeights for Linear {
+    fn weight_bytes(&self) -> u64 {
+        // The bias is a tensor that was counted when it was read.
+        self.weight.weight_bytes()
+    }
+}
+
+impl HoldsWeights for Matrix {
+    fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Dense(weight) => weight.weight_bytes(),
+            Self::Quantised(QMatMul::QTensor(weight)) => weight.storage_size_in_bytes() as u64,
+            Self::Quantised(QMatMul::Tensor(weight) | QMatMul::TensorF16(weight)) => weight.weight_bytes(),
+        }
+    }
+}
+
+impl HoldsWeights for TokenTable {
+    fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Dense(table) => table.weight_bytes(),
+            Self::Quantised(table) => table.storage_size_in_bytes() as u64,
+        }
     }
 }
 

@@ -1,17 +1,20 @@
 //! Named tensors, handed out once and checked: the only way weights reach a network.
 use std::{
+    borrow::Cow,
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
 };
 
 use candle_core::{
     DType, Device, Shape, Tensor,
-    quantized::{GgmlDType, QTensor},
+    quantized::{GgmlDType, QStorage, QTensor},
 };
 
 use crate::{
+    bundle::{StoredTensor, WeightsFile},
     inventory::{TensorKind, TensorSpec},
     linear::{Linear, TokenTable},
+    weight_memory::{HoldsWeights, WeightMemory},
 };
 
 /// A model tensor is missing, has another shape, or could not be moved to the device.
@@ -53,43 +56,47 @@ pub enum WeightError {
 #[derive(Clone)]
 pub struct Weights {
     source: Arc<Source>,
+    memory: Arc<Mutex<WeightMemory>>,
     prefix: String,
     device: Device,
 }
 
 enum Source {
-    Stored {
-        tensors: HashMap<String, Stored>,
+    Tensors {
+        tensors: HashMap<String, Tensor>,
+        read: Mutex<BTreeSet<String>>,
+    },
+    /// Read when asked for, so that what is not used is not loaded, and nothing is held twice.
+    File {
+        file: WeightsFile,
         read: Mutex<BTreeSet<String>>,
     },
     /// Answers every request with zeros that take no memory, and writes it down.
     Recording(Mutex<Vec<TensorSpec>>),
 }
 
-#[derive(Clone)]
-enum Stored {
+/// A tensor as its source has it.
+enum Stored<'a> {
     Dense(Tensor),
-    Quantised(Arc<QTensor>),
+    InFile(StoredTensor<'a>),
 }
 
 impl Weights {
     /// Weights held as plain tensors of any float type, on any device.
     pub fn from_tensors(tensors: HashMap<String, Tensor>, device: &Device) -> Self {
-        let tensors = tensors.into_iter().map(|(name, tensor)| (name, Stored::Dense(tensor))).collect();
-        Self::over(tensors, device)
+        Self::over(Source::Tensors { tensors, read: Mutex::default() }, device)
     }
 
-    /// Weights held as GGUF tensors. Block-quantised matrices stay as they are and are multiplied
-    /// in that form; everything else is widened when it is asked for.
-    pub fn from_qtensors(tensors: impl IntoIterator<Item = (String, QTensor)>, device: &Device) -> Self {
-        let tensors =
-            tensors.into_iter().map(|(name, tensor)| (name, Stored::Quantised(Arc::new(tensor)))).collect();
-        Self::over(tensors, device)
+    /// Weights in a file. Block-quantised matrices stay as they are and are multiplied in that form;
+    /// everything else is widened where the device has no arithmetic for it.
+    pub(crate) fn from_file(file: WeightsFile, device: &Device) -> Self {
+        Self::over(Source::File { file, read: Mutex::default() }, device)
     }
 
-    fn over(tensors: HashMap<String, Stored>, device: &Device) -> Self {
+    fn over(source: Source, device: &Device) -> Self {
         Self {
-            source: Arc::new(Source::Stored { tensors, read: Mutex::default() }),
+            source: Arc::new(source),
+            memory: Arc::default(),
             prefix: String::new(),
             device: device.clone(),
         }
@@ -97,18 +104,14 @@ impl Weights {
 
     /// Weights that exist only as shapes, for deriving the list of what a model needs.
     pub(crate) fn recording() -> Self {
-        Self {
-            source: Arc::new(Source::Recording(Mutex::default())),
-            prefix: String::new(),
-            device: Device::Cpu,
-        }
+        Self::over(Source::Recording(Mutex::default()), &Device::Cpu)
     }
 
     /// What a recording view was asked for, in order.
     pub(crate) fn recorded(&self) -> Vec<TensorSpec> {
         match &*self.source {
             Source::Recording(log) => log.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Source::Stored { .. } => Vec::new(),
+            Source::Tensors { .. } | Source::File { .. } => Vec::new(),
         }
     }
 
@@ -117,6 +120,7 @@ impl Weights {
     pub fn pp(&self, part: impl std::fmt::Display) -> Self {
         Self {
             source: Arc::clone(&self.source),
+            memory: Arc::clone(&self.memory),
             prefix: self.full(&part.to_string()),
             device: self.device.clone(),
         }
@@ -130,11 +134,10 @@ impl Weights {
     /// A tensor that takes part in f32 arithmetic (norms, biases, positions, queries).
     pub fn tensor(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, WeightError> {
         let name = self.full(name);
-        match self.take(&name, shape.into(), TensorKind::Float)? {
-            Stored::Dense(tensor) => tensor.to_dtype(DType::F32).and_then(|t| t.to_device(&self.device)),
-            Stored::Quantised(tensor) => tensor.dequantize(&self.device).and_then(|t| t.to_dtype(DType::F32)),
-        }
-        .map_err(|source| WeightError::Backend { name, source })
+        self.take(&name, shape.into(), TensorKind::Float, |stored| match stored {
+            Stored::Dense(tensor) => tensor.to_dtype(DType::F32)?.to_device(&self.device),
+            Stored::InFile(stored) => widened(&stored, &self.device),
+        })
     }
 
     /// The linear layer `name` with its bias: weight `(outputs, inputs)`, bias `(outputs)`.
@@ -152,13 +155,12 @@ impl Weights {
         bias: Option<Tensor>,
     ) -> Result<Linear, WeightError> {
         let name = self.full("weight");
-        match self.take(&name, Shape::from((outputs, inputs)), TensorKind::Matrix)? {
-            Stored::Quantised(weight) if is_block_quantised(weight.dtype()) => {
-                Linear::quantised(weight, bias)
+        self.take(&name, Shape::from((outputs, inputs)), TensorKind::Matrix, |stored| match stored {
+            Stored::InFile(stored) if is_block_quantised(stored.dtype) => {
+                Linear::quantised(quantised(&stored, &self.device)?.into(), bias)
             }
-            stored => self.dense(&stored).map(|weight| Linear::dense(weight, bias)),
-        }
-        .map_err(|source| WeightError::Backend { name, source })
+            stored => Ok(Linear::dense(self.dense(stored)?, bias)),
+        })
     }
 
     /// The matrix `weight` of a convolution whose stride is its kernel, as a linear layer over
@@ -170,59 +172,70 @@ impl Weights {
     ) -> Result<Linear, WeightError> {
         let name = self.full("weight");
         let shape = Shape::from((outputs, channels, side, side));
-        let stored = self.take(&name, shape, TensorKind::Matrix)?;
-        self.dense(&stored)
-            .and_then(|weight| weight.reshape((outputs, channels * side * side)))
-            .map(|weight| Linear::dense(weight, Some(bias)))
-            .map_err(|source| WeightError::Backend { name, source })
+        self.take(&name, shape, TensorKind::Matrix, |stored| {
+            let weight = self.dense(stored)?.reshape((outputs, channels * side * side))?;
+            Ok(Linear::dense(weight, Some(bias)))
+        })
     }
 
     /// The table `weight` of this view, one row per token.
     pub(crate) fn token_table(&self, rows: usize, width: usize) -> Result<TokenTable, WeightError> {
         let name = self.full("weight");
-        match self.take(&name, Shape::from((rows, width)), TensorKind::Matrix)? {
-            Stored::Quantised(weight) if is_block_quantised(weight.dtype()) => {
-                Ok(TokenTable::quantised(weight))
+        self.take(&name, Shape::from((rows, width)), TensorKind::Matrix, |stored| match stored {
+            Stored::InFile(stored) if is_block_quantised(stored.dtype) => {
+                Ok(TokenTable::quantised(quantised(&stored, &self.device)?.into()))
             }
-            stored => self.dense(&stored).map(TokenTable::dense),
-        }
-        .map_err(|source| WeightError::Backend { name, source })
+            stored => Ok(TokenTable::dense(self.dense(stored)?)),
+        })
+    }
+
+    /// Bytes of everything that was handed out.
+    pub fn memory(&self) -> WeightMemory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Names of tensors nobody has asked for so far, sorted.
     pub fn unread(&self) -> Vec<String> {
-        match &*self.source {
-            Source::Stored { tensors, read } => {
-                let read = read.lock().unwrap_or_else(PoisonError::into_inner);
-                let mut unread: Vec<_> =
-                    tensors.keys().filter(|name| !read.contains(*name)).cloned().collect();
-                unread.sort();
-                unread
-            }
-            Source::Recording(_) => Vec::new(),
-        }
+        let (names, read): (Vec<&str>, _) = match &*self.source {
+            Source::Tensors { tensors, read } => (tensors.keys().map(String::as_str).collect(), read),
+            Source::File { file, read } => (file.names().collect(), read),
+            Source::Recording(_) => return Vec::new(),
+        };
+        let read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        let unread = names.into_iter().filter(|name| !read.contains(*name));
+        let mut unread: Vec<String> = unread.map(str::to_owned).collect();
+        unread.sort();
+        unread
     }
 
     /// A dense matrix in the type it is multiplied in: f32 on a CPU, which has no fast half
     /// arithmetic, and as stored elsewhere.
-    fn dense(&self, stored: &Stored) -> candle_core::Result<Tensor> {
-        let (tensor, kept) = match stored {
-            Stored::Dense(tensor) => (tensor.clone(), tensor.dtype()),
-            Stored::Quantised(tensor) => {
-                let kept = match tensor.dtype() {
+    fn dense(&self, stored: Stored<'_>) -> candle_core::Result<Tensor> {
+        let tensor = match stored {
+            Stored::Dense(tensor) => tensor.to_device(&self.device)?,
+            Stored::InFile(stored) => {
+                let kept = match stored.dtype {
                     GgmlDType::F16 => DType::F16,
                     GgmlDType::BF16 => DType::BF16,
                     _ => DType::F32,
                 };
-                (tensor.dequantize(&self.device)?, kept)
+                widened(&stored, &self.device)?.to_dtype(kept)?
             }
         };
-        let dtype = if self.device.is_cpu() { DType::F32 } else { kept };
-        tensor.to_device(&self.device)?.to_dtype(dtype)
+        if self.device.is_cpu() { tensor.to_dtype(DType::F32) } else { Ok(tensor) }
     }
 
-    fn take(&self, name: &str, shape: Shape, kind: TensorKind) -> Result<Stored, WeightError> {
-        let stored = match &*self.source {
+    /// Finds a tensor, checks its shape, and has it made into what the network wants.
+    fn take<T: HoldsWeights>(
+        &self,
+        name: &str,
+        shape: Shape,
+        kind: TensorKind,
+        make: impl FnOnce(Stored<'_>) -> candle_core::Result<T>,
+    ) -> Result<T, WeightError> {
+        let backend = |source| WeightError::Backend { name: name.to_owned(), source };
+        let missing = || WeightError::Missing { name: name.to_owned() };
+        let (stored, found, read) = match &*self.source {
             Source::Recording(log) => {
                 log.lock().unwrap_or_else(PoisonError::into_inner).push(TensorSpec {
                     name: name.to_owned(),
@@ -230,21 +243,19 @@ impl Weights {
                     kind,
                 });
                 // One zero seen through stride 0: a full-size inventory takes no memory.
-                return Tensor::zeros((), DType::F32, &Device::Cpu)
-                    .and_then(|zero| zero.broadcast_as(shape))
-                    .map(Stored::Dense)
-                    .map_err(|source| WeightError::Backend { name: name.to_owned(), source });
+                let zeros =
+                    Tensor::zeros((), DType::F32, &Device::Cpu).and_then(|zero| zero.broadcast_as(shape));
+                return zeros.and_then(|zeros| make(Stored::Dense(zeros))).map_err(backend);
             }
-            Source::Stored { tensors, read } => {
-                let stored =
-                    tensors.get(name).ok_or_else(|| WeightError::Missing { name: name.to_owned() })?;
-                read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-                stored.clone()
+            Source::Tensors { tensors, read } => {
+                let tensor = tensors.get(name).ok_or_else(missing)?;
+                (Stored::Dense(tensor.clone()), tensor.dims(), read)
             }
-        };
-        let found = match &stored {
-            Stored::Dense(tensor) => tensor.dims(),
-            Stored::Quantised(tensor) => tensor.shape().dims(),
+            Source::File { file, read } => {
+                let tensor = file.tensor(name).ok_or_else(missing)?;
+                let found = tensor.shape;
+                (Stored::InFile(tensor), found, read)
+            }
         };
         if found != shape.dims() {
             return Err(WeightError::Shape {
@@ -253,7 +264,14 @@ impl Weights {
                 found: found.to_vec(),
             });
         }
-        Ok(stored)
+        read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        let made = make(stored).map_err(backend)?;
+        if let Source::File { file, .. } = &*self.source {
+            file.release(name);
+        }
+        let bytes = made.weight_bytes();
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).count(name, bytes);
+        Ok(made)
     }
 
     fn full(&self, name: &str) -> String {
@@ -264,7 +282,8 @@ impl Weights {
 impl std::fmt::Debug for Weights {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tensors = match &*self.source {
-            Source::Stored { tensors, .. } => tensors.len(),
+            Source::Tensors { tensors, .. } => tensors.len(),
+            Source::File { file, .. } => file.names().count(),
             Source::Recording(_) => 0,
         };
         f.debug_struct("Weights")
@@ -273,6 +292,18 @@ impl std::fmt::Debug for Weights {
             .field("device", &self.device)
             .finish()
     }
+}
+
+/// The tensor in the backend's own form for blocks.
+fn quantised(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<QTensor> {
+    // Copied, because blocks may lie at any address in a file that is part of the program.
+    let storage = QStorage::from_data(Cow::Owned(stored.bytes.to_vec()), device, stored.dtype)?;
+    QTensor::new(storage, stored.shape)
+}
+
+/// The tensor in f32.
+fn widened(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<Tensor> {
+    quantised(stored, device)?.dequantize(device)?.to_dtype(DType::F32)
 }
 
 fn is_block_quantised(dtype: GgmlDType) -> bool {

@@ -14,7 +14,7 @@ use futures::future::try_join_all;
 use serde::Serialize;
 
 use super::{say, set_threads};
-use crate::app::start_engine;
+use crate::app::{EngineSettings, start_engine};
 use crate::config::{BenchArgs, storage_options};
 use crate::engine::{CaptionRequest, Engine, Priority, Unobserved};
 use crate::model_choice::ModelChoice;
@@ -79,11 +79,10 @@ async fn measure(
     pictures: &[PreparedPicture],
     slots: usize,
 ) -> anyhow::Result<Measured> {
-    let (device, loading) = (args.model.device, bundle.clone());
-    let engine: Engine = tokio::task::spawn_blocking(move || {
-        start_engine(&loading, device, Some(slots), Arc::new(Unobserved))
-    })
-    .await??;
+    let loading = bundle.clone();
+    let settings = EngineSettings { slots: Some(slots), ..args.model.engine() };
+    let engine: Engine =
+        tokio::task::spawn_blocking(move || start_engine(&loading, settings, Arc::new(Unobserved))).await??;
     let handle = engine.handle();
     let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
     let embed = handle.info().embedding_space.is_some();
@@ -101,7 +100,7 @@ async fn measure(
     let seconds = since.elapsed().as_secs_f64();
     let tokens: u32 = results.iter().map(|result| result.tokens).sum();
     drop(handle);
-    tokio::task::spawn_blocking(move || engine.join()).await?;
+    tokio::task::spawn_blocking(move || engine.join()).await??;
     Ok(Measured {
         slots,
         pictures: pictures.len(),

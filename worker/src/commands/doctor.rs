@@ -39,15 +39,15 @@ fn tell(what: &str, outcome: anyhow::Result<String>) -> bool {
 
 async fn check_model(args: &DoctorArgs, stores: &Stores) -> anyhow::Result<String> {
     let bundle = ModelChoice::parse(args.model.model.as_deref())?.resolve(stores).await?;
-    let (device, slots) = (args.model.device, args.model.slots);
+    let settings = args.model.engine();
     let named = format!("{} ({})", bundle.manifest().name, &bundle.id()[..12]);
     let told = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
-        let engine = start_engine(&bundle, device, slots, std::sync::Arc::new(Unobserved))?;
+        let engine = start_engine(&bundle, settings, std::sync::Arc::new(Unobserved))?;
         let info = engine.handle();
         let text =
             format!("{named} says its golden tokens on {}, {} slots", info.info().device, info.info().slots);
         drop(info);
-        engine.join();
+        engine.join()?;
         Ok(text)
     });
     told.await?

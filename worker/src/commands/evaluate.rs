@@ -38,12 +38,11 @@ pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
     set_threads(args.model.threads)?;
     let stores = Stores::new(storage_options(None, &[]));
     let bundle = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
-    let (device, slots) = (args.model.device, args.model.slots);
+    let settings = args.model.engine();
     let engine =
-        tokio::task::spawn_blocking(move || start_engine(&bundle, device, slots, Arc::new(Unobserved)))
-            .await??;
+        tokio::task::spawn_blocking(move || start_engine(&bundle, settings, Arc::new(Unobserved))).await??;
     let evaluation = evaluate(&engine.handle(), &args).await?;
-    tokio::task::spawn_blocking(move || engine.join()).await?;
+    tokio::task::spawn_blocking(move || engine.join()).await??;
     if args.json {
         say(serde_json::to_string_pretty(&evaluation)?);
     } else {

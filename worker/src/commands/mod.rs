@@ -4,6 +4,7 @@ mod bench;
 mod doctor;
 mod evaluate;
 mod pack;
+mod random_bundle;
 mod run;
 mod scenes;
 mod trace;
@@ -13,10 +14,15 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::config::{Cli, Command, UsageError};
+use crate::engine::memory::BudgetError;
+use crate::engine::{EngineError, SlotTokensError};
 use crate::telemetry::logging;
 
 /// Bad configuration, as in sysexits.h.
 const EXIT_USAGE: u8 = 64;
+
+/// Nothing fits the device's memory, named after ENOMEM: a supervisor should not try again with the same settings.
+const EXIT_OUT_OF_MEMORY: u8 = 12;
 
 /// Parses the command line, runs the command, tells what went wrong in one line.
 ///
@@ -42,8 +48,19 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
-            if error.is::<UsageError>() { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+            exit_code(&error)
         }
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let ran_out = matches!(error.downcast_ref::<EngineError>(), Some(EngineError::OutOfMemory(_)));
+    if error.is::<UsageError>() || error.is::<SlotTokensError>() {
+        ExitCode::from(EXIT_USAGE)
+    } else if ran_out || error.is::<BudgetError>() {
+        ExitCode::from(EXIT_OUT_OF_MEMORY)
+    } else {
+        ExitCode::FAILURE
     }
 }
 
@@ -51,6 +68,7 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(&args).await,
         Command::Pack(args) => pack::run(*args).await,
+        Command::RandomBundle(args) => random_bundle::run(args).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Scenes(args) => scenes::run(&args),
         Command::Evaluate(args) => evaluate::run(args).await,

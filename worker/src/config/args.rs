@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::trace::Stage;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::app::DeviceChoice;
+use crate::app::{DeviceChoice, EngineSettings};
 use crate::telemetry::LogFormat;
 use crate::telemetry::admin::AdminAddr;
 
@@ -29,7 +30,8 @@ Examples:
   worker pack --checkpoint ./tinygpt-v-files --stage-number 3 --weights q8_0 --out ./tinygpt-v.q8
   worker doctor --broker amqp://queue.internal --model ./tinygpt-v.q8
 
-Exit codes: 0 all is well, 1 the job could not be done, 64 the command line is wrong.";
+Exit codes: 0 all is well, 1 the job could not be done, 12 the model does not fit the device's memory, 64 the command
+line is wrong.";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -38,6 +40,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Turn published checkpoints into one bundle
     Pack(Box<PackArgs>),
+    /// Make a bundle of any weight type with random weights, for measurements and tests
+    RandomBundle(RandomBundleArgs),
     /// Run a folder of reference fixtures through the model and write every tensor
     Trace(TraceArgs),
     /// Make pictures of the demo model's small world
@@ -90,9 +94,29 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS")]
     pub slots: Option<usize>,
 
+    /// Tokens of one slot: picture, prompt and caption; 320 otherwise. Fewer make room for more slots
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOT_TOKENS")]
+    pub slot_tokens: Option<usize>,
+
+    /// The most memory to use on the device, such as 8GiB: slots and batches are fitted into it. What is free otherwise
+    #[arg(long, value_name = "SIZE", env = "CAPTIONFLEET_MEMORY_BUDGET")]
+    pub memory_budget: Option<ByteSize>,
+
     /// Threads for arithmetic and picture decoding; all cores otherwise
     #[arg(long, value_name = "N", env = "CAPTIONFLEET_THREADS")]
     pub threads: Option<usize>,
+}
+
+impl ModelArgs {
+    /// What is said about the engine.
+    pub fn engine(&self) -> EngineSettings {
+        EngineSettings {
+            device: self.device,
+            slots: self.slots,
+            slot_tokens: self.slot_tokens,
+            memory_budget: self.memory_budget.map(|size| size.as_u64()),
+        }
+    }
 }
 
 /// `worker run`.
@@ -225,6 +249,49 @@ pub struct PackArgs {
     /// A picture for the self-test; a drawn one otherwise
     #[arg(long, value_name = "FILE")]
     pub golden_picture: Option<PathBuf>,
+
+    /// The bundle's folder, or its file if the name ends in .tar; must not exist
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `worker random-bundle`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  worker random-bundle --out ./full.q8                                 3.9 billion parameters, Q8_0 and f16
+  worker random-bundle --stage-number 4 --weights q4_0 --vision-weights q8_0 --out ./full-448.q4
+
+The published model's dimensions with drawn weights: as fast and as large as the real one, and it needs no download.
+What it says means nothing.")]
+pub struct RandomBundleArgs {
+    /// The stage whose picture size and prompts it gets: 224 px for 1 to 3, 448 px for 4
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=4))]
+    pub stage_number: u8,
+
+    /// Type of the language model's matrices: f32, f16, bf16, q8_0, q4_0 or q4_k
+    #[arg(long, value_name = "TYPE", default_value = "q8_0")]
+    pub weights: WeightFormat,
+
+    /// Type of the vision tower's matrices
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub vision_weights: WeightFormat,
+
+    /// Without the retrieval heads, so that it makes no embeddings
+    #[arg(long)]
+    pub no_embed: bool,
+
+    /// The demo model's dimensions instead of the published ones
+    #[arg(long)]
+    pub small: bool,
+
+    /// Another seed draws other weights
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
 
     /// The bundle's folder, or its file if the name ends in .tar; must not exist
     #[arg(long, value_name = "PATH")]

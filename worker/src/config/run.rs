@@ -55,12 +55,7 @@ impl RunSettings {
             topology,
             model: ModelChoice::parse(args.model.model.as_deref())?,
             storage: storage_options(args.storage.s3_endpoint.clone(), &args.local_root),
-            worker: WorkerConfig {
-                device: args.model.device,
-                slots: args.model.slots,
-                pipeline,
-                ..WorkerConfig::default()
-            },
+            worker: WorkerConfig { engine: args.model.engine(), pipeline, ..WorkerConfig::default() },
             threads: args.model.threads,
         })
     }

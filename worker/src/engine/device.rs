@@ -12,16 +12,20 @@ use captionfleet_model::{DecodeRow, KvCache, PrefillRow, StopReason};
 use half::f16;
 
 use super::feature_cache::{FeatureCache, key_of};
+use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::request::Work;
 use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
 use super::sequence::{Live, Sequence};
-use super::step::{self, Sight, Wanted};
+use super::step::{Sight, Wanted};
+use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};
 
 /// Everything the device thread owns.
 pub(super) struct DeviceThread {
     loaded: Arc<LoadedModel>,
+    network: Box<dyn Network>,
+    throttles: Throttles,
     cache: KvCache,
     scheduler: Scheduler,
     live: HashMap<RequestId, Live>,
@@ -29,31 +33,50 @@ pub(super) struct DeviceThread {
     observer: Arc<dyn EngineObserver>,
     inbox: Receiver<Work>,
     next_id: u64,
+    /// Why the thread ends although requests may still come.
+    fatal: Option<EngineError>,
+}
+
+/// How much of each step runs at once.
+struct Throttles {
+    vision: Throttle,
+    prefill: Throttle,
+    decode: Throttle,
 }
 
 impl DeviceThread {
     pub(super) fn new(
         loaded: Arc<LoadedModel>,
+        network: Box<dyn Network>,
         cache: KvCache,
         options: EngineOptions,
         observer: Arc<dyn EngineObserver>,
         inbox: Receiver<Work>,
     ) -> Self {
+        let limits = options.limits();
         Self {
             loaded,
+            network,
+            throttles: Throttles {
+                vision: Throttle::new(limits.vision_batch),
+                prefill: Throttle::new(limits.prefill_batch),
+                decode: Throttle::new(limits.all_slots()),
+            },
             cache,
-            scheduler: Scheduler::new(options.limits()),
+            scheduler: Scheduler::new(limits),
             live: HashMap::new(),
             features: FeatureCache::new(options.feature_cache),
             observer,
             inbox,
             next_id: 0,
+            fatal: None,
         }
     }
 
-    /// Runs until every handle is gone; what is unfinished then is answered with [`EngineError::Stopped`].
-    pub(super) fn run(mut self) {
-        while self.take_in() {
+    /// Runs until every handle is gone, or until not even one row fits the device's memory. What is unfinished then is
+    /// answered with [`EngineError::Stopped`]: another worker can do it.
+    pub(super) fn run(mut self) -> Result<(), EngineError> {
+        while self.fatal.is_none() && self.take_in() {
             self.sweep_cancelled();
             if let Some(batch) = self.scheduler.next_batch() {
                 self.run_batch(batch);
@@ -62,6 +85,7 @@ impl DeviceThread {
         for (_, live) in self.live.drain() {
             live.work.fail(EngineError::Stopped);
         }
+        self.fatal.map_or(Ok(()), Err)
     }
 
     /// Takes in what has arrived; waits when there is nothing to do. False when nobody can ask any more.
@@ -131,9 +155,15 @@ impl DeviceThread {
         let since = Instant::now();
         match batch {
             NextBatch::Text { requests } => self.text(&requests),
-            NextBatch::Vision { requests } => self.vision(&requests),
-            NextBatch::Prefill { seats } => self.seats(Stage::Prefill, &seats),
-            NextBatch::Decode { seats } => self.seats(Stage::Decode, &seats),
+            NextBatch::Vision { requests } => {
+                in_pieces(&requests, self.throttles.vision.rows(), |piece| self.vision(piece));
+            }
+            NextBatch::Prefill { seats } => {
+                in_pieces(&seats, self.throttles.prefill.rows(), |piece| self.seats(Stage::Prefill, piece));
+            }
+            NextBatch::Decode { seats } => {
+                in_pieces(&seats, self.throttles.decode.rows(), |piece| self.seats(Stage::Decode, piece));
+            }
         }
         self.observer.stage(stage, since.elapsed().as_secs_f64(), rows, capacity);
     }
@@ -141,7 +171,7 @@ impl DeviceThread {
     fn text(&mut self, requests: &[RequestId]) {
         for id in requests {
             let Some(Live { work: Work::Text { text, reply }, .. }) = self.leave(*id) else { continue };
-            let embedded = contained(Stage::Text, || step::text(&self.loaded, &text));
+            let embedded = contained(Stage::Text, || self.network.text(&text));
             // Nobody listening is fine: the request was cancelled.
             let _ = reply.send(embedded);
         }
@@ -151,16 +181,18 @@ impl DeviceThread {
     fn vision(&mut self, requests: &[RequestId]) {
         let present: Vec<RequestId> =
             requests.iter().copied().filter(|id| self.live.contains_key(id)).collect();
-        if present.is_empty() {
+        if present.is_empty() || self.fatal.is_some() {
             return;
         }
         let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&self.live[id].work)).collect();
-        match contained(Stage::Vision, || step::vision(&self.loaded, &wanted)) {
+        match contained(Stage::Vision, || self.network.vision(&wanted)) {
             Ok(sights) => {
+                self.throttles.vision.went_well(present.len());
                 for (id, sight) in present.into_iter().zip(sights) {
                     self.seen(id, sight);
                 }
             }
+            Err(error) if self.is_fatal(Stage::Vision, present.len(), &error) => self.fatal = Some(error),
             Err(error) if present.len() == 1 => self.fail(present[0], error),
             Err(error) => {
                 tracing::warn!(batch.rows = present.len(), %error, "vision batch failed, trying it in halves");
@@ -196,7 +228,7 @@ impl DeviceThread {
 
     /// Prefill or decode of these seats; in halves after a failure, as for [`Self::vision`].
     fn seats(&mut self, stage: Stage, seats: &[Seat]) {
-        if seats.is_empty() {
+        if seats.is_empty() || self.fatal.is_some() {
             return;
         }
         let logits = contained(stage, || match stage {
@@ -205,11 +237,13 @@ impl DeviceThread {
         });
         match logits {
             Ok(rows) => {
+                self.throttle(stage).went_well(rows.len());
                 self.observer.tokens(rows.len());
                 for (seat, row) in seats.iter().zip(rows) {
                     self.say(*seat, &row);
                 }
             }
+            Err(error) if self.is_fatal(stage, seats.len(), &error) => self.fatal = Some(error),
             Err(error) if seats.len() == 1 => self.fail(seats[0].request, error),
             Err(error) => {
                 tracing::warn!(
@@ -219,6 +253,24 @@ impl DeviceThread {
                 self.seats(stage, first);
                 self.seats(stage, second);
             }
+        }
+    }
+
+    /// Notes that memory ran out, so that the next batches are smaller. True when one row alone does not fit: then this
+    /// worker can do nothing, and the requests are for another one.
+    fn is_fatal(&mut self, stage: Stage, rows: usize, error: &EngineError) -> bool {
+        if !matches!(error, EngineError::OutOfMemory(_)) {
+            return false;
+        }
+        self.observer.out_of_memory(stage, rows);
+        !self.throttle(stage).ran_out(rows)
+    }
+
+    fn throttle(&mut self, stage: Stage) -> &mut Throttle {
+        match stage {
+            Stage::Text | Stage::Vision => &mut self.throttles.vision,
+            Stage::Prefill => &mut self.throttles.prefill,
+            Stage::Decode => &mut self.throttles.decode,
         }
     }
 
@@ -235,7 +287,7 @@ impl DeviceThread {
                 Ok(PrefillRow { slot: seat.slot, embeds })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
-        step::prefill(&self.loaded, &rows, &mut self.cache)
+        self.network.prefill(&rows, &mut self.cache)
     }
 
     fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -250,7 +302,7 @@ impl DeviceThread {
                 Ok(DecodeRow { slot: seat.slot, token })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
-        step::decode(&self.loaded, &rows, &mut self.cache)
+        self.network.decode(&rows, &mut self.cache)
     }
 
     /// Chooses a row's next token and ends the sequence if it was the last.
@@ -293,6 +345,11 @@ fn wanted(work: &Work) -> Option<Wanted<'_>> {
         Work::Picture { picture, .. } => Some(Wanted { picture, caption: false, embed: true }),
         Work::Text { .. } => None,
     }
+}
+
+/// Runs a batch in pieces of at most `rows`.
+fn in_pieces<T>(batch: &[T], rows: usize, run: impl FnMut(&[T])) {
+    batch.chunks(rows.max(1)).for_each(run);
 }
 
 /// Runs a step; a panic in it becomes an error. The cache counts tokens only after a step has succeeded, so it is

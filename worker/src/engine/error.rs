@@ -28,6 +28,9 @@ pub enum EngineError {
     /// The network failed.
     #[error("the model failed: {0}")]
     Model(String),
+    /// The device has no memory left for the step.
+    #[error("the device ran out of memory: {0}")]
+    OutOfMemory(String),
     /// A bug: the step panicked and was contained.
     #[error("a {step} step panicked: {message}")]
     Panicked {
@@ -47,13 +50,17 @@ impl EngineError {
         match self {
             Self::Degenerate(_) => "degenerate",
             Self::PromptTooLong { .. } | Self::Prompt(_) => "prompt_too_long",
-            Self::NoRetrievalHead | Self::Model(_) | Self::Panicked { .. } | Self::Stopped => "internal",
+            Self::NoRetrievalHead
+            | Self::Model(_)
+            | Self::OutOfMemory(_)
+            | Self::Panicked { .. }
+            | Self::Stopped => "internal",
         }
     }
 
     /// Whether the same request may succeed on a fresh start or another worker.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Model(_) | Self::Panicked { .. } | Self::Stopped)
+        matches!(self, Self::Model(_) | Self::OutOfMemory(_) | Self::Panicked { .. } | Self::Stopped)
     }
 }
 
@@ -69,15 +76,26 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// The backend has no error of its own for a full device, only the driver's text.
+fn of_the_device(error: &dyn std::error::Error) -> EngineError {
+    let text = chain(error);
+    let says = |words: &str| text.to_ascii_lowercase().contains(words);
+    if says("out of memory") || says("out_of_memory") || says("alloc_failed") {
+        EngineError::OutOfMemory(text)
+    } else {
+        EngineError::Model(text)
+    }
+}
+
 impl From<ModelError> for EngineError {
     fn from(error: ModelError) -> Self {
-        Self::Model(chain(&error))
+        of_the_device(&error)
     }
 }
 
 impl From<candle_core::Error> for EngineError {
     fn from(error: candle_core::Error) -> Self {
-        Self::Model(chain(&error))
+        of_the_device(&error)
     }
 }
 
@@ -90,5 +108,19 @@ impl From<TokenizerError> for EngineError {
 impl From<PromptError> for EngineError {
     fn from(error: PromptError) -> Self {
         Self::Prompt(chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_device_is_told_from_other_faults() {
+        let driver =
+            candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".to_owned());
+        assert!(matches!(EngineError::from(driver), EngineError::OutOfMemory(_)));
+        let other = candle_core::Error::Msg("shape mismatch".to_owned());
+        assert!(matches!(EngineError::from(other), EngineError::Model(_)));
     }
 }

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use candle_core::{DType, Device};
+use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{CaptionTokenizer, KvCache, ModelConfig, PromptTemplates, PromptTokens};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceThread;
+use super::memory::MemoryBudget;
 use super::observer::EngineObserver;
 use super::request::{CaptionRequest, CaptionResult, Reply, Work};
 use super::{EngineError, EngineOptions};
@@ -34,13 +36,16 @@ pub struct EngineInfo {
     pub slots: usize,
     /// Where it runs.
     pub device: &'static str,
+    /// How its memory is shared out.
+    pub memory: MemoryBudget,
 }
 
 /// The running engine. Dropping it, and every [`EngineHandle`], ends the device thread.
 #[derive(Debug)]
 pub struct Engine {
     handle: EngineHandle,
-    thread: JoinHandle<()>,
+    thread: JoinHandle<Result<(), EngineError>>,
+    gone: CancellationToken,
 }
 
 /// Asks the engine; cheap to clone. Dropping a pending call cancels its request.
@@ -59,13 +64,14 @@ impl Engine {
     pub fn start(
         loaded: LoadedModel,
         options: EngineOptions,
+        memory: MemoryBudget,
         observer: Arc<dyn EngineObserver>,
     ) -> Result<Self, EngineError> {
         let model = &loaded.model;
         let config = model.config().clone();
         let limits = options.limits();
-        let cache =
-            KvCache::new(&config.lm, limits.all_slots(), options.max_len, DType::F32, model.device())?;
+        let dtype = EngineOptions::cache_dtype(model.device());
+        let cache = KvCache::new(&config.lm, limits.all_slots(), options.max_len, dtype, model.device())?;
         let info = EngineInfo {
             bundle: loaded.manifest.digest.clone(),
             embedding_space: loaded.manifest.embedding_space.clone(),
@@ -81,16 +87,24 @@ impl Engine {
                 Device::Cuda(_) => "cuda",
                 Device::Metal(_) => "metal",
             },
+            memory,
             config,
         };
         let tokenizer = loaded.tokenizer.clone();
         let (inbox, received) = channel();
-        let device = DeviceThread::new(Arc::new(loaded), cache, options, observer, received);
-        let thread =
-            std::thread::Builder::new().name("device".to_owned()).spawn(move || device.run()).map_err(
-                |error| EngineError::Model(format!("the device thread could not be started: {error}")),
-            )?;
-        Ok(Self { handle: EngineHandle { inbox, info: Arc::new(info), tokenizer }, thread })
+        let gone = CancellationToken::new();
+        let says_gone = gone.clone().drop_guard();
+        let loaded = Arc::new(loaded);
+        let network = Box::new(Arc::clone(&loaded));
+        let device = DeviceThread::new(loaded, network, cache, options, observer, received);
+        let run = move || {
+            let _says_gone = says_gone;
+            device.run()
+        };
+        let thread = std::thread::Builder::new().name("device".to_owned()).spawn(run).map_err(|error| {
+            EngineError::Model(format!("the device thread could not be started: {error}"))
+        })?;
+        Ok(Self { handle: EngineHandle { inbox, info: Arc::new(info), tokenizer }, thread, gone })
     }
 
     /// A handle to ask it.
@@ -98,12 +112,20 @@ impl Engine {
         self.handle.clone()
     }
 
+    /// Cancelled when the device thread has ended, for whatever reason.
+    pub fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+
     /// Waits until the device thread has ended; every other handle must be gone.
-    pub fn join(self) {
+    ///
+    /// # Errors
+    /// Why it ended, if not because nobody can ask any more.
+    pub fn join(self) -> Result<(), EngineError> {
         drop(self.handle);
-        if self.thread.join().is_err() {
-            tracing::error!("the device thread ended in a panic");
-        }
+        self.thread.join().unwrap_or_else(|_| {
+            Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
+        })
     }
 }
 

@@ -31,6 +31,8 @@ pub trait EngineObserver: Send + Sync {
     fn stage(&self, stage: Stage, seconds: f64, rows: usize, capacity: usize);
     /// `count` tokens were generated.
     fn tokens(&self, count: usize);
+    /// The device had no memory left for a step of `rows` rows.
+    fn out_of_memory(&self, stage: Stage, rows: usize);
     /// The device waited `seconds` for work.
     fn idle(&self, seconds: f64);
 }
@@ -42,5 +44,6 @@ pub struct Unobserved;
 impl EngineObserver for Unobserved {
     fn stage(&self, _: Stage, _: f64, _: usize, _: usize) {}
     fn tokens(&self, _: usize) {}
+    fn out_of_memory(&self, _: Stage, _: usize) {}
     fn idle(&self, _: f64) {}
 }

@@ -1,5 +1,6 @@
 //! How much the engine holds at a time.
 
+use candle_core::{DType, Device};
 use captionfleet_model::ModelConfig;
 
 use super::scheduler::Limits;
@@ -19,23 +20,43 @@ pub struct EngineOptions {
     pub feature_cache: usize,
 }
 
-/// Memory that the key-value cache may take unless slots are asked for by number.
-const CACHE_BYTES: usize = 1 << 30;
-/// More sequences than this gain little per step.
-const MOST_SLOTS: usize = 16;
+/// More sequences than this gain little per step on a CPU.
+const MOST_SLOTS_CPU: usize = 16;
+/// A GPU's decode step costs the same for a few as for many.
+const MOST_SLOTS_GPU: usize = 32;
 /// Prompt, picture and a long caption.
 const USUAL_LEN: usize = 320;
 /// Below this width the per-step overhead outweighs the arithmetic, so batches are large.
 const SMALL_WIDTH: usize = 512;
+/// Rows that are enough to see what a small model's steps take.
+const SMALL_TRIAL: usize = 2;
+
+/// A slot that cannot be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "--slot-tokens {asked}: a slot holds the picture, the prompt and the caption: {least} to {most} tokens with this model"
+)]
+pub struct SlotTokensError {
+    asked: usize,
+    least: usize,
+    most: usize,
+}
 
 impl EngineOptions {
-    /// Sizes that suit the model: as many slots as a gibibyte of f32 cache holds, 16 at most.
-    pub fn for_model(config: &ModelConfig) -> Self {
-        let max_len = config.lm.max_positions.min(USUAL_LEN);
-        let bytes_per_token = 2 * config.lm.num_layers * config.lm.hidden_size * size_of::<f32>();
-        let slots = (CACHE_BYTES / (bytes_per_token * max_len).max(1)).clamp(1, MOST_SLOTS);
-        let batch = if config.vision.embed_dim < SMALL_WIDTH { 16 } else { 4 };
-        Self { slots, vision_batch: batch, prefill_batch: batch, max_len, feature_cache: 64 }
+    /// Sizes that suit the model and the device, if memory permits.
+    pub fn for_model(config: &ModelConfig, device: &Device) -> Self {
+        let batch = match (config.vision.embed_dim < SMALL_WIDTH, device.is_cpu()) {
+            (true, _) => 16,
+            (false, true) => 4,
+            (false, false) => 8,
+        };
+        Self {
+            slots: if device.is_cpu() { MOST_SLOTS_CPU } else { MOST_SLOTS_GPU },
+            vision_batch: batch,
+            prefill_batch: batch,
+            max_len: config.lm.max_positions.min(USUAL_LEN),
+            feature_cache: 64,
+        }
     }
 
     /// With another number of slots, if one is given.
@@ -45,11 +66,49 @@ impl EngineOptions {
         self
     }
 
+    /// With slots of another length, if one is given.
+    ///
+    /// # Errors
+    /// When the model has no such positions, or the picture alone does not fit.
+    pub fn with_slot_tokens(
+        mut self,
+        tokens: Option<usize>,
+        config: &ModelConfig,
+    ) -> Result<Self, SlotTokensError> {
+        let Some(asked) = tokens else { return Ok(self) };
+        let (least, most) = (config.qformer.num_query_tokens + 2, config.lm.max_positions);
+        if !(least..=most).contains(&asked) {
+            return Err(SlotTokensError { asked, least, most });
+        }
+        self.max_len = asked;
+        Ok(self)
+    }
+
+    /// Type of keys and values: a CPU has no fast half arithmetic, on a GPU half the bytes are half the time.
+    pub(crate) fn cache_dtype(device: &Device) -> DType {
+        if device.is_cpu() { DType::F32 } else { DType::F16 }
+    }
+
+    /// Keys and values of one slot in bytes.
+    pub fn slot_bytes(&self, config: &ModelConfig, device: &Device) -> u64 {
+        let per_token = 2 * config.lm.num_layers * config.lm.hidden_size;
+        (per_token * self.max_len * Self::cache_dtype(device).size_in_bytes()) as u64
+    }
+
+    /// One seat for a person, so that a question never waits for a bulk caption to end.
+    pub fn reserved_slots(&self) -> usize {
+        1
+    }
+
+    /// Rows with which a step's memory is measured.
+    pub(super) fn trial_rows(&self, config: &ModelConfig, rows: usize) -> usize {
+        if config.vision.embed_dim < SMALL_WIDTH { rows.min(SMALL_TRIAL) } else { rows }
+    }
+
     pub(super) fn limits(self) -> Limits {
         Limits {
             slots: self.slots,
-            // One seat for a person, so that a question never waits for a bulk caption to end.
-            reserved_slots: 1,
+            reserved_slots: self.reserved_slots(),
             vision_batch: self.vision_batch,
             prefill_batch: self.prefill_batch,
         }

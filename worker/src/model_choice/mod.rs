@@ -7,7 +7,8 @@ mod remote;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use captionfleet_model::bundle::Bundle;
+/// A checked bundle, for callers that hold one without knowing the model crate.
+pub use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, Location};
 

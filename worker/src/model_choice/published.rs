@@ -8,17 +8,17 @@ use captionfleet_model::checkpoint::{
     CheckpointFolder, PublishedFile, PublishedLocation, missing_files, require_files,
 };
 use captionfleet_model::pack::{PackRequest, WeightFormat, pack};
-use futures::TryStreamExt;
-use hf_hub::{HFClient, HFError};
+use hf_hub::api::sync::{Api, ApiBuilder};
+use hf_hub::{Repo, RepoType};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
 use super::{PUBLISHED, cache};
 
 /// The stage that serves: 224 px, so that one vision pass gives caption and embedding.
 const STAGE: u8 = 3;
-/// SHA-256 of every fetched file, recorded on arrival.
-const RECORD: &str = "sha256.json";
+/// SHA-256 and commit of every fetched file, recorded on arrival.
+const RECORD: &str = "fetched.json";
 
 /// The packed model's folder; fetches and packs what is not there yet.
 pub(super) async fn fetch_and_pack() -> anyhow::Result<PathBuf> {
@@ -28,7 +28,9 @@ pub(super) async fn fetch_and_pack() -> anyhow::Result<PathBuf> {
         return Ok(bundle);
     }
     let checkpoint = root.join("checkpoint");
-    if let Err(error) = fetch_missing(&checkpoint).await {
+    let folder = checkpoint.clone();
+    let fetched = tokio::task::spawn_blocking(move || fetch_missing(&folder)).await?;
+    if let Err(error) = fetched {
         let wanted =
             require_files(&checkpoint, STAGE).err().map(|missing| missing.to_string()).unwrap_or_default();
         return Err(
@@ -60,73 +62,71 @@ fn request(checkpoint: &Path, out: PathBuf) -> anyhow::Result<PackRequest> {
     })
 }
 
-async fn fetch_missing(checkpoint: &Path) -> anyhow::Result<()> {
+/// What is known of a fetched file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Fetched {
+    sha256: String,
+    /// The commit that was asked for, or that `main` stood for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    commit: Option<String>,
+}
+
+fn fetch_missing(checkpoint: &Path) -> anyhow::Result<()> {
     let missing = missing_files(checkpoint, STAGE);
     if missing.is_empty() {
         return Ok(());
     }
-    let client = HFClient::new().context("the Hugging Face client cannot be made")?;
-    let mut sums = recorded(checkpoint);
+    let hub = ApiBuilder::from_env().with_progress(false).build();
+    let hub = hub.context("the Hugging Face client cannot be made")?;
+    let mut fetched = recorded(checkpoint);
     for file in missing {
         tracing::info!(file = file.local, "fetching a published file");
         let place = checkpoint.join(file.local);
-        fetch(&client, &file, &place).await.with_context(|| format!("fetch {}", file.local))?;
-        let hashed = place.clone();
-        let sum = tokio::task::spawn_blocking(move || sha256(&hashed)).await??;
-        sums.insert(file.local.to_owned(), sum);
-        cache::write_whole(&checkpoint.join(RECORD), &serde_json::to_vec_pretty(&sums)?)?;
+        let commit = fetch(&hub, &file, &place).with_context(|| format!("fetch {}", file.local))?;
+        fetched.insert(file.local.to_owned(), Fetched { sha256: sha256(&place)?, commit });
+        cache::write_whole(&checkpoint.join(RECORD), &serde_json::to_vec_pretty(&fetched)?)?;
     }
     Ok(())
 }
 
-async fn fetch(client: &HFClient, file: &PublishedFile, place: &Path) -> anyhow::Result<()> {
+/// Puts one file in its place; the commit it came from, where there is such a thing.
+fn fetch(hub: &Api, file: &PublishedFile, place: &Path) -> anyhow::Result<Option<String>> {
     let parent = place.parent().context("a published file lies in a folder")?;
-    tokio::fs::create_dir_all(parent).await?;
-    match file.location {
+    std::fs::create_dir_all(parent)?;
+    let commit = match file.location {
         PublishedLocation::Hub { repository, revision, file: name } => {
-            let (owner, repository) = repository.split_once('/').context("a repository has an owner")?;
-            let fetched = client
-                .model(owner, repository)
-                .download_file()
-                .filename(name.to_owned())
-                .revision(revision.to_owned())
-                .send()
-                .await
-                .map_err(|error: HFError| anyhow::anyhow!(error))?;
+            let repository = Repo::with_revision(repository.to_owned(), RepoType::Model, revision.to_owned());
+            let repository = hub.repo(repository);
+            let commit = hub.metadata(&repository.url(name))?.commit_hash().to_owned();
             // The hub's cache keeps its own copy; a link costs nothing where the file system allows one.
-            let source = tokio::fs::canonicalize(&fetched).await?;
-            if tokio::fs::hard_link(&source, place).await.is_err() {
-                tokio::fs::copy(&source, place).await?;
+            let source = std::fs::canonicalize(repository.get(name)?)?;
+            if std::fs::hard_link(&source, place).is_err() {
+                std::fs::copy(&source, place)?;
             }
+            Some(commit)
         }
-        PublishedLocation::Url(url) => download(url, place).await?,
-    }
-    if let Some(bytes) = file.bytes {
-        let found = tokio::fs::metadata(place).await?.len();
-        if found != bytes {
-            tracing::warn!(
-                file = file.local,
-                expected = bytes,
-                found,
-                "a published file has another size than known"
-            );
+        PublishedLocation::Url(url) => {
+            download(url, place)?;
+            None
         }
+    };
+    let found = place.metadata()?.len();
+    if let Some(expected) = file.bytes.filter(|expected| *expected != found) {
+        tracing::warn!(file = file.local, expected, found, "a published file has another size than known");
     }
-    Ok(())
+    Ok(commit)
 }
 
-async fn download(url: &str, place: &Path) -> anyhow::Result<()> {
-    let mut body = reqwest::get(url).await?.error_for_status()?.bytes_stream();
+fn download(url: &str, place: &Path) -> anyhow::Result<()> {
+    let mut body = ureq::get(url).call()?.into_body().into_reader();
     let unfinished = place.with_extension("part");
-    let mut out = tokio::fs::File::create(&unfinished).await?;
-    while let Some(piece) = body.try_next().await? {
-        out.write_all(&piece).await?;
-    }
-    out.sync_all().await?;
-    Ok(tokio::fs::rename(&unfinished, place).await?)
+    let mut out = std::fs::File::create(&unfinished)?;
+    std::io::copy(&mut body, &mut out)?;
+    out.sync_all()?;
+    Ok(std::fs::rename(&unfinished, place)?)
 }
 
-fn recorded(checkpoint: &Path) -> BTreeMap<String, String> {
+fn recorded(checkpoint: &Path) -> BTreeMap<String, Fetched> {
     std::fs::read(checkpoint.join(RECORD))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())

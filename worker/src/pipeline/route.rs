@@ -11,6 +11,7 @@ use super::drain::Drain;
 use super::outcome::outcome_of;
 use super::task::{HandOver, Received, Suspicion, Verdict};
 use super::{Failure, Pipeline, Tally};
+use crate::engine::EngineError;
 use crate::telemetry::events;
 
 /// No part is larger: 10,000 rows with their embeddings.
@@ -28,7 +29,12 @@ impl Pipeline {
             JobKind::Search(search) => self.answer(&job, search, hand_over).instrument(span).await,
             JobKind::Caption(caption) => {
                 let done = self.caption(&job, caption.clone(), hand_over, drain).instrument(span).await;
-                done.unwrap_or_else(Verdict::Failed)
+                match done {
+                    Ok(verdict) => verdict,
+                    // The device is gone, through no fault of the job: another worker shall have it as it came.
+                    Err(Failure::Engine(EngineError::Stopped)) => Verdict::Returned,
+                    Err(failure) => Verdict::Failed(failure),
+                }
             }
         }
     }

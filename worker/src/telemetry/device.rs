@@ -22,6 +22,11 @@ impl EngineObserver for Metrics {
         self.tokens.inc_by(count as u64);
     }
 
+    fn out_of_memory(&self, stage: Stage, rows: usize) {
+        self.out_of_memory.with_label_values(&[stage.as_str()]).inc();
+        tracing::warn!(step = stage.as_str(), batch.rows = rows, "the device ran out of memory");
+    }
+
     fn idle(&self, seconds: f64) {
         let seconds = seconds.max(0.0);
         let starved = self.with_starvation(|clock| clock.idle(seconds, Instant::now()));

@@ -8,6 +8,26 @@ use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 
 use super::Metrics;
+use crate::engine::EngineInfo;
+
+/// The model has said its golden tokens, and its memory is shared out.
+pub fn model_ready(info: &EngineInfo) {
+    let memory = &info.memory;
+    tracing::info!(
+        bundle.id = info.bundle,
+        device = info.device,
+        slots = info.slots,
+        slot.tokens = info.max_len,
+        batch.vision = memory.vision.rows,
+        batch.prefill = memory.prefill.rows,
+        memory.limit_bytes = memory.limit,
+        memory.held_bytes = memory.held,
+        memory.vision_bytes = memory.vision.bytes,
+        memory.prefill_bytes = memory.prefill.bytes,
+        memory.slots_bytes = memory.all_slots(),
+        "model ready"
+    );
+}
 
 /// The stages outside the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub(crate) batch_occupancy: HistogramVec,
     /// Tokens generated.
     pub(crate) tokens: IntCounter,
+    /// Steps for which the device had no memory left, by stage.
+    pub(crate) out_of_memory: IntCounterVec,
     /// Seconds in which the device computed.
     pub(crate) device_busy: Counter,
     /// Seconds in which it did not.
@@ -84,6 +86,11 @@ impl Metrics {
                 "stage",
             ),
             tokens: make.add(IntCounter::with_opts(opts("tokens_total", "Tokens generated."))),
+            out_of_memory: make.counters(
+                "out_of_memory_total",
+                "Steps for which the device had no memory left; they are tried again in halves.",
+                &["stage"],
+            ),
             device_busy: make.seconds("device_busy_seconds_total", "Time in which the device computed."),
             device_idle: make.seconds("device_idle_seconds_total", "Time in which the device did nothing."),
             device_starved: make.seconds(

@@ -13,7 +13,7 @@ use captionfleet_proto::rows::{Projection, Row, read_part};
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_proto::{codec, layout};
-use captionfleet_worker::app::{DeviceChoice, start_engine};
+use captionfleet_worker::app::{DeviceChoice, EngineSettings, start_engine};
 use captionfleet_worker::demo_model;
 use captionfleet_worker::engine::{Engine, EngineHandle, Unobserved};
 use captionfleet_worker::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
@@ -30,8 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn engine() -> EngineHandle {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     let start = || {
-        start_engine(&demo_model::bundle().unwrap(), DeviceChoice::Cpu, Some(4), Arc::new(Unobserved))
-            .unwrap()
+        let settings =
+            EngineSettings { device: DeviceChoice::Cpu, slots: Some(4), ..EngineSettings::default() };
+        start_engine(&demo_model::bundle().unwrap(), settings, Arc::new(Unobserved)).unwrap()
     };
     ENGINE.get_or_init(start).handle()
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
@@ -11,27 +12,73 @@ use super::{BundleError, MANIFEST};
 
 /// More files than a bundle ever has; an archive with more is something else.
 const MOST_FILES: usize = 64;
+/// At least the size of a page on every system we run on, and a multiple of it.
+const PAGE: usize = 1 << 16;
 
 /// Read access to the files of a bundle by name.
 #[derive(Debug)]
 pub(super) struct BundleFiles {
     place: String,
-    files: HashMap<String, Content>,
+    files: HashMap<String, FileBytes>,
 }
 
-#[derive(Debug)]
-enum Content {
-    Mapped(Mmap),
-    /// An empty file cannot be mapped.
-    Empty,
+/// A file's content, read where it lies; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) enum FileBytes {
     Static(&'static [u8]),
-    /// Part of the mapped archive.
-    Part(std::sync::Arc<Mmap>, Range<usize>),
+    /// All or part of a mapped file.
+    Mapped(Arc<Mmap>, Range<usize>),
+}
+
+impl FileBytes {
+    /// Maps a file.
+    pub(crate) fn map(path: &Path) -> std::io::Result<Self> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() == 0 {
+            // An empty file cannot be mapped.
+            return Ok(Self::Static(&[]));
+        }
+        // SAFETY: the map is read-only. Whoever changes a bundle's file under a running worker changes bytes that have
+        // been hashed already; they are only ever read as numbers and text, so the worst is a wrong answer.
+        #[allow(unsafe_code)]
+        let mapped = unsafe { Mmap::map(&file)? };
+        let range = 0..mapped.len();
+        Ok(Self::Mapped(Arc::new(mapped), range))
+    }
+
+    /// The bytes.
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Static(bytes) => bytes,
+            Self::Mapped(mapped, range) => &mapped[range.clone()],
+        }
+    }
+
+    /// Lets the pages of `part` go until they are read again: weights that have been copied need not stay resident a
+    /// second time. Harmless where the system does not know how.
+    pub(crate) fn release(&self, part: Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(mapped, range) = self {
+            let start = (range.start + part.start).next_multiple_of(PAGE);
+            let end = (range.start + part.end.min(range.len())) / PAGE * PAGE;
+            if start < end {
+                // SAFETY: the map is read-only and backed by a file, so the pages come back unchanged when read again.
+                #[allow(unsafe_code)]
+                let released = unsafe {
+                    mapped.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start)
+                };
+                if let Err(error) = released {
+                    tracing::debug!(%error, "read pages of a bundle stay resident");
+                }
+            }
+        }
+    }
 }
 
 impl BundleFiles {
     pub(super) fn memory(files: &'static [(&'static str, &'static [u8])]) -> Self {
-        let files = files.iter().map(|(name, bytes)| ((*name).to_owned(), Content::Static(bytes))).collect();
+        let files =
+            files.iter().map(|(name, bytes)| ((*name).to_owned(), FileBytes::Static(bytes))).collect();
         Self { place: "built into this program".to_owned(), files }
     }
 
@@ -47,12 +94,12 @@ impl BundleFiles {
             let (Ok(name), true) = (entry.file_name().into_string(), entry.path().is_file()) else {
                 continue;
             };
-            let content = map(&entry.path()).map_err(|source| BundleError::Read {
+            let content = FileBytes::map(&entry.path()).map_err(|source| BundleError::Read {
                 place: place.clone(),
                 file: name.clone(),
                 source,
             })?;
-            files.insert(name, content.map_or(Content::Empty, Content::Mapped));
+            files.insert(name, content);
         }
         Ok(Self { place, files })
     }
@@ -60,10 +107,10 @@ impl BundleFiles {
     pub(super) fn archive(path: &Path) -> Result<Self, BundleError> {
         let place = path.display().to_string();
         let not_a_bundle = |reason: String| BundleError::NotABundle { place: place.clone(), reason };
-        let mapped = map(path)
-            .map_err(|error| not_a_bundle(error.to_string()))?
-            .ok_or_else(|| not_a_bundle("the file is empty".to_owned()))?;
-        let mapped = std::sync::Arc::new(mapped);
+        let mapped = match FileBytes::map(path).map_err(|error| not_a_bundle(error.to_string()))? {
+            FileBytes::Mapped(mapped, _) => mapped,
+            FileBytes::Static(_) => return Err(not_a_bundle("the file is empty".to_owned())),
+        };
         let mut files = HashMap::new();
         let mut archive = tar::Archive::new(&mapped[..]);
         let entries = archive.entries().map_err(|error| not_a_bundle(error.to_string()))?;
@@ -79,7 +126,7 @@ impl BundleFiles {
                 return Err(not_a_bundle(format!("the archive ends in the middle of {name}")));
             }
             if entry.header().entry_type().is_file() {
-                files.insert(name, Content::Part(std::sync::Arc::clone(&mapped), range));
+                files.insert(name, FileBytes::Mapped(Arc::clone(&mapped), range));
             }
         }
         if !files.contains_key(MANIFEST) {
@@ -93,29 +140,14 @@ impl BundleFiles {
         &self.place
     }
 
-    pub(super) fn bytes(&self, file: &str) -> Result<&[u8], BundleError> {
-        match self.files.get(file) {
-            Some(Content::Mapped(mapped)) => Ok(mapped),
-            Some(Content::Empty) => Ok(&[]),
-            Some(Content::Static(bytes)) => Ok(bytes),
-            Some(Content::Part(mapped, range)) => Ok(&mapped[range.clone()]),
-            None => Err(BundleError::NotABundle {
-                place: self.place.clone(),
-                reason: format!("its {file} is missing"),
-            }),
-        }
+    pub(super) fn get(&self, file: &str) -> Result<&FileBytes, BundleError> {
+        self.files.get(file).ok_or_else(|| BundleError::NotABundle {
+            place: self.place.clone(),
+            reason: format!("its {file} is missing"),
+        })
     }
-}
 
-/// Maps a file into memory; `None` for an empty one.
-fn map(path: &Path) -> std::io::Result<Option<Mmap>> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() == 0 {
-        return Ok(None);
+    pub(super) fn bytes(&self, file: &str) -> Result<&[u8], BundleError> {
+        Ok(self.get(file)?.as_slice())
     }
-    // SAFETY: the map is read-only. Whoever changes a bundle's file under a running worker changes bytes that have
-    // been hashed already; they are only ever read as numbers and text, so the worst is a wrong answer.
-    #[allow(unsafe_code)]
-    let mapped = unsafe { Mmap::map(&file)? };
-    Ok(Some(mapped))
 }

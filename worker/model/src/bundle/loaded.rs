@@ -5,7 +5,9 @@ use candle_core::{IndexOp, Tensor};
 use super::{BundleError, BundleManifest};
 use crate::generate::{GenerateOptions, generate};
 use crate::preprocess::{DecodeLimits, decode, pixel_values, prepare};
-use crate::{CaptionTokenizer, PromptTemplates, PromptTokens, SamplingOptions, TextTokenizer, TinyGptV};
+use crate::{
+    CaptionTokenizer, PromptTemplates, PromptTokens, SamplingOptions, TextTokenizer, TinyGptV, WeightMemory,
+};
 
 /// A network with all that is needed to talk to it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct LoadedModel {
     pub prompts: PromptTemplates,
     /// The bundle's manifest.
     pub manifest: BundleManifest,
+    /// What the weights take on the device.
+    pub memory: WeightMemory,
     pub(super) golden_picture: Vec<u8>,
 }
 

@@ -18,10 +18,11 @@ mod error;
 mod files;
 mod loaded;
 mod manifest;
+mod weights_file;
 
 use std::path::Path;
 
-use candle_core::{Device, quantized::gguf_file};
+use candle_core::Device;
 
 pub use error::BundleError;
 pub use loaded::{LoadedModel, greedy_tokens};
@@ -29,8 +30,10 @@ pub use manifest::{BUNDLE_FORMAT, BundleManifest, GoldenAnswer};
 
 use crate::{CaptionTokenizer, TextTokenizer, TinyGptV, Weights};
 use files::BundleFiles;
+pub(crate) use files::FileBytes;
 pub(crate) use manifest::seal as seal_manifest;
-use manifest::sha256_hex;
+use sha2::{Digest, Sha256};
+pub(crate) use weights_file::{StoredTensor, WeightsFile};
 
 /// Name of the manifest in a bundle.
 pub const MANIFEST: &str = "bundle.json";
@@ -79,7 +82,7 @@ impl Bundle {
     fn check(files: BundleFiles) -> Result<Self, BundleError> {
         let manifest = manifest::parse(files.bytes(MANIFEST)?, files.place())?;
         for (file, recorded) in &manifest.files {
-            if sha256_hex(files.bytes(file)?) != *recorded {
+            if sha256_of(files.get(file)?) != *recorded {
                 return Err(BundleError::Damaged { place: files.place().to_owned(), file: file.clone() });
             }
         }
@@ -123,24 +126,14 @@ impl Bundle {
             prompts: self.manifest.prompts.clone(),
             golden_picture: self.files.bytes(GOLDEN_PICTURE)?.to_vec(),
             manifest: self.manifest.clone(),
+            memory: weights.memory(),
         })
     }
 
     fn weights(&self, device: &Device) -> Result<Weights, BundleError> {
-        let mut reader = std::io::Cursor::new(self.files.bytes(WEIGHTS)?);
-        let content =
-            gguf_file::Content::read(&mut reader).map_err(|source| self.unusable(WEIGHTS, source))?;
-        let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
-        let tensors = names
-            .into_iter()
-            .map(|name| {
-                let tensor = content
-                    .tensor(&mut reader, &name, device)
-                    .map_err(|source| self.unusable(WEIGHTS, source))?;
-                Ok((name, tensor))
-            })
-            .collect::<Result<Vec<_>, BundleError>>()?;
-        Ok(Weights::from_qtensors(tensors, device))
+        let file = WeightsFile::open(self.files.get(WEIGHTS)?.clone())
+            .map_err(|source| self.unusable(WEIGHTS, source))?;
+        Ok(Weights::from_file(file, device))
     }
 
     fn unusable(&self, file: &str, source: impl std::error::Error + Send + Sync + 'static) -> BundleError {
@@ -150,4 +143,18 @@ impl Bundle {
             source: Box::new(source),
         }
     }
+}
+
+/// Bytes hashed at a time; they do not stay resident afterwards.
+const HASHED_AT_ONCE: usize = 16 << 20;
+
+fn sha256_of(file: &FileBytes) -> String {
+    let mut hash = Sha256::new();
+    let mut start = 0;
+    for piece in file.as_slice().chunks(HASHED_AT_ONCE) {
+        hash.update(piece);
+        file.release(start..start + piece.len());
+        start += piece.len();
+    }
+    hex::encode(hash.finalize())
 }

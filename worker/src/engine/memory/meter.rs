@@ -1,0 +1,151 @@
+//! What is in use, and the most that was while something ran.
+
+use candle_core::Device;
+
+/// Measures one device's memory.
+#[derive(Debug)]
+pub struct Meter {
+    source: Source,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// This process, as the operating system counts it.
+    #[cfg(target_os = "linux")]
+    Process,
+    #[cfg(feature = "cuda")]
+    Cuda(super::cuda::Pool),
+    Unknown,
+}
+
+impl Meter {
+    /// A meter for the device.
+    pub fn new(device: &Device) -> Self {
+        Self { source: source(device) }
+    }
+
+    /// Bytes in use now; 0 where the system does not say.
+    pub fn used(&self) -> u64 {
+        match &self.source {
+            #[cfg(target_os = "linux")]
+            Source::Process => linux::resident(),
+            #[cfg(feature = "cuda")]
+            Source::Cuda(pool) => pool.used(),
+            Source::Unknown => 0,
+        }
+    }
+
+    /// Bytes that this process could use in all: what it uses and what is free. `None` where the system does not say.
+    pub fn available(&self) -> Option<u64> {
+        match &self.source {
+            #[cfg(target_os = "linux")]
+            Source::Process => linux::available(),
+            #[cfg(feature = "cuda")]
+            Source::Cuda(pool) => pool.available(),
+            Source::Unknown => None,
+        }
+    }
+
+    /// Runs something and says how much more was in use meanwhile than `held`, at the most.
+    pub fn peak_beyond<T>(&self, held: u64, run: impl FnOnce() -> T) -> (T, u64) {
+        self.restart();
+        let result = run();
+        (result, self.most().saturating_sub(held))
+    }
+
+    fn restart(&self) {
+        match &self.source {
+            #[cfg(target_os = "linux")]
+            Source::Process => linux::forget_peak(),
+            #[cfg(feature = "cuda")]
+            Source::Cuda(pool) => pool.forget_peak(),
+            Source::Unknown => {}
+        }
+    }
+
+    /// The most in use since the last restart.
+    fn most(&self) -> u64 {
+        match &self.source {
+            #[cfg(target_os = "linux")]
+            Source::Process => linux::peak(),
+            #[cfg(feature = "cuda")]
+            Source::Cuda(pool) => pool.peak(),
+            Source::Unknown => 0,
+        }
+    }
+}
+
+fn source(device: &Device) -> Source {
+    match device {
+        #[cfg(target_os = "linux")]
+        Device::Cpu => Source::Process,
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => Source::Cuda(super::cuda::Pool::of(device)),
+        _ => Source::Unknown,
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::path::Path;
+
+    use procfs::process::{ClearRefs, Process, Status};
+    use procfs::{Current, Meminfo};
+
+    const KIB: u64 = 1024;
+
+    fn status() -> Option<Status> {
+        Process::myself().and_then(|process| process.status()).ok()
+    }
+
+    pub(super) fn resident() -> u64 {
+        status().and_then(|status| status.vmrss).unwrap_or(0) * KIB
+    }
+
+    pub(super) fn peak() -> u64 {
+        status().and_then(|status| status.vmhwm).unwrap_or(0) * KIB
+    }
+
+    /// Where this is not allowed the peak of the whole life stands in: too much rather than too little.
+    pub(super) fn forget_peak() {
+        let cleared = Process::myself().and_then(|process| process.clear_refs(ClearRefs::PeakRSS));
+        if let Err(error) = cleared {
+            tracing::debug!(%error, "the memory high-water mark cannot be reset");
+        }
+    }
+
+    /// What this process uses and the machine has free, or its control group allows, whichever is less.
+    pub(super) fn available() -> Option<u64> {
+        let machine = Meminfo::current().ok()?;
+        let free = resident() + machine.mem_available.unwrap_or(machine.mem_free);
+        Some(group_limit().map_or(free, |limit| limit.min(free)))
+    }
+
+    /// The lowest limit on the way up from this process' control group (version 2).
+    fn group_limit() -> Option<u64> {
+        let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
+        let root = Path::new("/sys/fs/cgroup");
+        root.join(own)
+            .ancestors()
+            .take_while(|folder| folder.starts_with(root))
+            .filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok())
+            .min()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peak_is_seen_after_it_has_passed() {
+        const SIZE: u64 = 256 << 20;
+        let meter = Meter::new(&Device::Cpu);
+        let held = meter.used();
+        let touch = || std::hint::black_box(vec![1u8; SIZE as usize]).len();
+        let (_, peak) = meter.peak_beyond(held, touch);
+        assert!(peak > SIZE * 3 / 4, "{peak}");
+        assert!(meter.available().is_some_and(|available| available > held));
+    }
+}

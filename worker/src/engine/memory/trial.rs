@@ -1,0 +1,73 @@
+//! One vision batch and one prefill, to see what they take.
+
+use captionfleet_model::bundle::LoadedModel;
+use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
+use captionfleet_model::{KvCache, PrefillRow, PromptTokens};
+
+use super::{Meter, StepMemory};
+use crate::engine::step::{self, Wanted};
+use crate::engine::{EngineError, EngineOptions};
+
+/// What was seen.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// In use with nothing running.
+    pub held: u64,
+    /// One vision batch, captions and embeddings.
+    pub vision: StepMemory,
+    /// One prefill of the caption prompt.
+    pub prefill: StepMemory,
+}
+
+/// Runs both steps at the sizes wished for, halved until they fit.
+///
+/// # Errors
+/// What the network says, [`EngineError::OutOfMemory`] if one row alone does not fit.
+pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -> Result<Trial, EngineError> {
+    let held = meter.used();
+    let config = loaded.model.config();
+    let picture = prepare(&Picture { width: 1, height: 1, rgb: vec![128; 3] }, config);
+    let vision = halving(options.trial_rows(config, options.vision_batch), |rows| {
+        let (outcome, bytes) = meter.peak_beyond(held, || look(loaded, &picture, rows));
+        outcome.map(|()| StepMemory { rows, bytes })
+    })?;
+    let prefill = halving(options.trial_rows(config, options.prefill_batch), |rows| {
+        // The cache of the trial is not what is to be measured; it is small beside the activations.
+        let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, &picture, rows));
+        outcome.map(|()| StepMemory { rows, bytes })
+    })?;
+    Ok(Trial { held, vision, prefill })
+}
+
+/// Tries `rows`, then half of them, and so on, while memory runs out.
+fn halving<T>(rows: usize, mut run: impl FnMut(usize) -> Result<T, EngineError>) -> Result<T, EngineError> {
+    let mut rows = rows.max(1);
+    loop {
+        match run(rows) {
+            Err(EngineError::OutOfMemory(_)) if rows > 1 => rows /= 2,
+            outcome => return outcome,
+        }
+    }
+}
+
+fn look(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<(), EngineError> {
+    let embed = loaded.model.retrieval().is_some();
+    let rows = vec![Wanted { picture, caption: true, embed }; rows];
+    step::vision(loaded, &rows).map(drop)
+}
+
+fn read(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<(), EngineError> {
+    let sight = step::vision(loaded, &[Wanted { picture, caption: true, embed: false }])?;
+    let image_tokens = sight.into_iter().find_map(|sight| sight.image_tokens);
+    let Some(image_tokens) = image_tokens else {
+        return Err(EngineError::Model("the vision step gave no image tokens".to_owned()));
+    };
+    let prompt = PromptTokens::new(&loaded.tokenizer, &loaded.prompts.caption)?;
+    let embeds = loaded.model.embed_prompt(&prompt, &image_tokens)?;
+    let tokens = embeds.dims().first().copied().unwrap_or(0);
+    let model = &loaded.model;
+    let dtype = EngineOptions::cache_dtype(model.device());
+    let mut cache = KvCache::new(&model.config().lm, rows, tokens, dtype, model.device())?;
+    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone() }).collect();
+    step::prefill(loaded, &rows, &mut cache).map(drop)
+}
