@@ -17,6 +17,7 @@ mod kv_cache;
 mod linear;
 mod norm;
 pub mod pack;
+mod packed;
 mod phi;
 mod position;
 pub mod preprocess;

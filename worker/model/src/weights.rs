@@ -14,6 +14,7 @@ use crate::{
     bundle::{StoredTensor, WeightsFile},
     inventory::{TensorKind, TensorSpec},
     linear::{Linear, TokenTable},
+    packed::Packed,
     weight_memory::{HoldsWeights, WeightMemory},
 };
 
@@ -77,8 +78,17 @@ enum Source {
 
 /// A tensor as its source has it.
 enum Stored<'a> {
+    /// Zeros that take no memory, for a recording: nothing may be made of them that does.
+    Shape(Tensor),
     Dense(Tensor),
     InFile(StoredTensor<'a>),
+}
+
+/// A matrix ready to be multiplied.
+enum Made {
+    Packed(Packed),
+    Dense(Tensor),
+    Quantised(QTensor),
 }
 
 impl Weights {
@@ -135,6 +145,7 @@ impl Weights {
     pub fn tensor(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor, WeightError> {
         let name = self.full(name);
         self.take(&name, shape.into(), TensorKind::Float, |stored| match stored {
+            Stored::Shape(tensor) => Ok(tensor),
             Stored::Dense(tensor) => tensor.to_dtype(DType::F32)?.to_device(&self.device),
             Stored::InFile(stored) => widened(&stored, &self.device),
         })
@@ -155,11 +166,12 @@ impl Weights {
         bias: Option<Tensor>,
     ) -> Result<Linear, WeightError> {
         let name = self.full("weight");
-        self.take(&name, Shape::from((outputs, inputs)), TensorKind::Matrix, |stored| match stored {
-            Stored::InFile(stored) if is_block_quantised(stored.dtype) => {
-                Linear::quantised(quantised(&stored, &self.device)?.into(), bias)
-            }
-            stored => Ok(Linear::dense(self.dense(stored)?, bias)),
+        self.take(&name, Shape::from((outputs, inputs)), TensorKind::Matrix, |stored| {
+            Ok(match self.matrix(stored)? {
+                Made::Packed(weight) => Linear::packed(weight, bias),
+                Made::Dense(weight) => Linear::dense(weight, bias),
+                Made::Quantised(weight) => Linear::quantised(weight.into(), bias)?,
+            })
         })
     }
 
@@ -173,19 +185,26 @@ impl Weights {
         let name = self.full("weight");
         let shape = Shape::from((outputs, channels, side, side));
         self.take(&name, shape, TensorKind::Matrix, |stored| {
-            let weight = self.dense(stored)?.reshape((outputs, channels * side * side))?;
-            Ok(Linear::dense(weight, Some(bias)))
+            let flat = (outputs, channels * side * side);
+            Ok(match self.matrix(stored)? {
+                Made::Packed(weight) => Linear::packed(weight, Some(bias)),
+                Made::Dense(weight) => Linear::dense(weight.reshape(flat)?, Some(bias)),
+                Made::Quantised(weight) => {
+                    Linear::dense(weight.dequantize(&self.device)?.reshape(flat)?, Some(bias))
+                }
+            })
         })
     }
 
     /// The table `weight` of this view, one row per token.
     pub(crate) fn token_table(&self, rows: usize, width: usize) -> Result<TokenTable, WeightError> {
         let name = self.full("weight");
-        self.take(&name, Shape::from((rows, width)), TensorKind::Matrix, |stored| match stored {
-            Stored::InFile(stored) if is_block_quantised(stored.dtype) => {
-                Ok(TokenTable::quantised(quantised(&stored, &self.device)?.into()))
-            }
-            stored => Ok(TokenTable::dense(self.dense(stored)?)),
+        self.take(&name, Shape::from((rows, width)), TensorKind::Matrix, |stored| {
+            Ok(match self.matrix(stored)? {
+                Made::Packed(table) => TokenTable::Packed(table),
+                Made::Dense(table) => TokenTable::Dense(table),
+                Made::Quantised(table) => TokenTable::Quantised(table.into()),
+            })
         })
     }
 
@@ -208,21 +227,23 @@ impl Weights {
         unread
     }
 
-    /// A dense matrix in the type it is multiplied in: f32 on a CPU, which has no fast half
-    /// arithmetic, and as stored elsewhere.
-    fn dense(&self, stored: Stored<'_>) -> candle_core::Result<Tensor> {
-        let tensor = match stored {
-            Stored::Dense(tensor) => tensor.to_device(&self.device)?,
-            Stored::InFile(stored) => {
-                let kept = match stored.dtype {
-                    GgmlDType::F16 => DType::F16,
-                    GgmlDType::BF16 => DType::BF16,
-                    _ => DType::F32,
-                };
-                widened(&stored, &self.device)?.to_dtype(kept)?
-            }
-        };
-        if self.device.is_cpu() { tensor.to_dtype(DType::F32) } else { Ok(tensor) }
+    /// A matrix in the form in which it is multiplied: packed on a CPU, and as stored on a GPU.
+    fn matrix(&self, stored: Stored<'_>) -> candle_core::Result<Made> {
+        Ok(match stored {
+            Stored::Shape(zeros) => Made::Dense(zeros),
+            Stored::Dense(tensor) if self.device.is_cpu() => Made::Packed(Packed::of_tensor(&tensor)?),
+            Stored::Dense(tensor) => Made::Dense(tensor.to_device(&self.device)?),
+            Stored::InFile(stored) if self.device.is_cpu() => match Packed::of_stored(&stored)? {
+                Some(packed) => Made::Packed(packed),
+                None => Made::Packed(Packed::of_tensor(&widened(&stored, &self.device)?)?),
+            },
+            Stored::InFile(stored) => match stored.dtype {
+                GgmlDType::F32 => Made::Dense(widened(&stored, &self.device)?),
+                GgmlDType::F16 => Made::Dense(widened(&stored, &self.device)?.to_dtype(DType::F16)?),
+                GgmlDType::BF16 => Made::Dense(widened(&stored, &self.device)?.to_dtype(DType::BF16)?),
+                _ => Made::Quantised(quantised(&stored, &self.device)?),
+            },
+        })
     }
 
     /// Finds a tensor, checks its shape, and has it made into what the network wants.
@@ -245,7 +266,7 @@ impl Weights {
                 // One zero seen through stride 0: a full-size inventory takes no memory.
                 let zeros =
                     Tensor::zeros((), DType::F32, &Device::Cpu).and_then(|zero| zero.broadcast_as(shape));
-                return zeros.and_then(|zeros| make(Stored::Dense(zeros))).map_err(backend);
+                return zeros.and_then(|zeros| make(Stored::Shape(zeros))).map_err(backend);
             }
             Source::Tensors { tensors, read } => {
                 let tensor = tensors.get(name).ok_or_else(missing)?;
@@ -290,7 +311,7 @@ impl std::fmt::Debug for Weights {
             .field("prefix", &self.prefix)
             .field("tensors", &tensors)
             .field("device", &self.device)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -304,8 +325,4 @@ fn quantised(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<
 /// The tensor in f32.
 fn widened(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<Tensor> {
     quantised(stored, device)?.dequantize(device)?.to_dtype(DType::F32)
-}
-
-fn is_block_quantised(dtype: GgmlDType) -> bool {
-    !matches!(dtype, GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16)
 }

@@ -99,6 +99,13 @@ impl Engine {
         let device = DeviceThread::new(loaded, network, cache, options, observer, received);
         let run = move || {
             let _says_gone = says_gone;
+            // The device thread is one of its own pool's threads: from outside of a pool every product would wait for
+            // one to wake, and in the process-wide pool it would keep a seat while it waits for work.
+            let threads = rayon::current_num_threads();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+            let _pool = pool.map_err(|error| {
+                EngineError::Model(format!("the arithmetic threads could not be started: {error}"))
+            })?;
             device.run()
         };
         let thread = std::thread::Builder::new().name("device".to_owned()).spawn(run).map_err(|error| {

@@ -1,0 +1,60 @@
+//! Which instructions a product uses.
+use crate::ProductError;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
+
+/// A set of kernels, by the instructions they need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Backend {
+    /// Plain Rust, which the compiler turns into whatever vectors the target has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 with VNNI.
+    Avx512,
+    /// AVX-512 with VNNI and BF16.
+    Avx512Bf16,
+}
+
+impl Backend {
+    /// Every set of kernels, from the slowest to the fastest.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        self.detect().is_ok()
+    }
+
+    /// The fastest that this processor can run.
+    pub fn best() -> Self {
+        Self::ALL.into_iter().rev().find(|backend| backend.is_available()).unwrap_or(Self::Portable)
+    }
+
+    /// Proof that this processor can run it.
+    pub(crate) fn detect(self) -> Result<Detected, ProductError> {
+        let detected = match self {
+            Self::Portable => Some(Detected::Portable),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => Avx2::detect().map(Detected::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Avx512::detect().map(Detected::Avx512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Avx512Bf16::detect().map(Detected::Avx512Bf16),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        };
+        detected.ok_or(ProductError::Unavailable(self))
+    }
+}
+
+/// Kernels that this processor can run.
+#[derive(Clone, Copy)]
+pub(crate) enum Detected {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Avx512Bf16),
+}

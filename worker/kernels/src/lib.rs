@@ -1,0 +1,42 @@
+//! Matrix products with stored weights on the CPU.
+//!
+//! A [`PackedMatrix`] holds the one copy of a weight matrix, rearranged so that a product streams
+//! through it once, in the size of its format. `y = x Wᵀ + b` is [`PackedMatrix::multiply`]; a row
+//! of the matrix, for look-ups in a table, is [`PackedMatrix::row`].
+//!
+//! **A row stands alone.** The bits of an output row depend on its input row and on the matrix, not
+//! on the number of rows, on the row's place among them, or on the number of threads: every sum is
+//! added up in one order, over the inputs from first to last (by blocks where weights come in
+//! blocks). The order, and with it the last bits, may differ between [`Backend`]s.
+//!
+//! Arithmetic by format, always with sums in f32:
+//!
+//! | format | weight | activation |
+//! | --- | --- | --- |
+//! | f32 | as it is | f32 |
+//! | f16 | widened to f32 | f32 |
+//! | bf16 | as it is | rounded to bf16 where the processor multiplies bf16, otherwise f32 |
+//! | `Q8_0`, `Q4_0`, `Q4_K` | integer, scaled by block | rounded to 8 bits with one scale per 32 inputs |
+//!
+//! An activation that is no finite number makes its whole output row NaN, or infinite where f32
+//! arithmetic says so.
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod backend;
+mod cells;
+mod error;
+mod format;
+mod half_bits;
+mod inputs;
+mod kernels;
+mod matrix;
+mod multiply;
+mod output;
+mod pack;
+mod split;
+
+pub use backend::Backend;
+pub use error::{PackError, ProductError};
+pub use format::Format;
+pub use matrix::PackedMatrix;
+pub use pack::Packer;

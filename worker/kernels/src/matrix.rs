@@ -1,0 +1,185 @@
+//! The packed matrix and its interface.
+use std::fmt;
+
+use rayon::prelude::*;
+
+use crate::{
+    Backend, Format, PackError, Packer, ProductError,
+    cells::{Bf16Cell, Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
+    multiply,
+};
+
+/// Cells that pay for writing zeros on several threads.
+const WORTH_THREADS: usize = 4096;
+
+/// The tiles of a matrix one after the other.
+pub(crate) enum Cells {
+    F32(Vec<F32Cell>),
+    F16(Vec<F16Cell>),
+    Bf16(Vec<Bf16Cell>),
+    Q8_0(Vec<Q8Cell>),
+    Q4_0(Vec<Q4Cell>),
+    Q4K(Vec<Q4KCell>),
+}
+
+/// An expression over the cells, whatever their type.
+macro_rules! with_cells {
+    ($all:expr, |$cells:ident| $body:expr) => {
+        match $all {
+            $crate::matrix::Cells::F32($cells) => $body,
+            $crate::matrix::Cells::F16($cells) => $body,
+            $crate::matrix::Cells::Bf16($cells) => $body,
+            $crate::matrix::Cells::Q8_0($cells) => $body,
+            $crate::matrix::Cells::Q4_0($cells) => $body,
+            $crate::matrix::Cells::Q4K($cells) => $body,
+        }
+    };
+}
+pub(crate) use with_cells;
+
+impl Cells {
+    /// Weights that add nothing, for every output up to the last tile's end.
+    pub(crate) fn zeros(format: Format, outputs: usize, inputs: usize) -> Self {
+        match format {
+            Format::F32 => Self::F32(zeros(outputs, inputs)),
+            Format::F16 => Self::F16(zeros(outputs, inputs)),
+            Format::Bf16 => Self::Bf16(zeros(outputs, inputs)),
+            Format::Q8_0 => Self::Q8_0(zeros(outputs, inputs)),
+            Format::Q4_0 => Self::Q4_0(zeros(outputs, inputs)),
+            Format::Q4K => Self::Q4K(zeros(outputs, inputs)),
+        }
+    }
+}
+
+impl fmt::Debug for Cells {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        with_cells!(self, |cells| write!(f, "{} cells of {}", cells.len(), format_of(cells)))
+    }
+}
+
+fn zeros<C: Cell>(outputs: usize, inputs: usize) -> Vec<C> {
+    let count = outputs.div_ceil(TILE) * inputs.div_ceil(C::INPUTS);
+    if count < WORTH_THREADS {
+        return vec![C::ZERO; count];
+    }
+    // The first write to a page takes time, most of all when a model is loaded.
+    rayon::iter::repeat_n(C::ZERO, count).collect()
+}
+
+fn format_of<C: Cell>(_: &[C]) -> Format {
+    C::FORMAT
+}
+
+/// An `(outputs, inputs)` matrix of weights, packed for products.
+///
+/// It takes the memory of its format ([`bytes`](Self::bytes)); the stored bytes are not kept.
+#[derive(Debug)]
+pub struct PackedMatrix {
+    cells: Cells,
+    outputs: usize,
+    inputs: usize,
+}
+
+impl PackedMatrix {
+    pub(crate) fn new(cells: Cells, outputs: usize, inputs: usize) -> Self {
+        Self { cells, outputs, inputs }
+    }
+
+    /// Packs a matrix stored as in GGUF, row by row. To read and drop the stored bytes piece by
+    /// piece, use a [`Packer`].
+    ///
+    /// # Errors
+    /// A shape without elements, rows that are not whole blocks of the format, too few or too many
+    /// bytes.
+    pub fn pack(format: Format, stored: &[u8], outputs: usize, inputs: usize) -> Result<Self, PackError> {
+        let mut packer = Packer::new(format, outputs, inputs)?;
+        packer.push(stored)?;
+        packer.finish()
+    }
+
+    /// Rows of the matrix.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of the matrix.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// What the weights are stored as.
+    pub fn format(&self) -> Format {
+        with_cells!(&self.cells, |cells| format_of(cells))
+    }
+
+    /// Memory that the weights take, in bytes.
+    pub fn bytes(&self) -> usize {
+        with_cells!(&self.cells, |cells| size_of_val(cells.as_slice()))
+    }
+
+    /// `out = xs Wᵀ + bias` for rows `xs` `(rows, inputs)` and `out` `(rows, outputs)`, both row by
+    /// row, on the fastest [`Backend`] and the threads of the current rayon pool.
+    ///
+    /// Called from outside of the pool, every product waits for one of its threads to wake: install
+    /// the caller of many products in the pool.
+    ///
+    /// # Errors
+    /// Slices whose lengths do not fit; `out` is untouched then.
+    pub fn multiply(&self, xs: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result<(), ProductError> {
+        self.multiply_on(Backend::best(), xs, bias, out)
+    }
+
+    /// The same on a certain back end.
+    ///
+    /// # Errors
+    /// As above, and a back end that this processor cannot run.
+    pub fn multiply_on(
+        &self,
+        backend: Backend,
+        xs: &[f32],
+        bias: Option<&[f32]>,
+        out: &mut [f32],
+    ) -> Result<(), ProductError> {
+        if xs.len() % self.inputs != 0 {
+            return Err(ProductError::Inputs { found: xs.len(), inputs: self.inputs });
+        }
+        let expected = xs.len() / self.inputs * self.outputs;
+        if out.len() != expected {
+            return Err(ProductError::Outputs { found: out.len(), expected });
+        }
+        if let Some(bias) = bias
+            && bias.len() != self.outputs
+        {
+            return Err(ProductError::Bias { found: bias.len(), outputs: self.outputs });
+        }
+        let backend = backend.detect()?;
+        if !out.is_empty() {
+            let operands = multiply::Operands { outputs: self.outputs, inputs: self.inputs, xs, bias, out };
+            multiply::multiply(backend, &self.cells, operands);
+        }
+        Ok(())
+    }
+
+    /// Writes row `index` of the matrix to `out` `(inputs)`.
+    ///
+    /// # Errors
+    /// No such row, or another length than a row's.
+    pub fn row(&self, index: usize, out: &mut [f32]) -> Result<(), ProductError> {
+        if index >= self.outputs {
+            return Err(ProductError::Row { row: index, outputs: self.outputs });
+        }
+        if out.len() != self.inputs {
+            return Err(ProductError::Outputs { found: out.len(), expected: self.inputs });
+        }
+        with_cells!(&self.cells, |cells| row(cells, index, out));
+        Ok(())
+    }
+}
+
+fn row<C: Cell>(cells: &[C], index: usize, out: &mut [f32]) {
+    let each = out.len().div_ceil(C::INPUTS);
+    let tile = &cells[index / TILE * each..][..each];
+    for (cell, values) in tile.iter().zip(out.chunks_mut(C::INPUTS)) {
+        cell.get(index % TILE, values);
+    }
+}

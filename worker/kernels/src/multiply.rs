@@ -1,0 +1,126 @@
+//! The product: activations into panels, then tiles times panels on several threads.
+use rayon::prelude::*;
+
+use crate::{
+    backend::Detected,
+    cells::{Cell, TILE},
+    inputs::{BLOCK, Input},
+    kernels::{Kernels, MOST_ROWS, Sums, portable::Portable},
+    matrix::Cells,
+    output::Output,
+    split::{Panels, Tasks, threads},
+};
+
+/// Operands whose lengths fit each other; there is at least one row.
+pub(crate) struct Operands<'a> {
+    pub(crate) outputs: usize,
+    pub(crate) inputs: usize,
+    /// `(rows, inputs)`.
+    pub(crate) xs: &'a [f32],
+    /// `(outputs)`.
+    pub(crate) bias: Option<&'a [f32]>,
+    /// `(rows, outputs)`.
+    pub(crate) out: &'a mut [f32],
+}
+
+pub(crate) fn multiply(backend: Detected, cells: &Cells, operands: Operands<'_>) {
+    match backend {
+        Detected::Portable => with_kernels(Portable, cells, operands),
+        #[cfg(target_arch = "x86_64")]
+        Detected::Avx2(kernels) => with_kernels(kernels, cells, operands),
+        #[cfg(target_arch = "x86_64")]
+        Detected::Avx512(kernels) => with_kernels(kernels, cells, operands),
+        #[cfg(target_arch = "x86_64")]
+        Detected::Avx512Bf16(kernels) => with_kernels(kernels, cells, operands),
+    }
+}
+
+fn with_kernels<K: Kernels>(kernels: K, cells: &Cells, operands: Operands<'_>) {
+    let (dense, quantised) = (K::DENSE_ROWS, K::QUANTISED_ROWS);
+    match cells {
+        Cells::F32(cells) => run(kernels, cells, operands, dense, |c, x, s| kernels.f32(c, x, s)),
+        Cells::F16(cells) => run(kernels, cells, operands, dense, |c, x, s| kernels.f16(c, x, s)),
+        Cells::Bf16(cells) => run(kernels, cells, operands, dense, |c, x, s| kernels.bf16(c, x, s)),
+        Cells::Q8_0(cells) => run(kernels, cells, operands, quantised, |c, x, s| kernels.q8_0(c, x, s)),
+        Cells::Q4_0(cells) => run(kernels, cells, operands, quantised, |c, x, s| kernels.q4_0(c, x, s)),
+        Cells::Q4K(cells) => run(kernels, cells, operands, quantised, |c, x, s| kernels.q4_k(c, x, s)),
+    }
+}
+
+fn run<K: Kernels, C: Cell, X: Input>(
+    kernels: K,
+    cells: &[C],
+    operands: Operands<'_>,
+    most_rows: usize,
+    kernel: impl Fn(&[C], &[X], &mut [Sums]) + Sync,
+) {
+    let Operands { outputs, inputs, xs, bias, out } = operands;
+    let (blocks, cells_each) = (inputs.div_ceil(BLOCK), inputs.div_ceil(C::INPUTS));
+    let (rows, tiles) = (xs.len() / inputs, outputs.div_ceil(TILE));
+    let panels = Panels::new(rows, most_rows);
+    let threads = threads(rows, inputs, tiles);
+
+    let mut buffer = X::spare().take();
+    buffer.resize(rows * blocks, X::ZERO);
+    convert(kernels, xs, inputs, &panels, &mut buffer, threads);
+
+    let out = Output::new(out, outputs);
+    let panel_bytes = panels.rows(0).len() * blocks * size_of::<X>();
+    Tasks::new(panels.count(), panel_bytes, tiles, threads).run(threads, |some, tiles| {
+        let mut sums = [[0.0; TILE]; MOST_ROWS];
+        for tile in tiles {
+            let cells = &cells[tile * cells_each..][..cells_each];
+            for panel in some.clone() {
+                let rows = panels.rows(panel);
+                let sums = &mut sums[..rows.len()];
+                kernel(cells, &buffer[rows.start * blocks..rows.end * blocks], sums);
+                for (row, sums) in rows.zip(sums) {
+                    // SAFETY: every task has other panels or other tiles, and this reference is
+                    // dropped before the task goes on.
+                    let out = unsafe { out.part(row, tile * TILE, TILE) };
+                    finish(sums, bias.map(|bias| &bias[tile * TILE..]), out);
+                }
+            }
+        }
+    });
+    X::spare().set(buffer);
+}
+
+fn finish(sums: &Sums, bias: Option<&[f32]>, out: &mut [f32]) {
+    match bias {
+        Some(bias) => {
+            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
+                *out = sum + bias;
+            }
+        }
+        None => out.copy_from_slice(&sums[..out.len()]),
+    }
+}
+
+/// Converts the rows into panels: block by block, the rows of a panel side by side.
+fn convert<K: Kernels, X: Input>(
+    kernels: K,
+    xs: &[f32],
+    inputs: usize,
+    panels: &Panels,
+    into: &mut [X],
+    threads: usize,
+) {
+    let blocks = inputs.div_ceil(BLOCK);
+    let [longer, shorter] = panels.parts();
+    let (long_xs, short_xs) = xs.split_at(longer.0 * inputs);
+    let (long_into, short_into) = into.split_at_mut(longer.0 * blocks);
+    let one = |(xs, panel): (&[f32], &mut [X])| {
+        let rows = xs.len() / inputs;
+        for (row, xs) in xs.chunks_exact(inputs).enumerate() {
+            kernels.convert(xs, &mut panel[row..], rows);
+        }
+    };
+    for (xs, into, rows) in [(long_xs, long_into, longer.1), (short_xs, short_into, shorter.1)] {
+        if threads == 1 || panels.count() == 1 {
+            xs.chunks(rows * inputs).zip(into.chunks_mut(rows * blocks)).for_each(one);
+        } else {
+            xs.par_chunks(rows * inputs).zip(into.par_chunks_mut(rows * blocks)).for_each(one);
+        }
+    }
+}

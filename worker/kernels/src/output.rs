@@ -1,0 +1,32 @@
+//! The output of a product, written by several threads at once.
+use std::marker::PhantomData;
+
+/// Rows of `width` values, of which threads write different parts.
+pub(crate) struct Output<'a> {
+    start: *mut f32,
+    width: usize,
+    rows: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: the only access is `part`, whose callers promise that no two parts in use overlap.
+unsafe impl Sync for Output<'_> {}
+
+impl<'a> Output<'a> {
+    pub(crate) fn new(values: &'a mut [f32], width: usize) -> Self {
+        Self { start: values.as_mut_ptr(), width, rows: values.len() / width, borrowed: PhantomData }
+    }
+
+    /// At most `most` values of `row` from `first` on.
+    ///
+    /// # Safety
+    /// No other part that overlaps this one is in use.
+    #[expect(clippy::mut_from_ref, reason = "that parts do not overlap is the caller's promise")]
+    pub(crate) unsafe fn part(&self, row: usize, first: usize, most: usize) -> &mut [f32] {
+        assert!(row < self.rows && first < self.width, "outside of the product");
+        let length = most.min(self.width - first);
+        // SAFETY: row and columns are inside the slice borrowed for `'a`, and by the caller's promise
+        // nobody else uses them.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + first), length) }
+    }
+}

@@ -1,0 +1,91 @@
+//! Our own matrix products, where the network runs on a CPU.
+use std::sync::Arc;
+
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, bail, quantized::GgmlDType,
+};
+use captionfleet_kernels::{Format, PackedMatrix};
+
+use crate::bundle::StoredTensor;
+
+/// The one copy of a matrix `(outputs, inputs)`, arranged for products.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed(Arc<PackedMatrix>);
+
+impl Packed {
+    /// Packs a stored tensor whose first dimension is the outputs. `None` for a type that the products do not know.
+    pub(crate) fn of_stored(stored: &StoredTensor<'_>) -> Result<Option<Self>> {
+        let Some(format) = format_of(stored.dtype) else { return Ok(None) };
+        let outputs = stored.shape.first().copied().unwrap_or(0);
+        let inputs = stored.shape.iter().skip(1).product();
+        Ok(Some(Self::pack(format, stored.bytes, outputs, inputs)?))
+    }
+
+    /// Packs a tensor of floats in f32.
+    pub(crate) fn of_tensor(tensor: &Tensor) -> Result<Self> {
+        let outputs = tensor.dim(0)?;
+        let values = tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Self::pack(Format::F32, &bytes, outputs, values.len() / outputs.max(1))
+    }
+
+    fn pack(format: Format, bytes: &[u8], outputs: usize, inputs: usize) -> Result<Self> {
+        PackedMatrix::pack(format, bytes, outputs, inputs)
+            .map(|matrix| Self(Arc::new(matrix)))
+            .map_err(Error::wrap)
+    }
+
+    /// `xs Wᵀ + bias` `(rows, outputs)` for `xs` `(rows, inputs)`.
+    pub(crate) fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+        let product = Product { matrix: &self.0, bias: bias.map(Tensor::to_vec1).transpose()? };
+        xs.contiguous()?.apply_op1_no_bwd(&product)
+    }
+
+    /// Rows `(ids, inputs)` of the matrix.
+    pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        let (ids, width) = (ids.to_vec1::<u32>()?, self.0.inputs());
+        let mut rows = vec![0f32; ids.len() * width];
+        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(width)) {
+            self.0.row(id as usize, row).map_err(Error::wrap)?;
+        }
+        Tensor::from_vec(rows, (ids.len(), width), &Device::Cpu)
+    }
+
+    /// Its bytes in memory.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.bytes() as u64
+    }
+}
+
+struct Product<'a> {
+    matrix: &'a PackedMatrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl CustomOp1 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "packed-product"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(xs), Some((start, end))) = (xs, layout.contiguous_offsets()) else {
+            bail!("products take contiguous f32")
+        };
+        let (rows, _) = layout.shape().dims2()?;
+        let mut out = vec![0f32; rows * self.matrix.outputs()];
+        self.matrix.multiply(&xs[start..end], self.bias.as_deref(), &mut out).map_err(Error::wrap)?;
+        Ok((CpuStorage::F32(out), Shape::from((rows, self.matrix.outputs()))))
+    }
+}
+
+fn format_of(dtype: GgmlDType) -> Option<Format> {
+    match dtype {
+        GgmlDType::F32 => Some(Format::F32),
+        GgmlDType::F16 => Some(Format::F16),
+        GgmlDType::BF16 => Some(Format::Bf16),
+        GgmlDType::Q8_0 => Some(Format::Q8_0),
+        GgmlDType::Q4_0 => Some(Format::Q4_0),
+        GgmlDType::Q4K => Some(Format::Q4K),
+        _ => None,
+    }
+}
