@@ -48,8 +48,11 @@ fn add_existing(path: &Path, rules: &LocalRules, entries: &mut Vec<Entry>) -> Re
 fn add_matched(path: &Path, rules: &LocalRules, entries: &mut Vec<Entry>) -> Result<(), CatalogError> {
     let named = absolute(path)?;
     match std::fs::metadata(&named) {
-        Ok(metadata) if metadata.is_dir() => folder::walk(&named, rules, entries)
-            .map_err(|source| CatalogError::Unreadable { path: path.to_owned(), source })?,
+        Ok(metadata) if metadata.is_dir() => {
+            if let Err(error) = folder::walk(&named, rules, entries) {
+                entries.push(Entry::Unreadable(named, error));
+            }
+        }
         Ok(metadata) if metadata.is_file() => {
             if rules.takes(&named) {
                 entries.push(Entry::File(named));
