@@ -101,6 +101,10 @@ fn require_regular(metadata: &Metadata, path: &Path, operation: &'static str) ->
         return Ok(());
     }
     let (kind, problem) = if metadata.is_dir() {
+        // A source's folder that could not be listed stands in the run as an item: its row says why.
+        if let Err(error) = std::fs::read_dir(path) {
+            return Err(fault::new("listing", path, error));
+        }
         (StorageErrorKind::NotFound, "a folder has that name, not a file")
     } else {
         (StorageErrorKind::Refused, "not a regular file (a pipe, socket or device)")
