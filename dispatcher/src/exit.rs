@@ -24,7 +24,10 @@ pub fn code(outcome: &anyhow::Result<Ended>) -> ExitCode {
     }
 }
 
-/// The whole chain of `error` on one line.
+/// What begins a line of a list in an error's text.
+const LIST_ITEM: &str = "\n  ";
+
+/// The whole chain of `error` on one line. Only a list, whose lines are indented, keeps its lines.
 pub fn line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -38,7 +41,7 @@ pub fn line(error: &anyhow::Error) -> String {
         }
         line.push_str(&text);
     }
-    crate::output::plain(&line)
+    line.split(LIST_ITEM).map(crate::output::plain).collect::<Vec<_>>().join(LIST_ITEM)
 }
 
 #[cfg(test)]
@@ -50,5 +53,11 @@ mod tests {
         let error =
             anyhow::anyhow!("refused\nby peer").context("open x: refused\nby peer").context("connect");
         assert_eq!(line(&error), "connect: open x: refused by peer");
+    }
+
+    #[test]
+    fn a_list_keeps_its_lines() {
+        let error = anyhow::anyhow!("2 files are missing; put\n  a to\x1b x\n  b to y");
+        assert_eq!(line(&error), "2 files are missing; put\n  a to  x\n  b to y");
     }
 }

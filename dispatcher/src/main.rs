@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Progress and results say what goes on, and errors of the broker's client reach the user as ours: the log speaks only
 /// about what would go unnoticed otherwise.
-const LOG_FILTER: &str = "warn,lapin=off";
+const LOG_FILTER: &str = "warn,lapin=off,aws_config=error";
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -13,6 +13,7 @@ use crate::app::start_engine;
 use crate::config::{DoctorArgs, broker_uris, storage_options};
 use crate::engine::Unobserved;
 use crate::model_choice::ModelChoice;
+use crate::telemetry::events;
 
 pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::new(storage_options(args.storage.s3_endpoint.clone(), &[]));
@@ -30,7 +31,7 @@ fn tell(what: &str, outcome: anyhow::Result<String>) -> bool {
     match outcome {
         Ok(text) => say(format_args!("ok      {what}: {text}")),
         Err(error) => {
-            say(format_args!("failed  {what}: {error:#}"));
+            say(format_args!("failed  {what}: {}", events::chain(error.as_ref())));
             return false;
         }
     }

@@ -16,7 +16,7 @@ use clap::Parser;
 use crate::config::{Cli, Command, UsageError};
 use crate::engine::memory::BudgetError;
 use crate::engine::{EngineError, SlotTokensError};
-use crate::telemetry::logging;
+use crate::telemetry::{events, logging};
 
 /// Bad configuration, as in sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run_command(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", events::chain(error.as_ref()));
             exit_code(&error)
         }
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{PUBLISHED, cache};
+use crate::telemetry::events;
 
 /// The stage that serves: 224 px, so that one vision pass gives caption and embedding.
 const STAGE: u8 = 3;
@@ -31,11 +32,14 @@ pub(super) async fn fetch_and_pack() -> anyhow::Result<PathBuf> {
     let folder = checkpoint.clone();
     let fetched = tokio::task::spawn_blocking(move || fetch_missing(&folder)).await?;
     if let Err(error) = fetched {
-        let wanted =
-            require_files(&checkpoint, STAGE).err().map(|missing| missing.to_string()).unwrap_or_default();
-        return Err(
-            error.context(format!("{PUBLISHED} cannot be fetched; without internet access, {wanted}"))
-        );
+        return Err(match require_files(&checkpoint, STAGE) {
+            // The list is long: the reason stands before it, where it is seen.
+            Err(missing) => anyhow::anyhow!(
+                "{PUBLISHED} cannot be fetched ({}); without internet access, {missing}",
+                events::chain(error.as_ref())
+            ),
+            Ok(()) => error.context(format!("{PUBLISHED} cannot be fetched")),
+        });
     }
     require_files(&checkpoint, STAGE)?;
     let out = bundle.clone();

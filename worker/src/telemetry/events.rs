@@ -85,7 +85,8 @@ pub fn search_answered(metrics: &Metrics, job: &JobId, failure: Option<(&str, &s
         }
         Some((code, message)) => {
             metrics.jobs.with_label_values(&["search", "failed"]).inc();
-            tracing::warn!(job.id = %job, error.code = code, error.message = message, "search failed");
+            // The asker is told, and mostly it is the query that is at fault.
+            tracing::info!(job.id = %job, error.code = code, error.message = message, "search failed");
         }
     }
 }
@@ -160,14 +161,28 @@ pub fn drain_started(in_hand: i64, grace: Duration) {
     tracing::info!(jobs.in_hand = in_hand, grace.seconds = grace.as_secs_f64(), "draining");
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line. Some libraries repeat their source's text: nothing is said twice.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chain;
+
+    #[test]
+    fn a_chain_says_nothing_twice() {
+        let error = anyhow::anyhow!("refused").context("IO error: refused").context("connect");
+        assert_eq!(chain(error.as_ref()), "connect: IO error: refused");
+    }
 }

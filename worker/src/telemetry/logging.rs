@@ -7,9 +7,10 @@ use tracing_subscriber::EnvFilter;
 /// The variables that hold a filter, the first one set wins.
 const FILTER_VARIABLES: [&str; 2] = ["CAPTIONFLEET_LOG", "RUST_LOG"];
 
-/// Our own crates talk, the libraries below only when something is wrong.
-const DEFAULT_FILTER: &str = "warn,captionfleet_worker=info,captionfleet_dispatcher=info,captionfleet_proto=info,\
-                              captionfleet_model=info,worker=info,dispatcher=info";
+/// Our own crates talk, the libraries below only when something is wrong. Errors of the broker's client are handled and
+/// told by our supervisor, and a machine that is no cloud instance has no instance metadata.
+const DEFAULT_FILTER: &str = "warn,lapin=off,aws_config=error,captionfleet_worker=info,captionfleet_dispatcher=info,\
+                              captionfleet_proto=info,captionfleet_model=info,worker=info,dispatcher=info";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -18,6 +18,21 @@ const PREFIX: &str = "captionfleet_worker_";
 const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
+/// Reasons for which a job is tried again, and given up in the end.
+pub(crate) const PASSING: [&str; 6] =
+    ["archive_refused", "archive_unavailable", "bundle_mismatch", "engine", "panic", "source_unavailable"];
+
+/// Reasons for which it is given up at once.
+pub(crate) const LASTING: [&str; 7] = [
+    "delivery_limit",
+    "message_invalid",
+    "message_malformed",
+    "message_too_large",
+    "message_too_many_items",
+    "message_unknown_version",
+    "part_invalid",
+];
+
 /// The metrics of one worker, in a registry of their own.
 #[derive(Debug)]
 pub struct Metrics {
@@ -115,6 +130,20 @@ impl Metrics {
             starvation: Mutex::default(),
             registry: registry.clone(),
         };
+        // A family without a child is not shown at all: rates over these start from zero, not from nothing.
+        metrics.items.with_label_values(&["ok", ""]);
+        for outcome in ["done", "already_done", "retried", "dead", "returned"] {
+            metrics.jobs.with_label_values(&["caption", outcome]);
+        }
+        for outcome in ["done", "failed"] {
+            metrics.jobs.with_label_values(&["search", outcome]);
+        }
+        for reason in PASSING {
+            metrics.retries.with_label_values(&[reason]);
+        }
+        for reason in PASSING.iter().chain(&LASTING) {
+            metrics.dead_letters.with_label_values(&[reason]);
+        }
         let build = make.add(IntGaugeVec::new(opts("build_info", "Always 1."), &["version", "target"]));
         build.with_label_values(&[env!("CARGO_PKG_VERSION"), std::env::consts::ARCH]).set(1);
         #[cfg(target_os = "linux")]
@@ -189,6 +218,19 @@ mod tests {
         assert!(text.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{text}");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.starts_with(PREFIX) || line.starts_with("process_"), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_has_not_happened_yet_is_shown_as_zero() {
+        let text = Metrics::new().gather_text();
+        for series in [
+            "items_total{code=\"\",status=\"ok\"} 0",
+            "jobs_total{kind=\"caption\",outcome=\"done\"} 0",
+            "retries_total{reason=\"archive_unavailable\"} 0",
+            "dead_letters_total{reason=\"message_malformed\"} 0",
+        ] {
+            assert!(text.contains(series), "{series}\n{text}");
         }
     }
 
