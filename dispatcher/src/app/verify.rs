@@ -8,6 +8,7 @@ use crate::exit::Ended;
 use crate::output::{self, counted, plain};
 use crate::verify::{Audit, Finding, audit};
 use captionfleet_proto::job::RunId;
+use captionfleet_proto::layout;
 use captionfleet_proto::storage::{Storage, Stores};
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -47,6 +48,11 @@ pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
     } else {
         answer.runs.iter().for_each(print);
     }
+    if !args.output.quiet && answer.runs.iter().any(has_damaged_part) {
+        output::remark(
+            "to mend a run: remove its unreadable parts, then run the same `caption` command again",
+        );
+    }
     Ok(if answer.whole { Ended::Well } else { Ended::Incomplete })
 }
 
@@ -64,10 +70,17 @@ pub fn run_id(text: &str) -> Result<RunId, UsageError> {
     RunId::new(text).map_err(|error| UsageError::new(error.to_string()))
 }
 
+/// Whether a part of a planned run cannot be read: without it, the run owes its job again.
+fn has_damaged_part(audit: &Audit) -> bool {
+    let mut keys = audit.unreadable.iter().flat_map(|finding| &finding.parts);
+    audit.planned && keys.any(|key| layout::job_of_part(key).is_some())
+}
+
 fn print(audit: &Audit) {
     let verdict = if audit.whole { "whole" } else { "NOT WHOLE" };
+    let plan = if audit.planned { "" } else { " (another program's jobs, no manifest)" };
     output::line(format!(
-        "{}  {verdict}: {}, {} ok, {} failed, {} skipped",
+        "{}  {verdict}{plan}: {}, {} ok, {} failed, {} skipped",
         audit.run,
         counted(audit.items, "item"),
         audit.rows.ok,

@@ -237,7 +237,8 @@ Examples:
   dispatcher verify --archive s3://photos/captions 20250131T120000Z-1a2b3c --json
 
 Compares the items of each run's manifest with the rows of its parts. Exit code 0 only if every item has exactly one
-row and there is nothing else.")]
+row and there is nothing else. Jobs that other programs publish have no manifest: each of their parts is held against
+itself.")]
 pub struct VerifyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -5,7 +5,7 @@ use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::uri::ItemUri;
 use serde::Serialize;
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// An item as verification knows it: its name, and the frame of a video.
 pub type ItemKey = (ItemUri, Option<u64>);
@@ -32,6 +32,9 @@ pub struct Audit {
     pub run: RunId,
     /// Whether every item has exactly one row and there is nothing else.
     pub whole: bool,
+    /// Whether the run was planned by a dispatcher. Other programs publish jobs without a manifest: each of their parts
+    /// can only be held against itself.
+    pub planned: bool,
     /// Items of the run.
     pub items: u64,
     /// Jobs of the run.
@@ -55,6 +58,9 @@ pub struct Auditor {
     /// The job of each item, and the parts in which a row of it was seen.
     items: HashMap<ItemKey, (JobId, Vec<String>)>,
     jobs: BTreeMap<JobId, bool>,
+    planned: bool,
+    /// Rows of jobs that were not planned, each of another item of its job.
+    own_rows: u64,
     rows: Tally,
     doubled_items: Vec<Finding>,
     unexpected: BTreeSet<Finding>,
@@ -68,11 +74,18 @@ impl Auditor {
             run,
             items: HashMap::new(),
             jobs: BTreeMap::new(),
+            planned: true,
+            own_rows: 0,
             rows: Tally::default(),
             doubled_items: Vec::new(),
             unexpected: BTreeSet::new(),
             unreadable: Vec::new(),
         }
+    }
+
+    /// The run that is audited.
+    pub fn run(&self) -> &RunId {
+        &self.run
     }
 
     /// An item of the run and the job it belongs to.
@@ -110,6 +123,21 @@ impl Auditor {
         }
     }
 
+    /// A part of a job that another program published without planning a run, with its rows.
+    pub fn see_own_part(&mut self, job: &JobId, key: &str, rows: Vec<(ItemKey, Tally)>) {
+        self.planned = false;
+        self.jobs.insert(job.clone(), true);
+        let mut seen = HashSet::new();
+        for (item, tally) in rows {
+            self.rows.add(&tally);
+            if let Some(item) = seen.replace(item) {
+                self.doubled_items.push(finding(Some(&item), vec![key.to_owned()], "2 rows".to_owned()));
+            } else {
+                self.own_rows += 1;
+            }
+        }
+    }
+
     /// Something could not be read, or does not fit together.
     pub fn see_unreadable(&mut self, key: &str, reason: String) {
         self.unreadable.push(finding(None, vec![key.to_owned()], reason));
@@ -122,9 +150,9 @@ impl Auditor {
 
     /// The result.
     pub fn finish(self) -> Audit {
-        let Self { run, items, jobs, rows, doubled_items, unexpected, unreadable } = self;
+        let Self { run, items, jobs, planned, own_rows, rows, doubled_items, unexpected, unreadable } = self;
         let (mut missing, mut doubled) = (Vec::new(), doubled_items);
-        let count = items.len() as u64;
+        let count = items.len() as u64 + own_rows;
         for (item, (job, parts)) in items {
             match parts.len() {
                 0 => {
@@ -146,6 +174,7 @@ impl Auditor {
         Audit {
             run,
             whole,
+            planned,
             items: count,
             jobs: jobs.len() as u64,
             rows,
@@ -200,6 +229,23 @@ mod tests {
         let audit = audit(&["1", "2"], &[("1", "a"), ("1", "b"), ("2", "c")]);
         assert!(audit.whole);
         assert_eq!((audit.items, audit.jobs, audit.rows.ok), (3, 2, 3));
+    }
+
+    #[test]
+    fn jobs_without_a_plan_are_held_against_themselves() {
+        let row = |name: &str| (key(name), Tally { ok: 1, ..Tally::default() });
+        let own = |rows: &[&[&str]]| {
+            let mut auditor = Auditor::new(RunId::new("r").unwrap());
+            for (number, rows) in rows.iter().enumerate() {
+                let (job, part) = (JobId::new(number.to_string()).unwrap(), format!("p{number}"));
+                auditor.see_own_part(&job, &part, rows.iter().copied().map(row).collect());
+            }
+            auditor.finish()
+        };
+        let audit = own(&[&["a", "b"], &["a"]]);
+        assert!(audit.whole && !audit.planned);
+        assert_eq!((audit.items, audit.jobs, audit.rows.ok), (3, 2, 3));
+        assert_eq!(own(&[&["a", "a"]]).doubled.len(), 1);
     }
 
     #[test]

@@ -34,6 +34,20 @@ fn a_doubled_part() {
 }
 
 #[test]
+fn a_lost_manifest_and_a_run_that_never_had_one() {
+    let desk = desk();
+    let runs = desk.archive().join("runs");
+    let manifest = fs::read_dir(&runs).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = manifest.into_iter().find(|path| path.is_file()).unwrap();
+    fs::remove_file(&manifest).unwrap();
+    assert_eq!(findings(&desk, "unreadable"), 1);
+    // What another program publishes has neither manifest nor items.
+    fs::remove_dir_all(manifest.with_extension("")).unwrap();
+    let answer = desk.verify().json();
+    assert_eq!((&answer["runs"][0]["planned"], &answer["runs"][0]["items"]), (&false.into(), &4.into()));
+}
+
+#[test]
 fn a_damaged_part_and_a_damaged_manifest() {
     let desk = desk();
     let part = &desk.parts()[1];
