@@ -71,7 +71,8 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
             "jobs were given up: remove the cause, then run the same command again"
         });
     }
-    let well = report.complete && !(args.strict && report.rows.failed_total() > 0);
+    let left_alone = report.detached && !report.interrupted;
+    let well = (report.complete || left_alone) && !(args.strict && report.rows.failed_total() > 0);
     Ok(if well { Ended::Well } else { Ended::Incomplete })
 }
 
@@ -306,7 +307,7 @@ impl Submission<'_> {
             () = self.manner.stop.cancelled() => report.interrupted = true,
         }
         report.detached = true;
-        report.complete = !report.interrupted;
+        report.complete = report.open_jobs == 0;
         report.rows = self.refused();
         self.manner
             .display

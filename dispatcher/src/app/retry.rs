@@ -51,12 +51,13 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
         let when = letter.failed_at.as_deref().unwrap_or("?");
         output::line(plain(&format!("{mark}  {}  {when}  {}: {}", letter.id, letter.code, letter.reason)));
     }
+    let all = output::counted(letters.len() as u64, "dead letter");
     let retried = letters.iter().filter(|letter| letter.retried).count();
-    output::line(format!(
-        "{} of {} published again",
-        retried,
-        output::counted(letters.len() as u64, "dead letter")
-    ));
+    output::line(if args.list || letters.is_empty() {
+        all
+    } else {
+        format!("{retried} of {all} published again")
+    });
     Ok(Ended::Well)
 }
 

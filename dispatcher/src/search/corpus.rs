@@ -32,16 +32,17 @@ pub async fn rank(archive: &dyn Storage, query: Query, space: &str) -> Result<(R
         async move {
             let object = archive.get(&key, TABLE_BYTES).await.map_err(ArchiveError::from)?;
             let scored = tokio::task::spawn_blocking(move || score(object.bytes, &query, &space)).await;
-            scored.map_err(|_| SearchError::Interrupted)
+            scored.map(|scored| (key, scored)).map_err(|_| SearchError::Interrupted)
         }
     });
     let mut read = futures::stream::iter(reads).buffer_unordered(PARTS_AT_ONCE);
     let (mut ranking, mut damaged) = (Ranking::default(), 0);
     while let Some(part) = read.next().await {
-        match part? {
+        let (key, part) = part?;
+        match part {
             Ok(part) => ranking.merge(part),
             Err(error) => {
-                tracing::warn!(%error, "a part cannot be read and is left out of the search");
+                tracing::warn!(part = key, %error, "a part cannot be read and is left out of the search");
                 damaged += 1;
             }
         }
