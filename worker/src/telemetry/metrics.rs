@@ -19,11 +19,11 @@ const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
 /// Reasons for which a job is tried again, and given up in the end.
-pub(crate) const PASSING: [&str; 6] =
+const PASSING: [&str; 6] =
     ["archive_refused", "archive_unavailable", "bundle_mismatch", "engine", "panic", "source_unavailable"];
 
 /// Reasons for which it is given up at once.
-pub(crate) const LASTING: [&str; 7] = [
+const LASTING: [&str; 7] = [
     "delivery_limit",
     "message_invalid",
     "message_malformed",
@@ -137,6 +137,9 @@ impl Metrics {
         }
         for outcome in ["done", "failed"] {
             metrics.jobs.with_label_values(&["search", outcome]);
+        }
+        for stage in ["vision", "prefill", "decode"] {
+            metrics.out_of_memory.with_label_values(&[stage]);
         }
         for reason in PASSING {
             metrics.retries.with_label_values(&[reason]);
