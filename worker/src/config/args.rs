@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use bytesize::ByteSize;
 use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::trace::Stage;
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::app::{DeviceChoice, EngineSettings};
@@ -91,20 +92,30 @@ pub struct ModelArgs {
     pub device: DeviceChoice,
 
     /// Pictures captioned at the same time; more use the device better and take memory
-    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS")]
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS", value_parser = at_least_one())]
     pub slots: Option<usize>,
 
     /// Tokens of one slot: picture, prompt and caption; 320 otherwise. Fewer make room for more slots
-    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOT_TOKENS")]
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOT_TOKENS", value_parser = at_least_one())]
     pub slot_tokens: Option<usize>,
 
     /// The most memory to use on the device, such as 8GiB: slots and batches are fitted into it. What is free otherwise
-    #[arg(long, value_name = "SIZE", env = "CAPTIONFLEET_MEMORY_BUDGET")]
+    #[arg(long, value_name = "SIZE", env = "CAPTIONFLEET_MEMORY_BUDGET", value_parser = size)]
     pub memory_budget: Option<ByteSize>,
 
     /// Threads for arithmetic and picture decoding; all cores otherwise
-    #[arg(long, value_name = "N", env = "CAPTIONFLEET_THREADS")]
+    #[arg(long, value_name = "N", env = "CAPTIONFLEET_THREADS", value_parser = at_least_one())]
     pub threads: Option<usize>,
+}
+
+/// A number that cannot be zero.
+fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..).map(|number| number as usize)
+}
+
+/// A number of bytes.
+fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "not a size; write 8GiB, 6.5GiB or 900MiB, for example".to_owned())
 }
 
 impl ModelArgs {

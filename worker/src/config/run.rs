@@ -41,6 +41,11 @@ impl RunSettings {
     /// [`UsageError`], or a broker file that cannot be read.
     pub fn resolve(args: &RunArgs) -> anyhow::Result<Self> {
         let topology = topology(&args.broker)?;
+        if let Some(missing) = args.local_root.iter().find(|root| !root.is_dir()) {
+            return Err(
+                UsageError(format!("--local-root {}: there is no such folder", missing.display())).into()
+            );
+        }
         let pipeline = PipelineOptions {
             topology: topology.clone(),
             prefetch_bulk: args.prefetch,
