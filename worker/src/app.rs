@@ -1,10 +1,11 @@
 //! Wiring: model, engine, pipeline, metrics; the only place that chooses and joins them.
 
-use std::sync::Arc;
-
 mod device;
 mod start;
 
+use std::sync::Arc;
+
+use anyhow::Context as _;
 use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
@@ -61,8 +62,12 @@ pub async fn run_worker(
     let settings = config.engine;
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
     let engine = tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer)).await??;
-    config.readiness.ready("model");
     let handle = engine.handle();
+    // Otherwise every picture would become a failed row.
+    handle
+        .check_prompt(&handle.info().prompts.caption, config.pipeline.max_tokens_default as usize)
+        .context("this worker could caption nothing")?;
+    config.readiness.ready("model");
     events::model_ready(handle.info());
     // An engine that has ended takes the worker with it: what is in hand goes back to the queue.
     let stop = shutdown.child_token();

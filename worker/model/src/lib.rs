@@ -10,6 +10,7 @@ pub mod beam;
 pub mod bundle;
 pub mod checkpoint;
 mod config;
+pub mod cost;
 mod error;
 pub mod generate;
 pub mod inventory;
@@ -36,6 +37,7 @@ pub mod trace;
 mod vision;
 mod weight_memory;
 mod weights;
+pub mod yardstick;
 
 pub use config::{
     ConfigError, ModelConfig, PhiConfig, ProjectionConfig, QFormerConfig, RetrievalConfig, VisionConfig,

@@ -24,7 +24,8 @@ fn request(args: PackArgs) -> anyhow::Result<PackRequest> {
     let (files, tokenizer, text_tokenizer) = match &args.checkpoint {
         Some(root) => {
             let folder = CheckpointFolder::open(root)?;
-            let files = folder.files(args.stage_number)?;
+            let mut files = folder.files(args.stage_number)?;
+            files.config = args.config.clone().or(files.config);
             let text_tokenizer = files.retrieval.as_ref().map(|_| folder.text_tokenizer()).transpose()?;
             (files, folder.tokenizer()?, text_tokenizer)
         }

@@ -415,23 +415,39 @@ pub struct EvaluateArgs {
 /// `worker bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  worker bench --count 256 --slots-list 1,4,16
+Examples:
+  worker bench
+  worker bench --model ./full.q8 --memory-budget 8GiB --batches 1,8 --slots-list 1,16
 
-Captions and embeds made pictures from memory, without queue or storage, and prints pictures per second by the number
-of slots.")]
+Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
+(a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
+come from memory, without queue or storage.")]
 pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
 
-    /// How many pictures per measurement
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub count: usize,
+    /// How many pictures per number of slots; 256, or 32 for a large model
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub count: Option<u32>,
 
-    /// Numbers of slots to measure
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16")]
-    pub slots_list: Vec<usize>,
+    /// Batch sizes at which each step is measured
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16",
+          value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub batches: Vec<u16>,
+
+    /// Numbers of slots at which whole pictures are measured
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16",
+          value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub slots_list: Vec<u16>,
+
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_tokens: u32,
+
+    /// Measure whole pictures only, no single steps
+    #[arg(long)]
+    pub items_only: bool,
 
     /// Print one JSON document instead of text
     #[arg(long)]

@@ -11,7 +11,7 @@ pub enum EngineError {
     /// Prompt, picture and answer together do not fit a slot.
     #[error(
         "the prompt takes {tokens} tokens with its picture and its answer, a slot holds {limit}: \
-         shorten the prompt or lower the token limit"
+         shorten the prompt, lower the token limit, or start the worker with a larger --slot-tokens"
     )]
     PromptTooLong {
         /// Tokens of prompt, picture and longest answer.

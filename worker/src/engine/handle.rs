@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceThread;
 use super::memory::MemoryBudget;
+use super::network::Network;
 use super::observer::EngineObserver;
 use super::request::{CaptionRequest, CaptionResult, Reply, Work};
 use super::{EngineError, EngineOptions};
@@ -67,6 +68,18 @@ impl Engine {
         memory: MemoryBudget,
         observer: Arc<dyn EngineObserver>,
     ) -> Result<Self, EngineError> {
+        let loaded = Arc::new(loaded);
+        let network = Box::new(Arc::clone(&loaded));
+        Self::start_on(network, loaded, options, memory, observer)
+    }
+
+    fn start_on(
+        network: Box<dyn Network>,
+        loaded: Arc<LoadedModel>,
+        options: EngineOptions,
+        memory: MemoryBudget,
+        observer: Arc<dyn EngineObserver>,
+    ) -> Result<Self, EngineError> {
         let model = &loaded.model;
         let config = model.config().clone();
         let limits = options.limits();
@@ -94,8 +107,6 @@ impl Engine {
         let (inbox, received) = channel();
         let gone = CancellationToken::new();
         let says_gone = gone.clone().drop_guard();
-        let loaded = Arc::new(loaded);
-        let network = Box::new(Arc::clone(&loaded));
         let device = DeviceThread::new(loaded, network, cache, options, observer, received);
         let run = move || {
             let _says_gone = says_gone;
@@ -189,3 +200,7 @@ impl EngineHandle {
         answer.await.map_err(|_| EngineError::Stopped)?
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -64,6 +64,36 @@ fn an_interactive_caption_is_seated_at_the_first_free_slot() {
     assert!(seated, "the interactive request waits behind bulk");
 }
 
+#[test]
+fn the_decode_batch_is_full_while_work_waits() {
+    const WIDE: Limits = Limits { slots: 16, reserved_slots: 1, vision_batch: 4, prefill_batch: 4 };
+    let mut scheduler = Scheduler::new(WIDE);
+    submit_captions(&mut scheduler, 0..800, Priority::Bulk);
+    // Lengths between 4 and 40 tokens, without order.
+    let mut left: HashMap<RequestId, u64> = (0..800).map(|id| (RequestId(id), 4 + id * 7919 % 37)).collect();
+    let (mut steps, mut rows) = (0, 0);
+    while scheduler.waiting_for_slot() > 0 {
+        let seats = match scheduler.next_batch().unwrap() {
+            NextBatch::Decode { seats } => {
+                steps += 1;
+                rows += seats.len();
+                seats
+            }
+            NextBatch::Prefill { seats } => seats,
+            _ => continue,
+        };
+        for seat in seats {
+            let tokens = left.get_mut(&seat.request).unwrap();
+            *tokens -= 1;
+            if *tokens == 0 {
+                scheduler.finish(seat.request);
+            }
+        }
+    }
+    let fill = rows as f64 / (steps * WIDE.slots) as f64;
+    assert!(fill > 0.9, "{fill}");
+}
+
 #[derive(Debug, Clone)]
 enum Event {
     Submit { interactive: bool, entrance: u8, length: u8 },

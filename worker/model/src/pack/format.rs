@@ -38,7 +38,7 @@ impl WeightFormat {
         }
     }
 
-    pub(super) fn dtype(self) -> GgmlDType {
+    pub(crate) fn dtype(self) -> GgmlDType {
         match self {
             Self::F32 => GgmlDType::F32,
             Self::F16 => GgmlDType::F16,

@@ -26,7 +26,7 @@ impl DecodeLimits {
     pub(super) fn check(&self, width: u32, height: u32) -> Result<(), DecodeError> {
         let pixels = u64::from(width) * u64::from(height);
         if width > self.max_side || height > self.max_side || pixels > self.max_pixels {
-            return Err(DecodeError::TooManyPixels { width, height });
+            return Err(DecodeError::TooManyPixels { width, height, limits: *self });
         }
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! Why a picture cannot be used.
 
+use super::DecodeLimits;
+
 /// A picture that cannot be decoded. [`DecodeError::code`] is what a row records.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -33,12 +35,14 @@ pub enum DecodeError {
         limit: u64,
     },
     /// More pixels, or a longer side, than allowed.
-    #[error("the picture is {width} x {height} pixels, more than allowed")]
+    #[error("the picture is {width} x {height} pixels; {} in all and {} a side are allowed", limits.max_pixels, limits.max_side)]
     TooManyPixels {
         /// pixels per row
         width: u32,
         /// rows
         height: u32,
+        /// what is allowed
+        limits: DecodeLimits,
     },
 }
 

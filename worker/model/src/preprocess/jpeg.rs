@@ -17,7 +17,11 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
     let decoded = match decoded {
         Ok(decoded) => decoded,
         Err(Failure::Refused) => {
-            return Err(refused.unwrap_or(DecodeError::TooManyPixels { width: 0, height: 0 }));
+            return Err(refused.unwrap_or(DecodeError::TooManyPixels {
+                width: 0,
+                height: 0,
+                limits: *limits,
+            }));
         }
         Err(Failure::Truncated) => return Err(DecodeError::Truncated { format: FORMAT }),
         Err(Failure::Unsupported(reason)) => {

@@ -95,6 +95,11 @@ fn decode_image(
     limits: &DecodeLimits,
 ) -> Result<(u32, u32, DynamicImage), DecodeError> {
     let failed = |error: ImageError| decode_error(kind, &error, bytes);
+    if kind == Raster::Png
+        && let Some((width, height)) = size_of_png(bytes)
+    {
+        limits.check(width, height)?;
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), kind.format());
     let mut allocations = image::Limits::no_limits();
     // eight bytes a pixel is the widest type that is read, and decoders keep a second copy at most
@@ -149,6 +154,12 @@ fn decode_error(kind: Raster, error: &ImageError, bytes: &[u8]) -> DecodeError {
         ImageError::Unsupported(reason) => DecodeError::UnsupportedFormat(reason.to_string()),
         other => DecodeError::Corrupt { format, reason: other.to_string() },
     }
+}
+
+/// What a PNG's header says; the decoder refuses a very large one before it can be asked.
+fn size_of_png(bytes: &[u8]) -> Option<(u32, u32)> {
+    let side = |at: usize| bytes.get(at..at + 4)?.first_chunk().map(|four| u32::from_be_bytes(*four));
+    (bytes.get(12..16)? == b"IHDR").then_some((side(16)?, side(20)?))
 }
 
 /// WebP's container states its length; the decoder of what is inside cannot tell an end from damage.

@@ -1,0 +1,97 @@
+//! Pictures in memory through the whole engine, by number of slots.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use captionfleet_model::SamplingOptions;
+use captionfleet_model::bundle::Bundle;
+use captionfleet_model::preprocess::PreparedPicture;
+use futures::future::join_all;
+
+use super::report::Items;
+use crate::app::{EngineSettings, start_engine};
+use crate::engine::{CaptionRequest, Engine, EngineError, EngineObserver, Priority, Stage};
+
+/// How full the decode batches were, while there was anything to fill them with.
+#[derive(Default)]
+struct Fill(Mutex<FillSoFar>);
+
+#[derive(Default)]
+struct FillSoFar {
+    steps: Vec<f64>,
+    /// Decode steps up to the last time that a sequence was seated: afterwards nothing waited.
+    while_waiting: usize,
+    tokens: usize,
+}
+
+impl EngineObserver for Fill {
+    fn stage(&self, stage: Stage, _: f64, rows: usize, capacity: usize) {
+        let mut so_far = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match stage {
+            Stage::Decode => so_far.steps.push((rows as f64 / capacity.max(1) as f64).min(1.0)),
+            Stage::Prefill => so_far.while_waiting = so_far.steps.len(),
+            Stage::Text | Stage::Vision => {}
+        }
+    }
+
+    fn tokens(&self, count: usize) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).tokens += count;
+    }
+
+    fn out_of_memory(&self, _: Stage, _: usize) {}
+    fn idle(&self, _: f64) {}
+}
+
+/// Captions all `pictures`, embeddings included where the bundle makes any.
+pub(super) async fn measure(
+    bundle: &Arc<Bundle>,
+    settings: EngineSettings,
+    pictures: &[PreparedPicture],
+    max_tokens: usize,
+) -> anyhow::Result<Items> {
+    let fill = Arc::new(Fill::default());
+    let (loading, observer) = (bundle.clone(), fill.clone());
+    let engine: Engine =
+        tokio::task::spawn_blocking(move || start_engine(&loading, settings, observer)).await??;
+    let handle = engine.handle();
+    let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
+    let embed = handle.info().embedding_space.is_some();
+    let is_random = bundle.manifest().sources.contains_key("random");
+    let since = Instant::now();
+    let answers = join_all(pictures.iter().enumerate().map(|(number, picture)| {
+        let sampling = SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() };
+        // Drawn weights would say the same token for ever, which is refused as noise.
+        let seed = number as u64;
+        let sampling =
+            if is_random { SamplingOptions { temperature: 1.0, seed, ..sampling } } else { sampling };
+        handle.caption(CaptionRequest {
+            picture: picture.clone(),
+            prompt: prompt.clone(),
+            sampling,
+            embed,
+            priority: Priority::Bulk,
+        })
+    }))
+    .await;
+    let seconds = since.elapsed().as_secs_f64();
+    for answer in answers {
+        match answer {
+            Ok(_) | Err(EngineError::Degenerate(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let (slots, memory) = (handle.info().slots, handle.info().memory.clone());
+    drop(handle);
+    tokio::task::spawn_blocking(move || engine.join()).await??;
+    let so_far = fill.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let waiting = &so_far.steps[..so_far.while_waiting];
+    Ok(Items {
+        slots,
+        pictures: pictures.len(),
+        seconds,
+        pictures_per_second: pictures.len() as f64 / seconds,
+        tokens_per_second: so_far.tokens as f64 / seconds,
+        decode_fill: waiting.iter().sum::<f64>() / waiting.len().max(1) as f64,
+        memory,
+    })
+}

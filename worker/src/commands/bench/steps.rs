@@ -1,0 +1,150 @@
+//! Each step on its own: vision, prefill, decode, by batch size.
+
+use std::time::Instant;
+
+use candle_core::Tensor;
+use captionfleet_model::bundle::LoadedModel;
+use captionfleet_model::cost::{prefill_flops, vision_flops};
+use captionfleet_model::pack::WeightFormat;
+use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
+use captionfleet_model::{DecodeRow, KvCache, PrefillRow, yardstick};
+
+use super::report::{Roofline, Step};
+use crate::engine::EngineOptions;
+
+/// Tokens of the prompt that prefill reads: the picture and a usual question.
+const PROMPT: usize = 64;
+/// Decode steps in a row.
+const DECODE_STEPS: usize = 8;
+/// Runs of which the best counts.
+const RUNS: usize = 3;
+
+/// What the device can do at best.
+pub(super) fn roofline(loaded: &LoadedModel) -> anyhow::Result<Roofline> {
+    let device = loaded.model.device();
+    let format = |part: &str| -> anyhow::Result<WeightFormat> {
+        let name = loaded.manifest.weights.get(part).map_or("f32", String::as_str);
+        name.parse().map_err(anyhow::Error::msg)
+    };
+    Ok(Roofline {
+        vision_flops_per_second: yardstick::flops_per_second(device, format("vision")?)?,
+        language_flops_per_second: yardstick::flops_per_second(device, format("language")?)?,
+        bytes_per_second: yardstick::bytes_per_second(device)?,
+    })
+}
+
+/// All steps at all batch sizes.
+pub(super) fn measure(
+    loaded: &LoadedModel,
+    best: Roofline,
+    batches: &[usize],
+    pictures: &[PreparedPicture],
+) -> anyhow::Result<Vec<Step>> {
+    let mut steps = Vec::new();
+    for &rows in batches {
+        steps.push(vision(loaded, best, rows, pictures)?);
+    }
+    for &rows in batches {
+        steps.push(prefill(loaded, best, rows)?);
+    }
+    for &rows in batches {
+        steps.push(decode(loaded, best, rows)?);
+    }
+    Ok(steps)
+}
+
+fn step(step: &'static str, rows: usize, seconds: f64, seconds_at_best: f64) -> Step {
+    Step {
+        step,
+        rows,
+        seconds,
+        rows_per_second: rows as f64 / seconds,
+        roofline_share: seconds_at_best / seconds,
+    }
+}
+
+fn vision(
+    loaded: &LoadedModel,
+    best: Roofline,
+    rows: usize,
+    pictures: &[PreparedPicture],
+) -> anyhow::Result<Step> {
+    let model = &loaded.model;
+    let chosen: Vec<_> = pictures.iter().cycle().take(rows).map(|picture| &picture.caption).collect();
+    let pixels = pixel_values(&chosen, model.device())?;
+    let seconds = least(loaded, || {
+        let features = model.vision_features(&pixels)?;
+        model.image_tokens(&features)?;
+        if let (Some(head), true) = (model.retrieval(), model.shares_vision_pass()) {
+            head.image_embeddings(&features)?;
+        }
+        Ok(())
+    })?;
+    let flops = rows as f64 * vision_flops(model.config());
+    Ok(step("vision", rows, seconds, flops / best.vision_flops_per_second))
+}
+
+fn prefill(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<Step> {
+    let prompt = prompt(loaded)?;
+    let mut cache = cache(loaded, rows)?;
+    let seconds = least(loaded, || read(loaded, &prompt, rows, &mut cache))?;
+    let flops = rows as f64 * prefill_flops(loaded.model.config(), PROMPT);
+    Ok(step("prefill", rows, seconds, flops / best.language_flops_per_second))
+}
+
+fn decode(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<Step> {
+    let prompt = prompt(loaded)?;
+    let mut cache = cache(loaded, rows)?;
+    read(loaded, &prompt, rows, &mut cache)?;
+    let next: Vec<DecodeRow> = (0..rows).map(|slot| DecodeRow { slot, token: 1 }).collect();
+    let mut seconds = f64::INFINITY;
+    for _ in 0..DECODE_STEPS {
+        let since = Instant::now();
+        loaded.model.decode(&next, &mut cache)?;
+        loaded.model.device().synchronize()?;
+        seconds = seconds.min(since.elapsed().as_secs_f64());
+    }
+    // Every weight of the layers and the head is read once for all rows; the table of tokens is not.
+    let share = 1.0 - table_share(&loaded.model.config().lm);
+    let language =
+        loaded.memory.parts().find(|(part, _)| *part == "language model").map_or(0, |(_, bytes)| bytes);
+    let by_memory = share * language as f64 / best.bytes_per_second;
+    Ok(step("decode", rows, seconds, by_memory))
+}
+
+/// The table of tokens as a share of the language model's weights.
+fn table_share(lm: &captionfleet_model::PhiConfig) -> f64 {
+    let table = (lm.vocab_size * lm.hidden_size) as f64;
+    let layer = lm.hidden_size * (4 * lm.hidden_size + 2 * lm.intermediate_size);
+    table / (2.0 * table + (lm.num_layers * layer) as f64)
+}
+
+fn prompt(loaded: &LoadedModel) -> anyhow::Result<Tensor> {
+    Ok(loaded.model.embed_tokens(&[1; PROMPT])?)
+}
+
+fn cache(loaded: &LoadedModel, rows: usize) -> anyhow::Result<KvCache> {
+    let model = &loaded.model;
+    let dtype = EngineOptions::cache_dtype(model.device());
+    Ok(KvCache::new(&model.config().lm, rows, PROMPT + DECODE_STEPS, dtype, model.device())?)
+}
+
+fn read(loaded: &LoadedModel, prompt: &Tensor, rows: usize, cache: &mut KvCache) -> anyhow::Result<()> {
+    for slot in 0..rows {
+        cache.free(slot);
+    }
+    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: prompt.clone() }).collect();
+    loaded.model.prefill(&rows, cache)?;
+    Ok(())
+}
+
+fn least(loaded: &LoadedModel, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let mut least = f64::INFINITY;
+    for _ in 0..RUNS {
+        let since = Instant::now();
+        run()?;
+        loaded.model.device().synchronize()?;
+        least = least.min(since.elapsed().as_secs_f64());
+    }
+    Ok(least)
+}

@@ -1,0 +1,199 @@
+//! The whole engine on the demo model: company, cancellations, a device that runs out of memory.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+use captionfleet_model::preprocess::{Picture, prepare};
+use captionfleet_model::{DecodeRow, PrefillRow, SamplingOptions};
+use captionfleet_world::{Scene, Split, render};
+use futures::future::join_all;
+
+use super::*;
+use crate::demo_model;
+use crate::engine::memory::{Limit, StepMemory};
+use crate::engine::step::{Sight, Wanted};
+use crate::engine::{Priority, Stage, Unobserved};
+
+fn loaded() -> Arc<LoadedModel> {
+    static LOADED: OnceLock<Arc<LoadedModel>> = OnceLock::new();
+    let load = || Arc::new(demo_model::bundle().unwrap().load(&Device::Cpu).unwrap());
+    Arc::clone(LOADED.get_or_init(load))
+}
+
+fn options(slots: usize) -> EngineOptions {
+    EngineOptions { slots, vision_batch: 8, prefill_batch: 8, max_len: 96, feature_cache: 0 }
+}
+
+fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
+    let memory = MemoryBudget {
+        limit: None,
+        limit_from: Limit::Unknown,
+        held: 0,
+        weights: loaded().memory.clone(),
+        vision: StepMemory { rows: 8, bytes: 0 },
+        prefill: StepMemory { rows: 8, bytes: 0 },
+        slots,
+        reserved_slots: 1,
+        slot: 0,
+        max_len: 96,
+        reserve: 0,
+    };
+    Engine::start_on(network, loaded(), options(slots), memory, observer).unwrap()
+}
+
+fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> CaptionRequest {
+    let drawn = render(&Scene::sample(seed, Split::HeldOut), 200, 150);
+    let picture = Picture { width: 200, height: 150, rgb: drawn.into_raw() };
+    CaptionRequest {
+        picture: prepare(&picture, loaded().model.config()),
+        prompt: prompt.into(),
+        sampling: SamplingOptions { max_new_tokens, ..SamplingOptions::default() },
+        embed: true,
+        priority: Priority::Bulk,
+    }
+}
+
+/// Pictures with prompts of different lengths and answers of different lengths.
+fn mixed_requests() -> Vec<CaptionRequest> {
+    let prompts = &loaded().prompts;
+    (0..24)
+        .map(|seed| match seed % 3 {
+            0 => request(seed, &prompts.caption, 40),
+            1 => request(seed, &prompts.ask.replace("{question}", "How many objects are there?"), 12),
+            _ => request(seed, &prompts.caption, 3),
+        })
+        .collect()
+}
+
+async fn all(
+    engine: &EngineHandle,
+    requests: Vec<CaptionRequest>,
+) -> Vec<(String, u32, Option<Vec<half::f16>>)> {
+    let answers = join_all(requests.into_iter().map(|request| engine.caption(request))).await;
+    answers.into_iter().map(|answer| answer.unwrap()).map(|a| (a.caption, a.tokens, a.embedding)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_the_same_in_any_company() {
+    let one = start(Box::new(loaded()), 1, Arc::new(Unobserved));
+    let mut alone = Vec::new();
+    for request in mixed_requests() {
+        alone.extend(all(&one.handle(), vec![request]).await);
+    }
+    for slots in [3, 16] {
+        let engine = start(Box::new(loaded()), slots, Arc::new(Unobserved));
+        let mut requests = mixed_requests();
+        assert_eq!(all(&engine.handle(), requests.clone()).await, alone, "{slots} slots");
+        requests.reverse();
+        let mut backwards = all(&engine.handle(), requests).await;
+        backwards.reverse();
+        assert_eq!(backwards, alone, "{slots} slots, in reverse");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_and_interactive_requests_change_no_other_answer() {
+    let engine = start(Box::new(loaded()), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let undisturbed = all(&handle, mixed_requests()).await;
+    let disturbing = {
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            for seed in 100..130 {
+                let mut request = request(seed, &loaded().prompts.caption, 40);
+                request.priority = Priority::Interactive;
+                let asked = handle.caption(request);
+                // Some are given up after a moment, some are answered.
+                let patience = std::time::Duration::from_millis(seed % 4 * 5);
+                let _ = tokio::time::timeout(patience, asked).await;
+            }
+        })
+    };
+    assert_eq!(all(&handle, mixed_requests()).await, undisturbed);
+    disturbing.await.unwrap();
+    drop(handle);
+    tokio::task::spawn_blocking(move || engine.join()).await.unwrap().unwrap();
+}
+
+/// A device on which `most` rows of a step fit.
+struct Tight {
+    most: Arc<AtomicUsize>,
+}
+
+impl Tight {
+    fn check(&self, rows: usize) -> Result<(), EngineError> {
+        let most = self.most.load(Ordering::Relaxed);
+        if rows > most {
+            return Err(EngineError::OutOfMemory(format!("{rows} rows where {most} fit")));
+        }
+        Ok(())
+    }
+}
+
+impl Network for Tight {
+    fn vision(&self, rows: &[Wanted<'_>]) -> Result<Vec<Sight>, EngineError> {
+        self.check(rows.len())?;
+        loaded().vision(rows)
+    }
+
+    fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(rows.len())?;
+        loaded().prefill(rows, cache)
+    }
+
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+        self.check(rows.len())?;
+        loaded().decode(rows, cache)
+    }
+
+    fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
+        loaded().text(query)
+    }
+}
+
+/// Rows of every step for which memory ran out.
+#[derive(Default)]
+struct Shortages(Mutex<Vec<(Stage, usize)>>);
+
+impl EngineObserver for Shortages {
+    fn stage(&self, _: Stage, _: f64, _: usize, _: usize) {}
+    fn tokens(&self, _: usize) {}
+    fn idle(&self, _: f64) {}
+    fn out_of_memory(&self, stage: Stage, rows: usize) {
+        self.0.lock().unwrap().push((stage, rows));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_does_not_fit_is_halved_and_grows_back() {
+    let roomy = start(Box::new(loaded()), 8, Arc::new(Unobserved));
+    let expected = all(&roomy.handle(), mixed_requests()).await;
+    let most = Arc::new(AtomicUsize::new(3));
+    let shortages = Arc::new(Shortages::default());
+    let engine = start(Box::new(Tight { most: Arc::clone(&most) }), 8, shortages.clone());
+    assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
+    let seen = std::mem::take(&mut *shortages.0.lock().unwrap());
+    for stage in [Stage::Vision, Stage::Prefill, Stage::Decode] {
+        let rows: Vec<usize> = seen.iter().filter(|(at, _)| *at == stage).map(|(_, rows)| *rows).collect();
+        // Halved until it fits, and not tried at full size again with every step.
+        assert!(!rows.is_empty() && rows.len() < 12, "{stage:?}: {rows:?}");
+    }
+    most.store(usize::MAX, Ordering::Relaxed);
+    for _ in 0..8 {
+        assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
+    }
+    assert!(shortages.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_one_row_does_not_fit_the_engine_ends_and_says_why() {
+    let engine = start(Box::new(Tight { most: Arc::new(AtomicUsize::new(0)) }), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let answer = handle.caption(request(1, &loaded().prompts.caption, 5)).await;
+    assert!(matches!(answer, Err(EngineError::Stopped)), "{answer:?}");
+    engine.gone().cancelled().await;
+    drop(handle);
+    let ended = tokio::task::spawn_blocking(move || engine.join()).await.unwrap();
+    assert!(matches!(ended, Err(EngineError::OutOfMemory(_))), "{ended:?}");
+}
