@@ -50,7 +50,7 @@ impl Format {
     /// A row that is not whole blocks.
     pub fn row_bytes(self, inputs: usize) -> Result<usize, PackError> {
         let block = self.block_inputs();
-        if inputs % block != 0 {
+        if !inputs.is_multiple_of(block) {
             return Err(PackError::Block { format: self, inputs, block });
         }
         (inputs / block).checked_mul(self.block_bytes()).ok_or(PackError::Shape { outputs: 1, inputs })

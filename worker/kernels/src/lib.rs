@@ -21,6 +21,14 @@
 //! An activation that is no finite number makes its whole output row NaN, or infinite where f32
 //! arithmetic says so.
 #![deny(unsafe_op_in_unsafe_fn)]
+#![allow(
+    clippy::inline_always,
+    reason = "plain code must take on the instruction set of the kernel it is called from"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the intrinsics of an instruction set are a language of their own"
+)]
 
 mod backend;
 mod cells;

@@ -140,7 +140,7 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
         out: &mut [f32],
     ) -> Result<(), ProductError> {
-        if xs.len() % self.inputs != 0 {
+        if !xs.len().is_multiple_of(self.inputs) {
             return Err(ProductError::Inputs { found: xs.len(), inputs: self.inputs });
         }
         let expected = xs.len() / self.inputs * self.outputs;

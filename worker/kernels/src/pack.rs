@@ -53,7 +53,7 @@ impl Packer {
     /// Bytes that are no whole number of rows, or more rows than are missing. Nothing is packed then.
     pub fn push(&mut self, rows: &[u8]) -> Result<(), PackError> {
         let count = rows.len() / self.row_bytes;
-        if rows.len() % self.row_bytes != 0 || count > self.missing() {
+        if !rows.len().is_multiple_of(self.row_bytes) || count > self.missing() {
             let (found, row, missing) = (rows.len(), self.row_bytes, self.missing());
             return Err(PackError::Bytes { found, row, missing });
         }

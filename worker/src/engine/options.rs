@@ -101,7 +101,7 @@ impl EngineOptions {
     }
 
     /// Rows with which a step's memory is measured.
-    pub(super) fn trial_rows(&self, config: &ModelConfig, rows: usize) -> usize {
+    pub(super) fn trial_rows(config: &ModelConfig, rows: usize) -> usize {
         if config.vision.embed_dim < SMALL_WIDTH { rows.min(SMALL_TRIAL) } else { rows }
     }
 

@@ -27,11 +27,11 @@ pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -
     let held = meter.used();
     let config = loaded.model.config();
     let picture = prepare(&Picture { width: 1, height: 1, rgb: vec![128; 3] }, config);
-    let vision = halving(options.trial_rows(config, options.vision_batch), |rows| {
+    let vision = halving(EngineOptions::trial_rows(config, options.vision_batch), |rows| {
         let (outcome, bytes) = meter.peak_beyond(held, || look(loaded, &picture, rows));
         outcome.map(|()| StepMemory { rows, bytes })
     })?;
-    let prefill = halving(options.trial_rows(config, options.prefill_batch), |rows| {
+    let prefill = halving(EngineOptions::trial_rows(config, options.prefill_batch), |rows| {
         // The cache of the trial is not what is to be measured; it is small beside the activations.
         let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, &picture, rows));
         outcome.map(|()| StepMemory { rows, bytes })
