@@ -233,12 +233,22 @@ pub struct PackArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16")]
     pub vision_weights: WeightFormat,
 
-    /// The prompt that asks for a caption, with <ImageHere> once; the stage's own otherwise
-    #[arg(long, value_name = "TEMPLATE", requires = "ask_prompt")]
+    /// The prompt that asks for a caption, with the placeholder of the picture in it once
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        requires = "ask_prompt",
+        help = "The prompt that asks for a caption, with <ImageHere> once; the stage's own otherwise"
+    )]
     pub caption_prompt: Option<String>,
 
-    /// The prompt that asks a question, with <ImageHere> and {question} once
-    #[arg(long, value_name = "TEMPLATE", requires = "caption_prompt")]
+    /// The prompt that asks a question, with the placeholders of picture and question in it once
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        requires = "caption_prompt",
+        help = "The prompt that asks a question, with <ImageHere> and {question} once"
+    )]
     pub ask_prompt: Option<String>,
 
     /// What people call the bundle
