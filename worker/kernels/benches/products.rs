@@ -2,7 +2,8 @@
 //!
 //! A stack of matrices larger than the caches is multiplied in turn, as a network does; every figure
 //! is the best of several rounds, ours and candle's by turns. `GB/s` is what a pass over the packed
-//! weights amounts to, to be held against the bandwidth printed first.
+//! weights amounts to, to be held against the bandwidth printed first. Times are by the clock: on a
+//! machine that does anything else, neither figures nor ratios mean much.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 use std::{
     borrow::Cow,

@@ -71,8 +71,8 @@ pub struct BrokerArgs {
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_BROKER", hide_env_values = true)]
     pub broker: Option<String>,
 
-    /// A file that holds the broker's URI, such as a mounted secret
-    #[arg(long, value_name = "FILE", env = "CAPTIONFLEET_BROKER_FILE", conflicts_with = "broker")]
+    /// A file that holds the broker's URI, such as a mounted secret; goes before --broker
+    #[arg(long, value_name = "FILE", env = "CAPTIONFLEET_BROKER_FILE")]
     pub broker_file: Option<PathBuf>,
 
     /// First part of all queue names, so that several fleets can share a broker

@@ -78,9 +78,9 @@ fn topology(args: &BrokerArgs) -> Result<Topology, UsageError> {
 /// When none is given or the file cannot be read.
 pub fn broker_uris(args: &BrokerArgs) -> anyhow::Result<Vec<String>> {
     let text = match (&args.broker, &args.broker_file) {
-        (Some(text), _) => text.clone(),
-        (None, Some(file)) => std::fs::read_to_string(file)
+        (_, Some(file)) => std::fs::read_to_string(file)
             .map_err(|error| UsageError(format!("--broker-file {}: {error}", file.display())))?,
+        (Some(text), None) => text.clone(),
         (None, None) => String::new(),
     };
     let uris = RabbitMqOptions::split_uris(&text.replace('\n', ","));
