@@ -45,7 +45,7 @@ pub struct SlotTokensError {
 impl EngineOptions {
     /// Sizes that suit the model and the device, if memory permits.
     pub fn for_model(config: &ModelConfig, device: &Device) -> Self {
-        let batch = match (config.vision.embed_dim < SMALL_WIDTH, device.is_cpu()) {
+        let batch = match (Self::is_small(config), device.is_cpu()) {
             (true, _) => 16,
             (false, true) => 4,
             (false, false) => 8,
@@ -57,6 +57,11 @@ impl EngineOptions {
             max_len: config.lm.max_positions.min(USUAL_LEN),
             feature_cache: 64,
         }
+    }
+
+    /// Whether a model's steps take milliseconds rather than seconds.
+    pub(crate) fn is_small(config: &ModelConfig) -> bool {
+        config.vision.embed_dim < SMALL_WIDTH
     }
 
     /// With another number of slots, if one is given.
@@ -102,7 +107,7 @@ impl EngineOptions {
 
     /// Rows with which a step's memory is measured.
     pub(super) fn trial_rows(config: &ModelConfig, rows: usize) -> usize {
-        if config.vision.embed_dim < SMALL_WIDTH { rows.min(SMALL_TRIAL) } else { rows }
+        if Self::is_small(config) { rows.min(SMALL_TRIAL) } else { rows }
     }
 
     pub(super) fn limits(self) -> Limits {

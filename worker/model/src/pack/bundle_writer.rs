@@ -179,11 +179,13 @@ fn embedding_space(config: &ModelConfig, sources: &BTreeMap<String, String>) -> 
     Some(format!("blip2-itc/{}x{}/{short}", retrieval.qformer.num_query_tokens, retrieval.embed_dim))
 }
 
-/// SHA-256 of a file.
-pub(super) fn hash_file(path: &Path) -> Result<String, PackError> {
+/// SHA-256 of files one behind the other.
+pub(super) fn hash_files<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<String, PackError> {
     let mut hash = Sha256::new();
-    let mut file = File::open(path).map_err(io("read", path))?;
-    std::io::copy(&mut file, &mut hash).map_err(io("read", path))?;
+    for path in paths {
+        let mut file = File::open(path).map_err(io("read", path))?;
+        std::io::copy(&mut file, &mut hash).map_err(io("read", path))?;
+    }
     Ok(hex::encode(hash.finalize()))
 }
 
@@ -191,7 +193,7 @@ fn file_hashes(folder: &Path) -> Result<BTreeMap<String, String>, PackError> {
     [bundle::WEIGHTS, bundle::TOKENIZER, bundle::TEXT_TOKENIZER, bundle::GOLDEN_PICTURE]
         .into_iter()
         .filter(|name| folder.join(name).exists())
-        .map(|name| Ok((name.to_owned(), hash_file(&folder.join(name))?)))
+        .map(|name| Ok((name.to_owned(), hash_files([folder.join(name).as_path()])?)))
         .collect()
 }
 

@@ -1,12 +1,9 @@
 //! Published checkpoints into one bundle.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
-use super::bundle_writer::{Recipe, io, write_bundle};
+use super::bundle_writer::{Recipe, hash_files, io, write_bundle};
 use super::{PackError, PackReport, PackRequest};
 use crate::PromptTemplates;
 use crate::checkpoint::{Assembly, CheckpointFiles};
@@ -61,18 +58,14 @@ fn source_hashes(files: &CheckpointFiles) -> Result<BTreeMap<String, String>, Pa
 
 /// The hash of a file, or of a folder's weight files in the order of their names.
 fn hash_path(path: &Path) -> Result<String, PackError> {
-    let mut hash = Sha256::new();
-    let mut weights = vec![path.to_owned()];
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(io("read", path))?;
-        weights = entries.flatten().map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
-        weights.sort();
+    if !path.is_dir() {
+        return hash_files([path]);
     }
-    for path in weights {
-        let mut file = File::open(&path).map_err(io("read", &path))?;
-        std::io::copy(&mut file, &mut hash).map_err(io("read", &path))?;
-    }
-    Ok(hex::encode(hash.finalize()))
+    let entries = std::fs::read_dir(path).map_err(io("read", path))?;
+    let mut weights: Vec<_> =
+        entries.flatten().map(|entry| entry.path()).filter(|path| is_weights(path)).collect();
+    weights.sort();
+    hash_files(weights.iter().map(PathBuf::as_path))
 }
 
 fn is_weights(path: &Path) -> bool {

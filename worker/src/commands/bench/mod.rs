@@ -18,6 +18,7 @@ use self::report::Report;
 use super::{say, set_threads};
 use crate::app::EngineSettings;
 use crate::config::{BenchArgs, storage_options};
+use crate::engine::EngineOptions;
 use crate::model_choice::ModelChoice;
 
 /// Sides of the pictures before they are resized for the network.
@@ -26,8 +27,6 @@ const PICTURE: (u32, u32) = (320, 240);
 const FEW: usize = 32;
 /// Pictures of one measurement of a small model.
 const MANY: usize = 256;
-/// Below this width of the vision tower a model is small.
-const SMALL_WIDTH: usize = 512;
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     set_threads(args.model.threads)?;
@@ -35,7 +34,7 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let since = Instant::now();
     let bundle = Arc::new(ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?);
     let open_seconds = since.elapsed().as_secs_f64();
-    let is_small = bundle.manifest().config.vision.embed_dim < SMALL_WIDTH;
+    let is_small = EngineOptions::is_small(&bundle.manifest().config);
     let pictures = Arc::new(pictures(
         args.count.map_or(if is_small { MANY } else { FEW }, |count| count as usize),
         &bundle,

@@ -1,5 +1,6 @@
 //! One vision batch and one prefill, to see what they take.
 
+use candle_core::{DType, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_model::{KvCache, PrefillRow, PromptTokens};
@@ -33,7 +34,7 @@ pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -
     })?;
     let prefill = halving(EngineOptions::trial_rows(config, options.prefill_batch), |rows| {
         // The cache of the trial is not what is to be measured; it is small beside the activations.
-        let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, &picture, rows));
+        let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, rows));
         outcome.map(|()| StepMemory { rows, bytes })
     })?;
     Ok(Trial { held, vision, prefill })
@@ -56,18 +57,17 @@ fn look(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<
     step::vision(loaded, &rows).map(drop)
 }
 
-fn read(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<(), EngineError> {
-    let sight = step::vision(loaded, &[Wanted { picture, caption: true, embed: false }])?;
-    let image_tokens = sight.into_iter().find_map(|sight| sight.image_tokens);
-    let Some(image_tokens) = image_tokens else {
-        return Err(EngineError::Model("the vision step gave no image tokens".to_owned()));
-    };
+fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
     let prompt = PromptTokens::new(&loaded.tokenizer, &loaded.prompts.caption)?;
-    let embeds = loaded.model.embed_prompt(&prompt, &image_tokens)?;
-    let tokens = embeds.dims().first().copied().unwrap_or(0);
     let model = &loaded.model;
+    let config = model.config();
+    // What a picture looks like makes no difference to what its prompt takes.
+    let picture = (config.qformer.num_query_tokens, config.lm.hidden_size);
+    let image_tokens = Tensor::zeros(picture, DType::F32, model.device())?;
+    let embeds = model.embed_prompt(&prompt, &image_tokens)?;
+    let tokens = embeds.dims().first().copied().unwrap_or(0);
     let dtype = EngineOptions::cache_dtype(model.device());
-    let mut cache = KvCache::new(&model.config().lm, rows, tokens, dtype, model.device())?;
+    let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
     let rows: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone() }).collect();
     step::prefill(loaded, &rows, &mut cache).map(drop)
 }
