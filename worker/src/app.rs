@@ -17,6 +17,7 @@ use crate::telemetry::admin::Readiness;
 use crate::telemetry::{Metrics, events};
 
 pub use device::DeviceChoice;
+pub(crate) use start::ReadyModel;
 pub use start::{EngineSettings, start_engine};
 
 /// Everything a worker is told.

@@ -1,12 +1,14 @@
 //! The command line, as typed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::trace::Stage;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 
 use crate::app::{DeviceChoice, EngineSettings};
 use crate::telemetry::LogFormat;
@@ -111,6 +113,14 @@ pub struct ModelArgs {
 /// A number that cannot be zero.
 fn at_least_one() -> impl TypedValueParser<Value = usize> {
     clap::value_parser!(u32).range(1..).map(|number| number as usize)
+}
+
+/// A time such as 90s or 1h30m.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| duration.try_into().ok());
+    parsed
+        .filter(|duration: &Duration| !duration.is_zero())
+        .ok_or_else(|| "not a time; write 90s, 30m or 1h30m, for example".to_owned())
 }
 
 /// A number of bytes.
@@ -428,6 +438,7 @@ pub struct EvaluateArgs {
 Examples:
   worker bench
   worker bench --model ./full.q8 --memory-budget 8GiB --batches 1,8 --slots-list 1,16
+  worker bench --model ./full.q8 --memory-budget 8GiB --soak 30m
 
 Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
 (a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
@@ -458,6 +469,10 @@ pub struct BenchArgs {
     /// Measure whole pictures only, no single steps
     #[arg(long)]
     pub items_only: bool,
+
+    /// Instead, send requests of random lengths in random company for so long (30m, say), and watch memory
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["items_only", "batches"])]
+    pub soak: Option<Duration>,
 
     /// Print one JSON document instead of text
     #[arg(long)]

@@ -63,12 +63,11 @@ impl Engine {
     /// # Errors
     /// When the cache cannot be allocated or the thread cannot be started.
     pub fn start(
-        loaded: LoadedModel,
+        loaded: Arc<LoadedModel>,
         options: EngineOptions,
         memory: MemoryBudget,
         observer: Arc<dyn EngineObserver>,
     ) -> Result<Self, EngineError> {
-        let loaded = Arc::new(loaded);
         let network = Box::new(Arc::clone(&loaded));
         Self::start_on(network, loaded, options, memory, observer)
     }

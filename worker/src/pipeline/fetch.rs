@@ -38,13 +38,11 @@ impl Pipeline {
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
         let budget = self.budgets.of(lane);
-        let object = {
-            let _permit = permit(&budget.fetches).await;
-            let started = Instant::now();
-            let read = self.read(item).await;
-            events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
-            read.map_err(|error| sort_out(item, error, last_attempt))?
-        };
+        let started = Instant::now();
+        let read = self.read(item).await;
+        let reading = started.elapsed();
+        events::stage(&self.metrics, HostStage::Fetch, reading);
+        let object = read.map_err(|error| sort_out(item, error, last_attempt))?;
         facts.etag.clone_from(&object.etag);
         facts.sha256 = None;
         let _permit = permit(&budget.decodes).await;
@@ -61,7 +59,9 @@ impl Pipeline {
         });
         let (digest, prepared) =
             decoded.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
-        events::stage(&self.metrics, HostStage::ImageDecode, started.elapsed());
+        let decoding = started.elapsed();
+        events::stage(&self.metrics, HostStage::ImageDecode, decoding);
+        budget.prepared((reading + decoding).as_secs_f64());
         facts.sha256 = Some(digest);
         let decoded = prepared.map_err(|panic| {
             let message = super::intake::panic_message(panic.as_ref());

@@ -128,6 +128,11 @@ impl Pipeline {
         };
         drop(upstream);
         let answer = timeout(left, self.engine.caption(asked.clone())).await;
+        events::paced(
+            &self.metrics,
+            task.lane,
+            self.budgets.of(task.lane).finished(self.metrics.device_busy.get()),
+        );
         match answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))? {
             Ok(answer) => Ok(answer),
             Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(asked))),

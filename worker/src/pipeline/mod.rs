@@ -17,6 +17,7 @@ mod in_hand;
 mod infer;
 mod intake;
 mod item;
+mod look_ahead;
 mod outcome;
 mod prompt;
 mod quarantine;
@@ -76,8 +77,8 @@ pub struct PipelineOptions {
     pub prefetch_interactive: u16,
     /// Largest picture file in bytes.
     pub max_item_bytes: u64,
-    /// Bulk pictures being read at the same time.
-    pub fetch_concurrency: usize,
+    /// The most bulk pictures that are read and decoded ahead of the device; how many it is follows from measured times.
+    pub most_ahead: usize,
     /// Longest an item may take from its first byte to its caption, waiting for the device not counted.
     pub item_deadline: Duration,
     /// How long running jobs may go on after the shutdown signal.
@@ -101,7 +102,7 @@ impl Default for PipelineOptions {
             prefetch_bulk: 4,
             prefetch_interactive: 8,
             max_item_bytes: 64 * 1024 * 1024,
-            fetch_concurrency: 32,
+            most_ahead: 96,
             item_deadline: Duration::from_secs(120),
             grace: Duration::from_secs(25),
             worker_name: format!("worker-{}", std::process::id()),
@@ -165,7 +166,7 @@ impl Pipeline {
     pub fn new(parts: PipelineParts) -> Self {
         let PipelineParts { broker, stores, engine, metrics, readiness, options } = parts;
         let model = Arc::new(engine.info().config.clone());
-        let budgets = Budgets::new(options.fetch_concurrency, engine.info().slots);
+        let budgets = Budgets::new(options.most_ahead, engine.info().slots, engine.info().memory.vision.rows);
         let life = format!(
             "{}/{}/{}",
             options.worker_name,

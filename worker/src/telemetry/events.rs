@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use captionfleet_proto::broker::QueueName;
-use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::job::{JobId, Lane, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 
 use super::Metrics;
@@ -27,6 +27,14 @@ pub fn model_ready(info: &EngineInfo) {
         memory.slots_bytes = memory.all_slots(),
         "model ready"
     );
+    tracing::info!("how its memory is shared out\n{memory}");
+}
+
+/// So many pictures of the lane are kept on their way to the device from now on.
+pub fn paced(metrics: &Metrics, lane: Lane, ahead: usize) {
+    if lane == Lane::Bulk {
+        metrics.look_ahead.set(ahead as i64);
+    }
 }
 
 /// The stages outside the device.

@@ -49,6 +49,8 @@ pub struct Metrics {
     pub(crate) jobs_in_flight: IntGauge,
     /// Items being fetched, decoded or captioned.
     pub(crate) items_in_flight: IntGauge,
+    /// Bulk pictures kept on their way to the device.
+    pub(crate) look_ahead: IntGauge,
     /// Share of a batch's rows in use, by stage.
     pub(crate) batch_occupancy: HistogramVec,
     /// Tokens generated.
@@ -94,6 +96,10 @@ impl Metrics {
             items_in_flight: make.add(IntGauge::with_opts(opts(
                 "items_in_flight",
                 "Items being fetched, decoded or captioned.",
+            ))),
+            look_ahead: make.add(IntGauge::with_opts(opts(
+                "look_ahead_items",
+                "Bulk pictures that are read and decoded ahead of the device, as measured times ask for.",
             ))),
             batch_occupancy: make.histograms(
                 HistogramOpts::new("batch_occupancy_ratio", "Share of a batch's rows in use.")

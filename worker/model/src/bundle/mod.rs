@@ -16,6 +16,7 @@
 
 mod error;
 mod files;
+mod golden;
 mod loaded;
 mod manifest;
 mod weights_file;
@@ -25,7 +26,8 @@ use std::path::Path;
 use candle_core::Device;
 
 pub use error::BundleError;
-pub use loaded::{LoadedModel, greedy_tokens};
+pub(crate) use golden::greedy_tokens;
+pub use loaded::LoadedModel;
 pub use manifest::{BUNDLE_FORMAT, BundleManifest, GoldenAnswer};
 
 use crate::{CaptionTokenizer, TextTokenizer, TinyGptV, Weights};

@@ -4,13 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use captionfleet_model::SamplingOptions;
-use captionfleet_model::bundle::Bundle;
 use captionfleet_model::preprocess::PreparedPicture;
 use futures::future::join_all;
 
 use super::report::Items;
-use crate::app::{EngineSettings, start_engine};
-use crate::engine::{CaptionRequest, Engine, EngineError, EngineObserver, Priority, Stage};
+use crate::app::{EngineSettings, ReadyModel};
+use crate::engine::{CaptionRequest, EngineError, EngineObserver, Priority, Stage};
 
 /// How full the decode batches were, while there was anything to fill them with.
 #[derive(Default)]
@@ -44,19 +43,17 @@ impl EngineObserver for Fill {
 
 /// Captions all `pictures`, embeddings included where the bundle makes any.
 pub(super) async fn measure(
-    bundle: &Arc<Bundle>,
+    model: &ReadyModel,
     settings: EngineSettings,
     pictures: &[PreparedPicture],
     max_tokens: usize,
+    is_random: bool,
 ) -> anyhow::Result<Items> {
     let fill = Arc::new(Fill::default());
-    let (loading, observer) = (bundle.clone(), fill.clone());
-    let engine: Engine =
-        tokio::task::spawn_blocking(move || start_engine(&loading, settings, observer)).await??;
+    let engine = model.start(settings, fill.clone())?;
     let handle = engine.handle();
     let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
     let embed = handle.info().embedding_space.is_some();
-    let is_random = bundle.manifest().sources.contains_key("random");
     let since = Instant::now();
     let answers = join_all(pictures.iter().enumerate().map(|(number, picture)| {
         let sampling = SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() };

@@ -2,21 +2,22 @@
 
 mod items;
 mod report;
+mod soak;
 mod steps;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use captionfleet_model::bundle::{Bundle, LoadedModel};
+use captionfleet_model::bundle::Bundle;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_proto::storage::Stores;
 use captionfleet_world::export::choose;
 use captionfleet_world::{ExportOptions, FileFormat, Split, render};
 
-use self::report::Report;
-use super::{say, set_threads};
-use crate::app::EngineSettings;
+use self::report::{Printer, Report};
+use super::set_threads;
+use crate::app::{EngineSettings, ReadyModel};
 use crate::config::{BenchArgs, storage_options};
 use crate::engine::EngineOptions;
 use crate::model_choice::ModelChoice;
@@ -35,54 +36,41 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let bundle = Arc::new(ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?);
     let open_seconds = since.elapsed().as_secs_f64();
     let is_small = EngineOptions::is_small(&bundle.manifest().config);
-    let pictures = Arc::new(pictures(
-        args.count.map_or(if is_small { MANY } else { FEW }, |count| count as usize),
-        &bundle,
-    ));
+    let count = args.count.map_or(if is_small { MANY } else { FEW }, |count| count as usize);
+    let pictures = Arc::new(pictures(count, &bundle));
 
-    let (loading, seen, batches) = (bundle.clone(), pictures.clone(), sizes(&args.batches));
-    let (device, items_only) = (args.model.device, args.items_only);
-    let steps = move || -> anyhow::Result<Report> {
-        let since = Instant::now();
-        let loaded = loading.load(&device.open()?)?;
-        let load_seconds = since.elapsed().as_secs_f64();
-        let since = Instant::now();
-        loaded.self_test()?;
-        let self_test_seconds = since.elapsed().as_secs_f64();
-        let roofline = steps::roofline(&loaded)?;
-        let batches = if items_only { Vec::new() } else { batches };
-        Ok(Report {
-            bundle: loading.id().to_owned(),
-            device: name(&loaded),
-            threads: rayon::current_num_threads(),
-            open_seconds,
-            load_seconds,
-            self_test_seconds,
-            weights: loaded.memory.clone(),
-            roofline,
-            steps: steps::measure(&loaded, roofline, &batches, &seen)?,
-            items: Vec::new(),
-        })
-    };
-    let mut report = tokio::task::spawn_blocking(steps).await??;
+    // A large model takes minutes: what is known is told at once.
+    let printer = Printer::new(args.json);
+    let (loading, device) = (bundle.clone(), args.model.device);
+    let model = tokio::task::spawn_blocking(move || ReadyModel::load(&loading, device)).await??;
+    let model = Arc::new(model);
+    let mut report = Report::new(&model, open_seconds);
+    printer.opening(&report);
+    if let Some(duration) = args.soak {
+        report.soak = Some(soak::run(&model, args.model.engine(), &pictures, duration, printer).await?);
+        printer.end(&report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.items_only {
+        let (ready, seen, batches) = (model.clone(), pictures.clone(), sizes(&args.batches));
+        let measure = move || steps::measure(ready.loaded(), &batches, &seen, printer);
+        let (roofline, steps) = tokio::task::spawn_blocking(measure).await??;
+        (report.roofline, report.steps) = (Some(roofline), steps);
+    }
+    printer.items_heading();
     for slots in sizes(&args.slots_list) {
         let settings = EngineSettings { slots: Some(slots), ..args.model.engine() };
-        report.items.push(items::measure(&bundle, settings, &pictures, args.max_tokens as usize).await?);
+        let is_random = bundle.manifest().sources.contains_key("random");
+        let items = items::measure(&model, settings, &pictures, args.max_tokens as usize, is_random).await?;
+        printer.items(&items);
+        report.items.push(items);
     }
-    if args.json {
-        say(serde_json::to_string_pretty(&report)?);
-    } else {
-        report.tell();
-    }
+    printer.end(&report)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn sizes(given: &[u16]) -> Vec<usize> {
     given.iter().copied().map(usize::from).collect()
-}
-
-fn name(loaded: &LoadedModel) -> &'static str {
-    if loaded.model.device().is_cpu() { "cpu" } else { "cuda" }
 }
 
 fn pictures(count: usize, bundle: &Bundle) -> Vec<PreparedPicture> {

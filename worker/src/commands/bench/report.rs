@@ -1,10 +1,12 @@
-//! What was measured, as a table and as JSON.
+//! What was measured, as tables that grow while it is measured, or as one JSON document at the end.
 
 use bytesize::ByteSize;
 use captionfleet_model::WeightMemory;
 use serde::Serialize;
 
 use super::super::say;
+use super::soak::Soak;
+use crate::app::ReadyModel;
 use crate::engine::memory::MemoryBudget;
 
 /// Everything about one bundle on one device.
@@ -18,9 +20,12 @@ pub(super) struct Report {
     pub(super) load_seconds: f64,
     pub(super) self_test_seconds: f64,
     pub(super) weights: WeightMemory,
-    pub(super) roofline: Roofline,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) roofline: Option<Roofline>,
     pub(super) steps: Vec<Step>,
     pub(super) items: Vec<Items>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) soak: Option<Soak>,
 }
 
 /// What the device can do at best, measured in the same run.
@@ -60,48 +65,99 @@ pub(super) struct Items {
 }
 
 impl Report {
-    pub(super) fn tell(&self) {
-        say(format_args!("bundle {} on {}, {} threads", &self.bundle[..12], self.device, self.threads));
-        say(format_args!(
-            "open {:.2} s, load {:.2} s, self-test {:.2} s",
-            self.open_seconds, self.load_seconds, self.self_test_seconds
-        ));
-        say("\nweights");
-        for (part, bytes) in self.weights.parts() {
-            say(format_args!("  {part:<18} {:>10}", ByteSize(bytes).to_string()));
+    pub(super) fn new(model: &ReadyModel, open_seconds: f64) -> Self {
+        let loaded = model.loaded();
+        Self {
+            bundle: loaded.manifest.digest.clone(),
+            device: if loaded.model.device().is_cpu() { "cpu" } else { "cuda" },
+            threads: rayon::current_num_threads(),
+            open_seconds,
+            load_seconds: model.load.as_secs_f64(),
+            self_test_seconds: model.self_test.as_secs_f64(),
+            weights: loaded.memory.clone(),
+            roofline: None,
+            steps: Vec::new(),
+            items: Vec::new(),
+            soak: None,
         }
-        let best = self.roofline;
-        say(format_args!(
-            "\nat best: {:.0} GFLOP/s (vision type), {:.0} GFLOP/s (language type), {:.1} GB/s",
+    }
+}
+
+/// Tells people what is known so far; programs get the whole report at the end.
+#[derive(Clone, Copy)]
+pub(super) struct Printer {
+    json: bool,
+}
+
+impl Printer {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(super) fn line(self, line: impl std::fmt::Display) {
+        if !self.json {
+            say(line);
+        }
+    }
+
+    pub(super) fn opening(self, report: &Report) {
+        self.line(format_args!(
+            "bundle {} on {}, {} threads\nopen {:.2} s, load {:.2} s, self-test {:.2} s\n\nweights",
+            report.bundle.get(..12).unwrap_or(&report.bundle),
+            report.device,
+            report.threads,
+            report.open_seconds,
+            report.load_seconds,
+            report.self_test_seconds
+        ));
+        for (part, bytes) in report.weights.parts() {
+            self.line(format_args!("  {part:<18} {:>10}", ByteSize(bytes).to_string()));
+        }
+    }
+
+    pub(super) fn roofline(self, best: Roofline) {
+        self.line(format_args!(
+            "\nat best: {:.0} GFLOP/s (vision type), {:.0} GFLOP/s (language type), {:.1} GB/s\n\nstep       rows    \
+             seconds     rows/s  of the best",
             best.vision_flops_per_second / 1e9,
             best.language_flops_per_second / 1e9,
             best.bytes_per_second / 1e9
         ));
-        say("\nstep       rows    seconds     rows/s  of the best");
-        for step in &self.steps {
-            say(format_args!(
-                "{:<9} {:5}  {:9.4}  {:9.2}  {:9.0} %",
-                step.step,
-                step.rows,
-                step.seconds,
-                step.rows_per_second,
-                100.0 * step.roofline_share
-            ));
-        }
-        if let Some(items) = self.items.last() {
+    }
+
+    pub(super) fn step(self, step: &Step) {
+        self.line(format_args!(
+            "{:<9} {:5}  {:9.4}  {:9.2}  {:9.0} %",
+            step.step,
+            step.rows,
+            step.seconds,
+            step.rows_per_second,
+            100.0 * step.roofline_share
+        ));
+    }
+
+    pub(super) fn items_heading(self) {
+        self.line("\nslots  pictures   seconds  pictures/s  tokens/s  decode batch full");
+    }
+
+    pub(super) fn items(self, items: &Items) {
+        self.line(format_args!(
+            "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:9.0} %",
+            items.slots,
+            items.pictures,
+            items.seconds,
+            items.pictures_per_second,
+            items.tokens_per_second,
+            100.0 * items.decode_fill
+        ));
+    }
+
+    pub(super) fn end(self, report: &Report) -> anyhow::Result<()> {
+        if self.json {
+            say(serde_json::to_string_pretty(report)?);
+        } else if let Some(items) = report.items.last() {
             say(format_args!("\nmemory with {} slots\n{}", items.slots, items.memory));
         }
-        say("\nslots  pictures   seconds  pictures/s  tokens/s  decode batch full");
-        for items in &self.items {
-            say(format_args!(
-                "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:9.0} %",
-                items.slots,
-                items.pictures,
-                items.seconds,
-                items.pictures_per_second,
-                items.tokens_per_second,
-                100.0 * items.decode_fill
-            ));
-        }
+        Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Each step on its own: vision, prefill, decode, by batch size.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 use captionfleet_model::bundle::LoadedModel;
@@ -9,7 +9,7 @@ use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
 use captionfleet_model::{DecodeRow, KvCache, PrefillRow, yardstick};
 
-use super::report::{Roofline, Step};
+use super::report::{Printer, Roofline, Step};
 use crate::engine::EngineOptions;
 
 /// Tokens of the prompt that prefill reads: the picture and a usual question.
@@ -18,9 +18,11 @@ const PROMPT: usize = 64;
 const DECODE_STEPS: usize = 8;
 /// Runs of which the best counts.
 const RUNS: usize = 3;
+/// A step that has taken so long in all is not run again.
+const LONG_ENOUGH: Duration = Duration::from_secs(10);
 
 /// What the device can do at best.
-pub(super) fn roofline(loaded: &LoadedModel) -> anyhow::Result<Roofline> {
+fn roofline(loaded: &LoadedModel) -> anyhow::Result<Roofline> {
     let device = loaded.model.device();
     let format = |part: &str| -> anyhow::Result<WeightFormat> {
         let name = loaded.manifest.weights.get(part).map_or("f32", String::as_str);
@@ -33,24 +35,30 @@ pub(super) fn roofline(loaded: &LoadedModel) -> anyhow::Result<Roofline> {
     })
 }
 
-/// All steps at all batch sizes.
+/// All steps at all batch sizes, and what the device can do at best.
 pub(super) fn measure(
     loaded: &LoadedModel,
-    best: Roofline,
     batches: &[usize],
     pictures: &[PreparedPicture],
-) -> anyhow::Result<Vec<Step>> {
+    printer: Printer,
+) -> anyhow::Result<(Roofline, Vec<Step>)> {
+    let best = roofline(loaded)?;
+    printer.roofline(best);
     let mut steps = Vec::new();
+    let mut done = |step: Step| {
+        printer.step(&step);
+        steps.push(step);
+    };
     for &rows in batches {
-        steps.push(vision(loaded, best, rows, pictures)?);
+        done(vision(loaded, best, rows, pictures)?);
     }
     for &rows in batches {
-        steps.push(prefill(loaded, best, rows)?);
+        done(prefill(loaded, best, rows)?);
     }
     for &rows in batches {
-        steps.push(decode(loaded, best, rows)?);
+        done(decode(loaded, best, rows)?);
     }
-    Ok(steps)
+    Ok((best, steps))
 }
 
 fn step(step: &'static str, rows: usize, seconds: f64, seconds_at_best: f64) -> Step {
@@ -139,12 +147,15 @@ fn read(loaded: &LoadedModel, prompt: &Tensor, rows: usize, cache: &mut KvCache)
 }
 
 fn least(loaded: &LoadedModel, mut run: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<f64> {
-    let mut least = f64::INFINITY;
+    let (mut least, begun) = (f64::INFINITY, Instant::now());
     for _ in 0..RUNS {
         let since = Instant::now();
         run()?;
         loaded.model.device().synchronize()?;
         least = least.min(since.elapsed().as_secs_f64());
+        if begun.elapsed() > LONG_ENOUGH {
+            break;
+        }
     }
     Ok(least)
 }
