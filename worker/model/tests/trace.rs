@@ -38,7 +38,7 @@ fn trace_with(settings: &Value, end: Option<Value>) -> std::collections::HashMap
         std::fs::write(generation, json!({ "eos_token_id": end }).to_string()).unwrap();
     }
     let out = folder.path().join("trace.safetensors");
-    trace::run(folder.path(), Stage::S1, &out).unwrap();
+    trace::run(folder.path(), Stage::S1, &Device::Cpu, &out).unwrap();
     candle_core::safetensors::load(&out, &Device::Cpu).unwrap()
 }
 

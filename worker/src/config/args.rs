@@ -338,6 +338,7 @@ pub struct RandomBundleArgs {
 #[command(after_help = "\
 Example:
   worker trace ./golden --stage s3 --out s3.safetensors
+  worker trace ./golden --stage s3 --device cuda --out s3.safetensors --expect ./golden/golden.safetensors
 
 The folder holds config.json, checkpoint/, tokenizer/, images/ and the goldens' settings (golden_meta.json,
 golden_itc_meta.json); files of expected tensors are never read.")]
@@ -350,9 +351,17 @@ pub struct TraceArgs {
     #[arg(long)]
     pub stage: Stage,
 
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub device: DeviceChoice,
+
     /// The file to write
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
+
+    /// Expected tensors to compare with afterwards (those of this stage, by name)
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub expect: Option<PathBuf>,
 }
 
 /// Format of made pictures.
@@ -473,6 +482,10 @@ pub struct BenchArgs {
     /// Instead, send requests of random lengths in random company for so long (30m, say), and watch memory
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["items_only", "batches"])]
     pub soak: Option<Duration>,
+
+    /// Instead, caption pictures alone and in random company, and count how many captions are the same
+    #[arg(long, conflicts_with_all = ["items_only", "batches", "soak"])]
+    pub invariance: bool,
 
     /// Print one JSON document instead of text
     #[arg(long)]

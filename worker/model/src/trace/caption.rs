@@ -1,5 +1,5 @@
 //! The traced runs of a caption stage.
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::{
     TraceError,
@@ -256,7 +256,7 @@ fn left_padded(stream: &Tensor, lengths: &[usize], width: usize) -> candle_core:
         .map(|&length| {
             let row = stream.narrow(0, start, length)?;
             start += length;
-            let padding = Tensor::zeros((width - length, depth), DType::F32, &Device::Cpu)?;
+            let padding = Tensor::zeros((width - length, depth), DType::F32, stream.device())?;
             Tensor::cat(&[padding, row], 0)
         })
         .collect::<candle_core::Result<Vec<_>>>()?;

@@ -5,6 +5,7 @@
 //! as a bundle, runs it through the same steps as the engine and writes what it saw to one
 //! safetensors file. It never reads the expected tensors, so comparing the two files is a proof.
 mod caption;
+mod compare;
 mod pictures;
 mod retrieval;
 mod settings;
@@ -20,6 +21,7 @@ use crate::{
     generate::GenerateError,
     preprocess::DecodeError,
 };
+pub use compare::{Comparison, Tolerance, compare};
 use settings::{CaptionSettings, RetrievalSettings, Settings};
 use tensors::TraceTensors;
 
@@ -133,10 +135,10 @@ pub enum TraceError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Traces one stage of a golden folder on the CPU and writes its tensors to `out`.
-pub fn run(golden_dir: &Path, stage: Stage, out: &Path) -> Result<TraceReport, TraceError> {
+/// Traces one stage of a golden folder on `device` and writes its tensors to `out`.
+pub fn run(golden_dir: &Path, stage: Stage, device: &Device, out: &Path) -> Result<TraceReport, TraceError> {
     let assembly = checkpoint::golden_dir(golden_dir, stage.golden())?;
-    let model = TinyGptV::load(&assembly.weights(&Device::Cpu)?, assembly.config())?;
+    let model = TinyGptV::load(&assembly.weights(device)?, assembly.config())?;
     let folder = CheckpointFolder::open(golden_dir)?;
     let settings = Settings::read(golden_dir)?;
     let pictures = pictures::decode_all(golden_dir, &settings.images(golden_dir)?)?;

@@ -1,7 +1,7 @@
 //! Pictures of a trace: decoded, resized, normalised.
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 
 use super::{TraceError, read, tensors::TraceTensors};
 use crate::{
@@ -37,7 +37,7 @@ pub(super) fn caption_pixels(
             let image = format!("img{index}");
             tensors.below(&image).bytes("decoded_rgb_u8", &picture.rgb, height, width)?;
             let square = resize_square(picture, size);
-            let pixels = pixel_values(&[&square], &Device::Cpu)?;
+            let pixels = pixel_values(&[&square], model.device())?;
             let mut below = tensors.below(run);
             let mut below = below.below(&image);
             below.bytes("resized_u8", &square.rgb, size, size)?;
@@ -50,5 +50,8 @@ pub(super) fn caption_pixels(
 /// Pixels `(1, 3, S, S)` of each picture for the retrieval heads.
 pub(super) fn retrieval_pixels(pictures: &[Picture], model: &TinyGptV) -> Result<Vec<Tensor>, TraceError> {
     let size = model.retrieval().ok_or(ModelError::NoRetrieval)?.config().image_size;
-    pictures.iter().map(|picture| Ok(pixel_values(&[&resize_square(picture, size)], &Device::Cpu)?)).collect()
+    pictures
+        .iter()
+        .map(|picture| Ok(pixel_values(&[&resize_square(picture, size)], model.device())?))
+        .collect()
 }

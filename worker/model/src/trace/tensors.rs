@@ -39,9 +39,11 @@ impl Below<'_> {
         Below { prefix: format!("{}{start}", self.prefix), tensors: self.tensors }
     }
 
-    /// Any tensor as it is.
+    /// Any tensor as it is, from whatever device.
     pub(super) fn put(&mut self, name: &str, tensor: Tensor) -> Result<()> {
-        self.tensors.tensors.insert(format!("{}{name}", self.prefix), tensor.contiguous()?);
+        self.tensors
+            .tensors
+            .insert(format!("{}{name}", self.prefix), tensor.to_device(&Device::Cpu)?.contiguous()?);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! `worker bench`: what a bundle does on this machine, with nothing else in the way.
 
+mod invariance;
 mod items;
 mod report;
 mod soak;
@@ -48,6 +49,13 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     printer.opening(&report);
     if let Some(duration) = args.soak {
         report.soak = Some(soak::run(&model, args.model.engine(), &pictures, duration, printer).await?);
+        printer.end(&report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.invariance {
+        let count = invariance::run(&model, args.model.engine(), &pictures, args.max_tokens as usize).await?;
+        printer.invariance(&count);
+        report.invariance = Some(count);
         printer.end(&report)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -5,6 +5,7 @@ use captionfleet_model::WeightMemory;
 use serde::Serialize;
 
 use super::super::say;
+use super::invariance::Invariance;
 use super::soak::Soak;
 use crate::app::ReadyModel;
 use crate::engine::memory::MemoryBudget;
@@ -26,6 +27,8 @@ pub(super) struct Report {
     pub(super) items: Vec<Items>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) soak: Option<Soak>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) invariance: Option<Invariance>,
 }
 
 /// What the device can do at best, measured in the same run.
@@ -79,6 +82,7 @@ impl Report {
             steps: Vec::new(),
             items: Vec::new(),
             soak: None,
+            invariance: None,
         }
     }
 }
@@ -149,6 +153,17 @@ impl Printer {
             items.pictures_per_second,
             items.tokens_per_second,
             100.0 * items.decode_fill
+        ));
+    }
+
+    pub(super) fn invariance(self, count: &Invariance) {
+        self.line(format_args!(
+            "\n{} of {} captions and {} of {} embeddings are the same alone and in company ({:.3} %)",
+            count.same_captions,
+            count.pictures,
+            count.same_embeddings,
+            count.embeddings,
+            100.0 * count.share()
         ));
     }
 
