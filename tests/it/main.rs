@@ -3,6 +3,7 @@
 
 mod archive;
 mod bad_input;
+mod bench;
 mod demo;
 mod fleet;
 mod pictures;

@@ -2,38 +2,26 @@
 
 use std::time::Duration;
 
-use captionfleet_tests::fleet::Fleet;
+use captionfleet_tests::fleet::{Fleet, http_get};
 use captionfleet_tests::sandbox::free_port;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-/// Status line and body of a plain GET.
-async fn get(port: u16, path: &str) -> Option<(String, String)> {
-    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.lines().next()?.to_owned(), body.to_owned()))
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_becomes_ready_and_shows_its_metrics() {
     let fleet = Fleet::new("telemetry").unwrap();
     let port = free_port().unwrap();
     let address = format!("127.0.0.1:{port}");
-    let worker = fleet.start_worker_at(&address).unwrap();
+    let worker = fleet.start_worker_at(&address, &[]).unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
-        if get(port, "/readyz").await.is_some_and(|(status, _)| status.contains(" 200 ")) {
+        if http_get(port, "/readyz").await.is_some_and(|(status, _)| status.contains(" 200 ")) {
             break;
         }
         assert!(tokio::time::Instant::now() < deadline, "never ready:\n{}", worker.output());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (status, _) = get(port, "/healthz").await.unwrap();
+    let (status, _) = http_get(port, "/healthz").await.unwrap();
     assert!(status.contains(" 200 "), "{status}");
-    let (_, metrics) = get(port, "/metrics").await.unwrap();
+    let (_, metrics) = http_get(port, "/metrics").await.unwrap();
     for name in
         ["captionfleet_worker_build_info", "captionfleet_worker_jobs_in_flight", "process_resident_memory"]
     {

@@ -1,11 +1,13 @@
 //! The two programs as a user runs them: child processes with arguments and environment.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use crate::sandbox::{BUCKET, Child};
@@ -39,6 +41,8 @@ impl Endpoints {
 #[derive(Debug)]
 pub struct Fleet {
     endpoints: Endpoints,
+    /// Given to the programs beside what this process has.
+    environment: BTreeMap<&'static str, String>,
     name: String,
     folder: tempfile::TempDir,
 }
@@ -49,9 +53,21 @@ impl Fleet {
     /// # Errors
     /// When the services are not there or no folder can be made.
     pub fn new(test: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix(&format!("captionfleet-{test}-")).tempdir()?;
-        let name = format!("{test}-{}", std::process::id());
-        Ok(Self { endpoints: Endpoints::from_environment()?, name, folder })
+        Self::at(Endpoints::from_environment()?, BTreeMap::new(), test)
+    }
+
+    /// Takes a share of services that this process has started itself; `environment` is given to the programs.
+    ///
+    /// # Errors
+    /// When no folder can be made.
+    pub fn at(
+        endpoints: Endpoints,
+        environment: BTreeMap<&'static str, String>,
+        name: &str,
+    ) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix(&format!("captionfleet-{name}-")).tempdir()?;
+        let name = format!("{name}-{}", std::process::id());
+        Ok(Self { endpoints, environment, name, folder })
     }
 
     /// A folder of this test alone.
@@ -111,12 +127,40 @@ impl Fleet {
     ///
     /// # Errors
     /// As [`Self::start_worker`].
-    pub fn start_worker_at(&self, address: &str) -> anyhow::Result<Child> {
-        self.spawn_worker("watched", address, &[])
+    pub fn start_worker_at(&self, address: &str, options: &[&str]) -> anyhow::Result<Child> {
+        self.spawn_worker("watched", address, options)
+    }
+
+    /// Runs `worker ARGUMENTS` to its end, however long it takes.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn worker<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Ran> {
+        run(self.program("worker")?, arguments, Duration::MAX).await
+    }
+
+    /// Runs `dispatcher ARGUMENTS` to its end, however long it takes.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn dispatcher<S: AsRef<OsStr>>(
+        &self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Ran> {
+        run(self.program("dispatcher")?, arguments, Duration::MAX).await
+    }
+
+    fn program(&self, name: &str) -> anyhow::Result<Command> {
+        let mut command = program(name)?;
+        command.envs(&self.environment);
+        Ok(command)
     }
 
     fn spawn_worker(&self, name: &str, admin: &str, options: &[&str]) -> anyhow::Result<Child> {
-        let mut command = program("worker")?;
+        let mut command = self.program("worker")?;
         command.arg("run").args(self.service_options()).args(["--admin-addr", admin]).args(options);
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
@@ -158,7 +202,7 @@ impl Ran {
 /// # Errors
 /// When it cannot be started or takes longer than [`COMMAND_LIMIT`].
 pub async fn dispatcher<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Ran> {
-    run(program("dispatcher")?, arguments).await
+    run(program("dispatcher")?, arguments, COMMAND_LIMIT).await
 }
 
 /// Runs `worker ARGUMENTS` to its end.
@@ -166,7 +210,7 @@ pub async fn dispatcher<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>)
 /// # Errors
 /// As [`dispatcher`].
 pub async fn worker<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> anyhow::Result<Ran> {
-    run(program("worker")?, arguments).await
+    run(program("worker")?, arguments, COMMAND_LIMIT).await
 }
 
 /// Runs a Python program of `tests/python` in the test command's private environment.
@@ -179,17 +223,29 @@ pub async fn python<S: AsRef<OsStr>>(
 ) -> anyhow::Result<Ran> {
     let mut command = Command::new("python3");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script));
-    run(command, arguments).await
+    run(command, arguments, COMMAND_LIMIT).await
+}
+
+/// Status line and body of a plain GET on this machine; `None` if nobody answers.
+pub async fn http_get(port: u16, path: &str) -> Option<(String, String)> {
+    let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.lines().next()?.to_owned(), body.to_owned()))
 }
 
 async fn run<S: AsRef<OsStr>>(
     mut command: Command,
     arguments: impl IntoIterator<Item = S>,
+    limit: Duration,
 ) -> anyhow::Result<Ran> {
     command.args(arguments).kill_on_drop(true).stdin(std::process::Stdio::null());
-    let Output { status, stdout, stderr } = tokio::time::timeout(COMMAND_LIMIT, command.output())
+    let Output { status, stdout, stderr } = tokio::time::timeout(limit, command.output())
         .await
-        .with_context(|| format!("{command:?} still ran after {COMMAND_LIMIT:?}"))?
+        .with_context(|| format!("{command:?} still ran after {limit:?}"))?
         .with_context(|| format!("start {command:?}"))?;
     Ok(Ran {
         stdout: String::from_utf8_lossy(&stdout).into_owned(),

@@ -7,7 +7,7 @@ mod rabbitmq;
 mod s3_server;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub use child::Child;
 pub use moto::Moto;
@@ -25,6 +25,8 @@ pub const BUCKET: &str = "captionfleet-test";
 /// The services that the tests share, and the environment that names them.
 #[derive(Debug)]
 pub struct Services {
+    /// Where the S3 server keeps [`BUCKET`].
+    bucket: PathBuf,
     rabbitmq: RabbitMqNode,
     s3: S3Server,
     conditional_s3: Moto,
@@ -46,7 +48,13 @@ impl Services {
             Moto::start(&moto_root),
         )?;
         conditional_s3.create_bucket(BUCKET).await?;
-        Ok(Self { rabbitmq, s3, conditional_s3 })
+        Ok(Self { bucket: s3_root.join(BUCKET), rabbitmq, s3, conditional_s3 })
+    }
+
+    /// The folder in which the S3 server keeps the objects of [`BUCKET`]: what is put there is in the bucket.
+    #[must_use]
+    pub fn bucket_folder(&self) -> &Path {
+        &self.bucket
     }
 
     /// What a test process finds in its environment.

@@ -457,7 +457,11 @@ pub struct BenchArgs {
     #[allow(missing_docs)]
     pub model: ModelArgs,
 
-    /// How many pictures per number of slots; 256, or 32 for a large model
+    /// A folder of pictures to take instead of drawn ones
+    #[arg(long, value_name = "FOLDER")]
+    pub pictures: Option<PathBuf>,
+
+    /// How many pictures per number of slots; 256, or 32 for a large model. A folder with fewer is gone through again
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub count: Option<u32>,
 

@@ -2,6 +2,7 @@
 
 mod invariance;
 mod items;
+mod pictures;
 mod report;
 mod soak;
 mod steps;
@@ -11,10 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use captionfleet_model::bundle::Bundle;
-use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_proto::storage::Stores;
-use captionfleet_world::export::choose;
-use captionfleet_world::{ExportOptions, FileFormat, Split, render};
 
 use self::report::{Printer, Report};
 use super::set_threads;
@@ -23,8 +21,6 @@ use crate::config::{BenchArgs, storage_options};
 use crate::engine::EngineOptions;
 use crate::model_choice::ModelChoice;
 
-/// Sides of the pictures before they are resized for the network.
-const PICTURE: (u32, u32) = (320, 240);
 /// Pictures of one measurement of a model that takes seconds for each.
 const FEW: usize = 32;
 /// Pictures of one measurement of a small model.
@@ -38,7 +34,11 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let open_seconds = since.elapsed().as_secs_f64();
     let is_small = EngineOptions::is_small(&bundle.manifest().config);
     let count = args.count.map_or(if is_small { MANY } else { FEW }, |count| count as usize);
-    let pictures = Arc::new(pictures(count, &bundle));
+    let pictures = match &args.pictures {
+        Some(folder) => pictures::of_folder(folder, count, &bundle)?,
+        None => pictures::drawn(count, &bundle),
+    };
+    let pictures = Arc::new(pictures);
 
     // A large model takes minutes: what is known is told at once.
     let printer = Printer::new(args.json);
@@ -79,17 +79,4 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 
 fn sizes(given: &[u16]) -> Vec<usize> {
     given.iter().copied().map(usize::from).collect()
-}
-
-fn pictures(count: usize, bundle: &Bundle) -> Vec<PreparedPicture> {
-    let options =
-        ExportOptions { count, seed: 1, split: Split::HeldOut, format: FileFormat::Png, distinct: false };
-    choose(&options)
-        .iter()
-        .map(|(_, scene)| {
-            let drawn = render(scene, PICTURE.0, PICTURE.1);
-            let picture = Picture { width: PICTURE.0, height: PICTURE.1, rgb: drawn.into_raw() };
-            prepare(&picture, &bundle.manifest().config)
-        })
-        .collect()
 }

@@ -1,0 +1,32 @@
+//! What the bench measures of the engine: memory in random company, captions that do not depend on it.
+
+use captionfleet_tests::fleet::worker;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_flat_in_random_company() {
+    let report = worker(["bench", "--soak", "8s", "--json"]).await.unwrap().success().unwrap().json().unwrap();
+    let soak = &report["soak"];
+    assert!(soak["answered"].as_u64().unwrap() > 40, "{soak}");
+    assert!(soak["cancelled"].as_u64().unwrap() > 0, "{soak}");
+    let samples: Vec<u64> =
+        soak["memory"].as_array().unwrap().iter().map(|sample| sample.as_u64().unwrap()).collect();
+    let (middle, end) = (samples[samples.len() / 2], samples[samples.len() - 1]);
+    // A leak of one key-value slot or one picture's features per request would be larger.
+    assert!(end < middle + (48 << 20), "{samples:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn company_changes_no_caption_and_no_embedding() {
+    let arguments = ["bench", "--invariance", "--count", "40", "--json"];
+    let report = worker(arguments).await.unwrap().success().unwrap().json().unwrap();
+    let count = &report["invariance"];
+    assert_eq!(count["same_captions"], 40, "{count}");
+    assert_eq!((&count["embeddings"], &count["same_embeddings"]), (&40.into(), &40.into()), "{count}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_that_is_too_small_has_an_exit_code_of_its_own() {
+    let ran = worker(["bench", "--items-only", "--memory-budget", "60MiB"]).await.unwrap();
+    assert_eq!(ran.code, 12, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--memory-budget"), "{}", ran.stderr);
+}
