@@ -5,6 +5,7 @@ mod archive;
 mod bad_input;
 mod bench;
 mod demo;
+mod deploy;
 mod fleet;
 mod pictures;
 mod python;

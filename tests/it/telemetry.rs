@@ -22,9 +22,12 @@ async fn a_worker_becomes_ready_and_shows_its_metrics() {
     let (status, _) = http_get(port, "/healthz").await.unwrap();
     assert!(status.contains(" 200 "), "{status}");
     let (_, metrics) = http_get(port, "/metrics").await.unwrap();
-    for name in
-        ["captionfleet_worker_build_info", "captionfleet_worker_jobs_in_flight", "process_resident_memory"]
-    {
+    for name in ["captionfleet_worker_build_info", "process_resident_memory"] {
         assert!(metrics.contains(name), "{name} is missing in:\n{metrics}");
+    }
+    let relied_on = crate::deploy::metrics();
+    assert!(relied_on.len() > 5, "{relied_on:?}");
+    for name in relied_on {
+        assert!(metrics.contains(&name), "deploy/ relies on {name}, which is missing in:\n{metrics}");
     }
 }
