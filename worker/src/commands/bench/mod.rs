@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::storage::Stores;
 
 use self::report::{Printer, Report};
