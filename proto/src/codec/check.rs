@@ -107,8 +107,21 @@ fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
             return fail(name, "is above 2^63 - 1");
         }
     }
-    if item.span_ms.is_some() && item.frame_ms.is_none() {
-        return fail("span_ms", "is given without frame_ms");
+    if item.sample.is_none() && (item.frame_ms.is_some() || item.span_ms.is_some()) {
+        return fail("frame_ms", "and span_ms belong to segments of videos, which have a `sample`");
+    }
+    if let Some(sample) = &item.sample {
+        if let Some(problem) = sample.problem() {
+            return fail("sample", problem);
+        }
+        let anchor = sample.anchor_ms();
+        let on_anchor = |ms: Option<u64>| ms.is_none_or(|ms| ms.is_multiple_of(anchor));
+        if item.frame_ms.is_none() || !on_anchor(item.frame_ms) || !on_anchor(item.span_ms) {
+            return fail("frame_ms", &format!("and span_ms of a segment must be multiples of {anchor} ms"));
+        }
+        if item.span_ms == Some(0) {
+            return fail("span_ms", "is 0");
+        }
     }
     Ok(())
 }

@@ -33,6 +33,7 @@ pub async fn storage_suite(store: Arc<dyn Storage>, conditional: Conditional) {
     store.check().await.expect("an empty store can be used");
     assert_eq!(keys(store, "").await, Vec::<String>::new(), "the store is empty at first");
     reads_what_it_wrote(store).await;
+    reads_pieces(store).await;
     overwrites(store).await;
     deletes(store).await;
     misses(store).await;
@@ -79,6 +80,18 @@ async fn reads_what_it_wrote(store: &dyn Storage) {
             "and on its time"
         );
     }
+}
+
+async fn reads_pieces(store: &dyn Storage) {
+    put(store, "pieces", (0..=99).collect::<Vec<u8>>(), PutMode::Overwrite).await;
+    let whole = store.get("pieces", ANY_SIZE).await.expect("what was written can be read");
+    for (offset, length, expected) in [(0, 10, 0..10), (90, 10, 90..100), (95, 50, 95..100), (99, 1, 99..100)] {
+        let piece = store.get_range("pieces", offset, length).await.expect("a piece can be read");
+        assert_eq!(piece.bytes, expected.collect::<Vec<u8>>(), "{length} bytes from {offset} on");
+        assert_eq!(piece.etag, whole.etag, "a piece has the version of the whole");
+    }
+    let absent = store.get_range("no/pieces", 0, 1).await.expect_err("nothing has no pieces");
+    assert_eq!(absent.kind(), StorageErrorKind::NotFound);
 }
 
 async fn overwrites(store: &dyn Storage) {

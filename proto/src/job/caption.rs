@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Sampling;
 use crate::uri::ItemUri;
 
 /// Where the picture goes in a raw prompt.
@@ -13,7 +14,7 @@ pub const IMAGE_PLACEHOLDER: &str = "<ImageHere>";
 /// Pictures to caption (or to ask about) and to embed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CaptionJob {
-    /// The pictures; each gets exactly one row.
+    /// The pictures, each of which gets exactly one row, and segments of videos, which get as many as they show.
     #[schemars(length(min = 1, max = 10_000))]
     pub items: Vec<JobItem>,
     /// What is asked about each of them.
@@ -32,7 +33,7 @@ fn yes() -> bool {
     true
 }
 
-/// One picture, or one frame of a video.
+/// One picture, or one segment of a video.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobItem {
     /// The picture's name, as the row will have it.
@@ -50,12 +51,16 @@ pub struct JobItem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
-    /// Time of a video's frame, in milliseconds from its start; absent for pictures.
+    /// Where a segment begins, in milliseconds from the video's start; absent for pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_ms: Option<u64>,
-    /// How long that frame stands for, in milliseconds; absent for pictures.
+    /// How long it lasts, in milliseconds; absent for pictures, and for the last segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span_ms: Option<u64>,
+    /// Makes the item a segment of a video, from `frame_ms` on for `span_ms` (absent: to its end), and says which of its
+    /// frames become rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sampling>,
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -72,6 +77,7 @@ impl JobItem {
             sha256: None,
             frame_ms: None,
             span_ms: None,
+            sample: None,
             extra: Map::new(),
         }
     }

@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
 use crate::uri::ArchiveUri;
 
-pub(super) use read::read_item;
+pub(super) use read::{item_path, read_item};
 
 /// What the names of unfinished files begin with; no key may have such a segment.
 const UNFINISHED: &str = ".captionfleet-";
@@ -60,6 +60,10 @@ impl LocalStorage {
 impl Storage for LocalStorage {
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
         self.blocking("reading", key, move |path| read::read_file(path, max_bytes)).await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Object, StorageError> {
+        self.blocking("reading", key, move |path| read::read_range(path, offset, length)).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
