@@ -44,6 +44,8 @@ pub enum HostStage {
     Fetch,
     /// From bytes to the network's input size.
     ImageDecode,
+    /// A segment of a video, from its first frame to its last, the engine's waits included.
+    VideoDecode,
     /// Making the part and storing it.
     Write,
 }
@@ -53,6 +55,7 @@ pub fn stage(metrics: &Metrics, stage: HostStage, elapsed: Duration) {
     let label = match stage {
         HostStage::Fetch => "fetch",
         HostStage::ImageDecode => "image_decode",
+        HostStage::VideoDecode => "video_decode",
         HostStage::Write => "write",
     };
     metrics.stage_seconds.with_label_values(&[label]).observe(elapsed.as_secs_f64());

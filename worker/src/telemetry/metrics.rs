@@ -19,8 +19,15 @@ const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
 /// Reasons for which a job is tried again, and given up in the end.
-const PASSING: [&str; 6] =
-    ["archive_refused", "archive_unavailable", "bundle_mismatch", "engine", "panic", "source_unavailable"];
+const PASSING: [&str; 7] = [
+    "archive_refused",
+    "archive_unavailable",
+    "bundle_mismatch",
+    "engine",
+    "no_video_decoder",
+    "panic",
+    "source_unavailable",
+];
 
 /// Reasons for which it is given up at once.
 const LASTING: [&str; 7] = [
