@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt};
 pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
-pub use sampling::{ANCHOR_MS, SampleBy, Sampling};
+pub use sampling::{ANCHOR_MS, LATE_START_MS, SampleBy, Sampling};
 pub use search::{Query, SearchJob, SearchReply, SearchResult};
 
 use crate::uri::ArchiveUri;

@@ -80,6 +80,7 @@ fn items() -> Vec<JobItem> {
     segment.frame_ms = Some(120_000);
     segment.span_ms = Some(60_000);
     segment.sample = Some(Sampling::default());
+    segment.film_ms = Some(7_200_040);
     vec![photo, staged, segment]
 }
 

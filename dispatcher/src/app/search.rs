@@ -8,7 +8,7 @@ use crate::config::args::SearchArgs;
 use crate::config::settings::{FleetSettings, archive as archive_uri};
 use crate::exit::Ended;
 use crate::output::{self, clipped, counted, plain};
-use crate::progress::Display;
+use crate::progress::{Display, clock};
 use crate::search::query::{Embedded, embed};
 use crate::search::{Hit, Query as QueryVectors, Ranking, rank};
 use crate::staging::address;
@@ -215,7 +215,7 @@ fn tell(
 
 /// One hit as text, with the picture's name as people write it.
 fn line(hit: &Hit) -> String {
-    let frame = hit.frame_ms.map(|frame| format!(" at {frame} ms")).unwrap_or_default();
+    let frame = hit.frame_ms.map(|frame| format!(" at {}", clock(frame))).unwrap_or_default();
     let name = match ItemUri::parse(&hit.item).as_ref().map(ItemUri::location) {
         Ok(Location::File(path)) => path.display().to_string(),
         Ok(Location::S3 { bucket, key }) => format!("s3://{bucket}/{key}"),

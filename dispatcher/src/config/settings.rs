@@ -1,10 +1,10 @@
 //! What follows from the command line: checked as a whole before anything is touched.
 
-use super::args::{FleetArgs, WorkArgs};
+use super::args::{FleetArgs, VideoArgs, WorkArgs};
 use crate::catalog::{CatalogOptions, Source};
 use crate::plan::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
-use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt};
+use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt, SampleBy, Sampling};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::admin::AdminAddr;
@@ -118,6 +118,7 @@ impl WorkSettings {
             max_tokens: args.max_tokens,
             embed: !args.no_embed,
             bundle: None,
+            sample: sampling(&args.video),
         };
         Ok(Self {
             sources,
@@ -134,6 +135,16 @@ impl WorkSettings {
     pub fn catalog_options(&self) -> CatalogOptions {
         CatalogOptions { archive: Some(self.archive.clone()), pictures_only: self.pictures_only }
     }
+}
+
+fn sampling(args: &VideoArgs) -> Sampling {
+    let by = match (args.every.or(args.fps), args.scenes, args.keyframes) {
+        (Some(every_us), _, _) => SampleBy::Interval { every_us },
+        (None, Some(cut), _) => SampleBy::Scenes { cut },
+        (None, None, true) => SampleBy::Keyframes,
+        (None, None, false) => Sampling::default().by,
+    };
+    Sampling { by, min_change: args.min_change }
 }
 
 fn prompt(ask: Option<&str>, template: Option<&str>) -> Result<Prompt, UsageError> {

@@ -102,7 +102,12 @@ fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
         return fail("sha256", "must be 64 lowercase hexadecimal digits");
     }
     // Parquet's integers are signed, so that Spark and others read them.
-    for (name, value) in [("size", item.size), ("frame_ms", item.frame_ms), ("span_ms", item.span_ms)] {
+    for (name, value) in [
+        ("size", item.size),
+        ("frame_ms", item.frame_ms),
+        ("span_ms", item.span_ms),
+        ("film_ms", item.film_ms),
+    ] {
         if value.is_some_and(|value| i64::try_from(value).is_err()) {
             return fail(name, "is above 2^63 - 1");
         }

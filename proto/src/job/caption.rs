@@ -61,6 +61,9 @@ pub struct JobItem {
     /// frames become rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sampling>,
+    /// How long the whole video is, in milliseconds, as far as it was known when the job was planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub film_ms: Option<u64>,
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -78,6 +81,7 @@ impl JobItem {
             frame_ms: None,
             span_ms: None,
             sample: None,
+            film_ms: None,
             extra: Map::new(),
         }
     }

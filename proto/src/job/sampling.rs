@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 /// the same rows however it is cut.
 pub const ANCHOR_MS: u64 = 60_000;
 
+/// A video that shows nothing for longer than this from its start gets a row that says so, in milliseconds.
+pub const LATE_START_MS: u64 = 1000;
+
 /// How frames are chosen, and which of them are left out again.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sampling {

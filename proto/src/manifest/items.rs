@@ -21,16 +21,17 @@ pub struct PlannedItem {
     pub ordinal: u64,
 }
 
-const COLUMNS: [&str; 10] =
-    ["item", "fetch", "etag", "size", "sha256", "frame_ms", "span_ms", "sample", "job", "ordinal"];
+const COLUMNS: [&str; 11] =
+    ["item", "fetch", "etag", "size", "sha256", "frame_ms", "span_ms", "sample", "film_ms", "job", "ordinal"];
 
 const FORMAT: Format = Format { kind: "items", repetitive: &["sample", "job"], dense: None };
 
 /// Writes one file of the items table, columns in this order: item, fetch, etag, size, sha256, frame_ms, span_ms,
-/// sample (as JSON), job, ordinal. Equal items yield equal bytes.
+/// sample (as JSON), film_ms, job, ordinal. Equal items yield equal bytes.
 pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
     for (at, planned) in items.iter().enumerate() {
-        let numbers = [planned.item.size, planned.item.frame_ms, planned.item.span_ms, Some(planned.ordinal)];
+        let JobItem { size, frame_ms, span_ms, film_ms, .. } = &planned.item;
+        let numbers = [*size, *frame_ms, *span_ms, *film_ms, Some(planned.ordinal)];
         if numbers.into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
             let problem = "has a number above 2^63 - 1".to_owned();
             return Err(TableError::Row { row: at, item: planned.item.uri.to_string(), problem });
@@ -46,6 +47,7 @@ pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
         numbers(items, |planned| planned.item.frame_ms),
         numbers(items, |planned| planned.item.span_ms),
         Arc::new(samples.into_iter().collect::<StringArray>()),
+        numbers(items, |planned| planned.item.film_ms),
         texts(items, |planned| Some(planned.job.as_str())),
         numbers(items, |planned| Some(planned.ordinal)),
     ];
@@ -67,7 +69,7 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
     let (item, fetch, etag) = (cells.text("item")?, cells.text("fetch")?, cells.text("etag")?);
     let (size, sha256) = (cells.number("size")?, cells.text("sha256")?);
     let (frame_ms, span_ms) = (cells.number("frame_ms")?, cells.number("span_ms")?);
-    let sample = cells.text("sample")?;
+    let (sample, film_ms) = (cells.text("sample")?, cells.number("film_ms")?);
     let (job, ordinal) = (cells.text("job")?, cells.number("ordinal")?);
     items.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -84,6 +86,7 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
                 .map(serde_json::from_str)
                 .transpose()
                 .map_err(|error| sample.wrong(row, error))?,
+            film_ms: film_ms.get(row)?,
             extra: Map::new(),
         };
         items.push(PlannedItem { item, job: job.parsed(row)?, ordinal: ordinal.required(row)? });

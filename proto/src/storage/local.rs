@@ -78,6 +78,11 @@ impl Storage for LocalStorage {
         self.blocking("writing", key, move |path| write::put(path, &bytes, mode)).await
     }
 
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError> {
+        let source = source.to_owned();
+        self.blocking("writing", key, move |path| write::put_file(path, &source)).await
+    }
+
     async fn delete(&self, key: &str) -> Result<(), StorageError> {
         self.blocking("deleting", key, write::delete).await
     }

@@ -10,6 +10,7 @@ mod s3;
 mod stores;
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -82,6 +83,9 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Writes an object: afterwards it is there whole and durable, or (on error) as it was before.
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError>;
+
+    /// Writes an object from a file of any size, which is never in memory as a whole; replaces what was there.
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError>;
 
     /// Removes an object; none is fine.
     async fn delete(&self, key: &str) -> Result<(), StorageError>;

@@ -80,5 +80,6 @@ impl Stores {
 }
 
 fn interrupted(item: &ItemUri, error: tokio::task::JoinError) -> StorageError {
-    StorageError::new(StorageErrorKind::Other, "reading", item.as_str(), "the call did not end").caused_by(error)
+    StorageError::new(StorageErrorKind::Other, "reading", item.as_str(), "the call did not end")
+        .caused_by(error)
 }

@@ -172,7 +172,8 @@ impl Pipeline {
             .buffered(width)
             .collect()
             .await;
-        let decoded = decoding.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
+        let decoded =
+            decoding.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
         events::stage(&self.metrics, HostStage::VideoDecode, started.elapsed());
         Ok((decoded.map_err(video_failure)?, answers))
     }
@@ -275,12 +276,13 @@ async fn run(
         let looked_at = tokio::task::spawn_blocking(move || {
             let signature = Signature::of(&frame.rgb, width as usize, height as usize);
             let seen = sampler.see(frame.ms, signature);
-            let picture = (seen == Seen::Kept)
-                .then(|| prepare(&Picture { width, height, rgb: frame.rgb }, &model));
+            let picture =
+                (seen == Seen::Kept).then(|| prepare(&Picture { width, height, rgb: frame.rgb }, &model));
             (sampler, frame.ms, picture)
         });
-        let (back, ms, picture) =
-            looked_at.await.map_err(|error| VideoError::Corrupt(format!("a frame cannot be used: {error}")))?;
+        let (back, ms, picture) = looked_at
+            .await
+            .map_err(|error| VideoError::Corrupt(format!("a frame cannot be used: {error}")))?;
         sampler = back;
         let Some(picture) = picture else { continue };
         rows += 1;

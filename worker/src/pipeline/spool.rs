@@ -153,7 +153,8 @@ impl Spool {
         }
         let mut films = self.lock();
         while films.iter().map(|entry| entry.bytes).sum::<u64>() + bytes > self.options.max_bytes {
-            let idle = films.iter().position(|entry| entry.bytes > 0 && Arc::strong_count(&entry.film) == 1)?;
+            let idle =
+                films.iter().position(|entry| entry.bytes > 0 && Arc::strong_count(&entry.film) == 1)?;
             films.remove(idle);
         }
         let film = Arc::new(Local {

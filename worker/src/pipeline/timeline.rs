@@ -3,6 +3,8 @@
 //! A row lasts until the next kept frame is shown, be it in the next segment. Where decoding fails, one more row says
 //! so, for the time that nobody saw.
 
+use captionfleet_proto::job::LATE_START_MS;
+
 use crate::engine::CaptionResult;
 use crate::telemetry::events;
 use crate::video::{Ending, Span, VideoError};
@@ -30,7 +32,10 @@ pub(super) struct Line {
 /// What the row says.
 pub(super) enum What {
     Captioned(Box<CaptionResult>),
-    Failed { code: &'static str, message: String },
+    Failed {
+        code: &'static str,
+        message: String,
+    },
     /// The film has no picture yet.
     Nothing,
 }
@@ -40,6 +45,8 @@ pub(super) fn timeline(span: Span, caught: Caught) -> Vec<Line> {
     let Caught { film_end_ms, counts, ending, answers } = caught;
     let Ending { next_ms, last_end_ms, failure } = ending;
     let starts: Vec<u64> = answers.iter().map(|(ms, _)| *ms).collect();
+    let late = starts.first().copied().filter(|first| span.start_ms == 0 && *first > LATE_START_MS);
+    let nothing = late.map(|first| Line { ms: 0, span_ms: Some(first), frames: 0, what: What::Nothing });
     let seen_until = last_end_ms.unwrap_or(span.start_ms);
     let end = match (next_ms, &failure) {
         (Some(next), _) => next,
@@ -47,19 +54,15 @@ pub(super) fn timeline(span: Span, caught: Caught) -> Vec<Line> {
         (None, None) => film_end_ms.filter(|end| *end >= seen_until).unwrap_or(seen_until),
     };
     let ends = starts.iter().skip(1).copied().chain([end]);
-    let mut lines: Vec<Line> = answers
-        .into_iter()
-        .zip(ends)
-        .zip(counts)
-        .map(|(((ms, answer), end), frames)| {
-            let what = match answer {
-                Ok(answer) => What::Captioned(Box::new(answer)),
-                Err(ItemFailure::Row { code, message }) => What::Failed { code, message },
-                Err(_) => What::Failed { code: "internal", message: "the model failed on this frame".to_owned() },
-            };
-            Line { ms, span_ms: Some(end.saturating_sub(ms)), frames, what }
-        })
-        .collect();
+    let shown = answers.into_iter().zip(ends).zip(counts).map(|(((ms, answer), end), frames)| {
+        let what = match answer {
+            Ok(answer) => What::Captioned(Box::new(answer)),
+            Err(ItemFailure::Row { code, message }) => What::Failed { code, message },
+            Err(_) => What::Failed { code: "internal", message: "the model failed on this frame".to_owned() },
+        };
+        Line { ms, span_ms: Some(end.saturating_sub(ms)), frames, what }
+    });
+    let mut lines: Vec<Line> = nothing.into_iter().chain(shown).collect();
     lines.extend(last_line(span, film_end_ms, lines.is_empty(), next_ms, seen_until, failure));
     lines
 }
@@ -98,7 +101,11 @@ fn last_line(
 mod tests {
     use super::*;
 
-    fn told(span: (u64, Option<u64>), frames: &[u64], ending: Ending) -> Vec<(u64, Option<u64>, &'static str)> {
+    fn told(
+        span: (u64, Option<u64>),
+        frames: &[u64],
+        ending: Ending,
+    ) -> Vec<(u64, Option<u64>, &'static str)> {
         let answers =
             frames.iter().map(|ms| (*ms, Err(ItemFailure::row("degenerate", String::new())))).collect();
         let caught = Caught { film_end_ms: Some(90_000), counts: vec![1; frames.len()], ending, answers };
@@ -132,7 +139,10 @@ mod tests {
         let corrupt = || Some(VideoError::Corrupt(String::new()));
         let rows = told((0, Some(60_000)), &[0], ending(None, Some(5040), corrupt()));
         assert_eq!(rows, [(0, Some(5040), "degenerate"), (5040, Some(54_960), "corrupt")]);
-        assert_eq!(told((0, Some(60_000)), &[], ending(None, None, corrupt())), [(0, Some(60_000), "corrupt")]);
+        assert_eq!(
+            told((0, Some(60_000)), &[], ending(None, None, corrupt())),
+            [(0, Some(60_000), "corrupt")]
+        );
     }
 
     #[test]
@@ -151,5 +161,8 @@ mod tests {
             [(0, Some(61_000), "nothing")]
         );
         assert!(told((60_000, None), &[], ending(None, None, None)).is_empty());
+        let late = told((0, None), &[80, 9000], ending(None, Some(9040), None));
+        assert_eq!(late[0], (80, Some(8920), "degenerate"));
+        assert_eq!(told((0, None), &[9000], ending(None, None, None))[0], (0, Some(9000), "nothing"));
     }
 }

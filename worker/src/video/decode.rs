@@ -189,7 +189,9 @@ impl Decoding {
                 // Nothing could be decoded, but there was something.
                 (last_end_ms.is_none() && !words.is_empty()).then(|| VideoError::from_words(&words))
             })
-        } else if let (None, Some(signal)) = (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
+        } else if let (None, Some(signal)) =
+            (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))
+        {
             Some(VideoError::Limit(format!("signal {signal}")))
         } else {
             Some(VideoError::from_words(&words))
@@ -201,9 +203,8 @@ impl Decoding {
     fn missing(&self, last_end_ms: Option<u64>, gap: u64) -> Option<VideoError> {
         let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, last_end_ms?);
         let short = end.saturating_sub(last);
-        (short > 2000.max(3 * gap)).then(|| {
-            VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms"))
-        })
+        (short > 2000.max(3 * gap))
+            .then(|| VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms")))
     }
 
     async fn line(&mut self) -> Result<Option<String>, VideoError> {

@@ -107,8 +107,13 @@ impl VideoError {
         let has = |any: &[&str]| any.iter().any(|part| words.contains(part));
         if has(&["moov atom not found", "partial file", "ended prematurely", "End of file"]) {
             Self::Truncated(said)
-        } else if has(&["Decoder not found", "Unknown decoder", "(codec none)", "Decoder (codec", "not on whitelist"])
-            || has(&["not implemented", "Not yet implemented", "Unsupported"])
+        } else if has(&[
+            "Decoder not found",
+            "Unknown decoder",
+            "(codec none)",
+            "Decoder (codec",
+            "not on whitelist",
+        ]) || has(&["not implemented", "Not yet implemented", "Unsupported"])
         {
             Self::Unsupported(said)
         } else if has(&["Cannot allocate memory", "Could not allocate"]) {

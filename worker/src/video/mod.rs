@@ -23,16 +23,15 @@ pub use tool::VideoLimits;
 
 /// Extensions of files that are treated as videos; playlists are among them, to be refused with the right words.
 const EXTENSIONS: [&str; 35] = [
-    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "ffconcat", "flv", "ivf", "m2t", "m2ts", "m2v", "m3u", "m3u8",
-    "m4v", "mk3d", "mkv", "mov", "mp4", "mpd", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "qt",
-    "ts", "vob", "webm", "wmv",
+    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "ffconcat", "flv", "ivf", "m2t", "m2ts", "m2v", "m3u",
+    "m3u8", "m4v", "mk3d", "mkv", "mov", "mp4", "mpd", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut",
+    "ogm", "ogv", "qt", "ts", "vob", "webm", "wmv",
 ];
 
 /// Whether `name` ends in a video's extension, in any case.
 pub fn is_video_name(name: &str) -> bool {
-    name.rsplit_once('.').is_some_and(|(_, extension)| {
-        EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
-    })
+    name.rsplit_once('.')
+        .is_some_and(|(_, extension)| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }
 
 #[cfg(test)]

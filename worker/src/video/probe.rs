@@ -71,9 +71,7 @@ const ENTRIES: &str = "format=format_name,start_time,duration:stream=index,codec
 fn look(path: &Path) -> Result<(), VideoError> {
     let mut head = Vec::new();
     let file = std::fs::File::open(path).map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
-    file.take(1024)
-        .read_to_end(&mut head)
-        .map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
+    file.take(1024).read_to_end(&mut head).map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
     if head.is_empty() {
         return Err(VideoError::Empty);
     }
@@ -101,7 +99,15 @@ async fn last_packet(path: &Path, film: &Film, limits: &VideoLimits) -> Result<O
     let mut command = tool::command(PROGRAM);
     let stream = film.stream.to_string();
     command
-        .args(["-select_streams", &stream, "-show_entries", "packet=pts_time,duration_time", "-of", "csv=p=0", "-i"])
+        .args([
+            "-select_streams",
+            &stream,
+            "-show_entries",
+            "packet=pts_time,duration_time",
+            "-of",
+            "csv=p=0",
+            "-i",
+        ])
         .arg(tool::input(path));
     let output = run(&mut command, limits).await?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -184,11 +190,14 @@ struct Tags {
 
 impl Report {
     fn film(&self, limits: &VideoLimits, words: &str) -> Result<Film, VideoError> {
-        let is_film =
-            |stream: &&Stream| stream.codec_type.as_deref() == Some("video") && stream.disposition.attached_pic == 0;
+        let is_film = |stream: &&Stream| {
+            stream.codec_type.as_deref() == Some("video") && stream.disposition.attached_pic == 0
+        };
         let Some(stream) = self.streams.iter().find(is_film) else {
-            let kinds: Vec<_> = self.streams.iter().filter_map(|stream| stream.codec_type.as_deref()).collect();
-            let kinds = if kinds.is_empty() { "nothing that is known".to_owned() } else { kinds.join(" and ") };
+            let kinds: Vec<_> =
+                self.streams.iter().filter_map(|stream| stream.codec_type.as_deref()).collect();
+            let kinds =
+                if kinds.is_empty() { "nothing that is known".to_owned() } else { kinds.join(" and ") };
             return Err(VideoError::NoVideo(kinds));
         };
         if stream.codec_name.as_deref().is_none_or(|name| name == "unknown" || name == "none") {

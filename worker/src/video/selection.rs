@@ -18,7 +18,9 @@ pub(super) const CHOSEN: &str = "captionfleet=chosen";
 /// The filter graph: a line on descriptor 0 for every frame, another one for the chosen, which come out as RGB.
 pub(super) fn graph(sampling: &Sampling, span: Span, origin_us: i64, width: u32, height: u32) -> String {
     let mark = |mode: &str, value: &str| {
-        format!("metadata={mode}:key=captionfleet:value={value},metadata=print:key=captionfleet:file='pipe\\:0':direct=1")
+        format!(
+            "metadata={mode}:key=captionfleet:value={value},metadata=print:key=captionfleet:file='pipe\\:0':direct=1"
+        )
     };
     format!(
         "settb=1/1000000,setpts=PTS-({origin_us}),{},select='{}',{},scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,format=rgb24",

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_missing_program_says_what_to_install() {
-        let error = start(&mut Command::new("no-such-ffmpeg"), "ffmpeg", &VideoLimits::default()).unwrap_err();
+        let error =
+            start(&mut Command::new("no-such-ffmpeg"), "ffmpeg", &VideoLimits::default()).unwrap_err();
         assert!(error.is_local() && error.to_string().contains("apt-get install ffmpeg"), "{error}");
     }
 }

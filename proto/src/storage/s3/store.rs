@@ -1,5 +1,6 @@
 //! The store itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use tracing::debug;
 
 use super::connect::{ATTEMPT, Connection, OPERATION};
-use super::{fault, list};
+use super::{fault, list, upload};
 use crate::storage::{
     Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind as Kind,
 };
@@ -164,6 +165,14 @@ impl Storage for S3Storage {
             }
             tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
             attempt += 1;
+        }
+    }
+
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError> {
+        let full = self.full(key, "writing")?;
+        match upload::Pieces::open(source, &self.uri(&full)).await? {
+            upload::Pieces::One(bytes) => self.put(key, bytes, PutMode::Overwrite).await.map(drop),
+            upload::Pieces::Many(file) => upload::send(&self.connection, &self.bucket, &full, file).await,
         }
     }
 
