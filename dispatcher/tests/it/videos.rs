@@ -6,18 +6,18 @@ use std::process::Command;
 
 /// A film of scenes, each for four seconds.
 fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
-    let drawn = desk.root().join(format!("frames of {name}"));
+    let drawn = desk.root().join(format!("frames of {}", name.replace('.', " ")));
     Desk::draw(&drawn, scenes, seed);
-    let mut pictures: Vec<_> = std::fs::read_dir(&drawn).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut pictures: Vec<_> =
+        std::fs::read_dir(&drawn).unwrap().map(|entry| entry.unwrap().path()).collect();
     pictures.sort();
-    let list: String = pictures
-        .iter()
-        .map(|picture| format!("file '{}'\nduration 4\n", picture.display()))
-        .collect();
+    let list: String =
+        pictures.iter().map(|picture| format!("file '{}'\nduration 4\n", picture.display())).collect();
     let names = desk.root().join("list.txt");
     std::fs::write(&names, list).unwrap();
     std::fs::create_dir_all(desk.pictures()).unwrap();
-    let size = ["-vf", "scale=160:120,fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
+    let size =
+        ["-vf", "scale=160:120,fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
     ffmpeg(
         &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap()][..], &size].concat(),
         &desk.pictures().join(name),
@@ -25,8 +25,12 @@ fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
 }
 
 fn ffmpeg(arguments: &[&str], out: &Path) {
-    let made =
-        Command::new("ffmpeg").args(["-v", "error", "-nostdin", "-y"]).args(arguments).arg(out).output().unwrap();
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-y"])
+        .args(arguments)
+        .arg(out)
+        .output()
+        .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
@@ -88,7 +92,8 @@ fn a_film_goes_on_in_the_middle() {
     let desk = Desk::new();
     film(&desk, "film.mp4", 34, 2);
     let first = desk.caption(&["--job-size", "30"]).json();
-    let before: Vec<_> = parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    let before: Vec<_> =
+        parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
     assert_eq!(before.len(), 3, "{first}");
     let lost = &parts(&desk)[1];
     std::fs::remove_file(lost).unwrap();
@@ -99,7 +104,8 @@ fn a_film_goes_on_in_the_middle() {
     assert_eq!(second["runs"], first["runs"], "{second}");
     assert_eq!(second["frames"]["seen"], 60, "{second}");
     assert_eq!(desk.verify().json()["whole"], true);
-    let after: Vec<_> = parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    let after: Vec<_> =
+        parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
     assert_eq!((before[0], before[2]), (after[0], after[2]), "nothing is done twice");
 }
 

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use captionfleet_model::ModelConfig;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
-use captionfleet_proto::job::{JobItem, Sampling};
+use captionfleet_proto::job::{JobItem, Lane, Sampling};
 use captionfleet_proto::rows::Row;
 use futures::StreamExt;
 use tokio::sync::mpsc;
@@ -121,7 +122,7 @@ impl Pipeline {
                     Mode::Together => Some(self.isolation.write().await),
                     Mode::Alone => None,
                 };
-                *answer = self.ask((**request).clone()).await.map_err(engine_failure_of);
+                *answer = self.ask((**request).clone(), task.lane).await.map_err(engine_failure_of);
             }
             if let Err(ItemFailure::Job(_)) = answer {
                 let failed = std::mem::replace(answer, Err(ItemFailure::row("internal", String::new())));
@@ -144,17 +145,11 @@ impl Pipeline {
         mode: Mode,
     ) -> Result<(Decoded, Vec<(u64, Answer)>), ItemFailure> {
         let (frames, kept) = mpsc::channel(WAITING);
-        let work = decode(
-            local,
-            film.clone(),
-            span,
-            *sampling,
-            self.video_limits(),
-            Arc::clone(&self.model),
-            frames,
-        );
+        let (film, sampling, limits, model) =
+            (film.clone(), *sampling, self.video_limits(), Arc::clone(&self.model));
+        let work = Work { local, film, span, sampling, limits, model, frames };
         let started = Instant::now();
-        let decoding = AbortOnDropHandle::new(tokio::spawn(work));
+        let decoding = AbortOnDropHandle::new(tokio::spawn(work.run()));
         let width = match mode {
             Mode::Together => self.budgets.of(task.lane).width,
             Mode::Alone => 1,
@@ -167,7 +162,7 @@ impl Pipeline {
                     Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
                     Mode::Alone => None,
                 };
-                (ms, self.ask(asked).await.map_err(|error| *error))
+                (ms, self.ask(asked, task.lane).await.map_err(|error| *error))
             })
             .buffered(width)
             .collect()
@@ -178,9 +173,11 @@ impl Pipeline {
         Ok((decoded.map_err(video_failure)?, answers))
     }
 
-    async fn ask(&self, asked: CaptionRequest) -> Result<CaptionResult, Box<ItemFailure>> {
+    async fn ask(&self, asked: CaptionRequest, lane: Lane) -> Result<CaptionResult, Box<ItemFailure>> {
         let limit = self.options.item_deadline;
-        match timeout(limit, self.engine.caption(asked.clone())).await {
+        let answer = timeout(limit, self.engine.caption(asked.clone())).await;
+        events::paced(&self.metrics, lane, self.budgets.of(lane).finished(self.metrics.device_busy.get()));
+        match answer {
             Err(_) => Err(Box::new(ItemFailure::deadline(limit, "captioning"))),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if is_shared(&error) => Err(Box::new(ItemFailure::Unclear(Box::new(asked)))),
@@ -189,7 +186,6 @@ impl Pipeline {
     }
 
     async fn spooled(&self, item: &JobItem, task: &Received) -> Result<Arc<Local>, ItemFailure> {
-        let _permit = permit(&self.budgets.of(task.lane).fetches).await;
         let started = Instant::now();
         let mut pauses = self.options.fetch_pauses.iter();
         loop {
@@ -237,60 +233,90 @@ fn video_failure(error: VideoError) -> ItemFailure {
     ItemFailure::row(error.code(), events::chain(&error))
 }
 
-/// Decodes a segment and hands on what is worth a caption.
-async fn decode(
+/// The decoding of a segment: hands on what is worth a caption.
+struct Work {
     local: Arc<Local>,
     film: Film,
     span: Span,
     sampling: Sampling,
     limits: VideoLimits,
-    model: Arc<captionfleet_model::ModelConfig>,
+    model: Arc<ModelConfig>,
     frames: mpsc::Sender<Kept>,
-) -> Result<Decoded, VideoError> {
-    let run = |strict| run(&local, &film, span, sampling, limits, &model, &frames, strict);
-    let decoded = run(true).await?;
-    let saw_nothing = decoded.ending.failure.is_some() && decoded.ending.last_end_ms.is_none();
-    if saw_nothing && span.start_ms > 0 {
-        return run(false).await;
-    }
-    Ok(decoded)
 }
 
-#[allow(clippy::too_many_arguments)]
-async fn run(
-    local: &Local,
-    film: &Film,
-    span: Span,
-    sampling: Sampling,
-    limits: VideoLimits,
-    model: &Arc<captionfleet_model::ModelConfig>,
-    frames: &mpsc::Sender<Kept>,
+/// One run of the decoder over a segment, or over what an earlier one left.
+struct Pass {
     strict: bool,
-) -> Result<Decoded, VideoError> {
-    let mut decoding = Decoding::start(&local.path, film, span, &sampling, strict, &limits)?;
-    let mut sampler = Sampler::new(sampling);
-    let (width, height) = (film.width, film.height);
-    let mut rows = 0;
-    while let Some(frame) = decoding.next().await? {
-        let model = Arc::clone(model);
-        let looked_at = tokio::task::spawn_blocking(move || {
-            let signature = Signature::of(&frame.rgb, width as usize, height as usize);
-            let seen = sampler.see(frame.ms, signature);
-            let picture =
-                (seen == Seen::Kept).then(|| prepare(&Picture { width, height, rgb: frame.rgb }, &model));
-            (sampler, frame.ms, picture)
-        });
-        let (back, ms, picture) = looked_at
-            .await
-            .map_err(|error| VideoError::Corrupt(format!("a frame cannot be used: {error}")))?;
-        sampler = back;
-        let Some(picture) = picture else { continue };
-        rows += 1;
-        if rows > MAX_ROWS || frames.send(Kept { ms, picture }).await.is_err() {
-            let failure = Some(VideoError::TooManyFrames { limit: MAX_ROWS });
-            let ending = Ending { next_ms: None, last_end_ms: Some(ms), failure };
-            return Ok(Decoded { counts: sampler.counts(), ending });
+    /// Frames up to here have been handed on.
+    after_ms: Option<u64>,
+    end_ms: Option<u64>,
+}
+
+impl Work {
+    async fn run(self) -> Result<Decoded, VideoError> {
+        let sampler = Sampler::new(self.sampling);
+        let whole = |strict| Pass { strict, after_ms: None, end_ms: self.span.end_ms };
+        let (mut sampler, mut ending) = self.pass(sampler, whole(true)).await?;
+        if ending.failure.is_some() {
+            match (ending.last_ms, ending.lost) {
+                // What the decoder took for damage lies before the segment.
+                (None, _) if self.span.start_ms > 0 => {
+                    (sampler, ending) = self.pass(sampler, whole(false)).await?;
+                }
+                // A decoder that gives up forgets the frames that it has finished.
+                (Some(last_ms), true) => {
+                    let rest = Pass {
+                        strict: false,
+                        after_ms: ending.taken_ms,
+                        end_ms: Some(last_ms.saturating_add(1)),
+                    };
+                    (sampler, _) = self.pass(sampler, rest).await?;
+                }
+                _ => {}
+            }
+        }
+        if let (Some(VideoError::Corrupt(words)), Some(last_ms)) = (&ending.failure, ending.last_ms)
+            && !video::follows(&self.local.path, &self.film, last_ms, &self.limits).await
+        {
+            ending.failure = Some(VideoError::Truncated(words.clone()));
+        }
+        Ok(Decoded { counts: sampler.counts(), ending })
+    }
+
+    async fn pass(&self, mut sampler: Sampler, pass: Pass) -> Result<(Sampler, Ending), VideoError> {
+        let span = Span { start_ms: self.span.start_ms, end_ms: pass.end_ms };
+        let mut decoding =
+            Decoding::start(&self.local.path, &self.film, span, &self.sampling, pass.strict, &self.limits)?;
+        loop {
+            let frame = match decoding.next().await {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok((sampler, decoding.end().await?)),
+                Err(error) if error.is_local() => return Err(error),
+                // The frames so far are good.
+                Err(error) => return Ok((sampler, decoding.abandon(error))),
+            };
+            if pass.after_ms.is_some_and(|after| frame.ms <= after) {
+                continue;
+            }
+            let (model, (width, height)) = (Arc::clone(&self.model), (self.film.width, self.film.height));
+            let looked_at = tokio::task::spawn_blocking(move || {
+                let signature = Signature::of(&frame.rgb, width as usize, height as usize);
+                let seen = sampler.see(frame.ms, signature);
+                let picture =
+                    (seen == Seen::Kept).then(|| prepare(&Picture { width, height, rgb: frame.rgb }, &model));
+                (sampler, frame.ms, picture)
+            });
+            let picture;
+            let ms;
+            (sampler, ms, picture) = looked_at
+                .await
+                .map_err(|error| VideoError::Corrupt(format!("a frame cannot be used: {error}")))?;
+            let Some(picture) = picture else { continue };
+            // Nobody waits for the frames of a segment that is being given back.
+            let _ = self.frames.send(Kept { ms, picture }).await;
+            if sampler.kept() >= MAX_ROWS {
+                return Ok((sampler, decoding.abandon(VideoError::TooManyFrames { limit: MAX_ROWS })));
+            }
         }
     }
-    Ok(Decoded { ending: decoding.end().await?, counts: sampler.counts() })
 }

@@ -43,7 +43,7 @@ pub(super) enum What {
 /// The rows of a segment.
 pub(super) fn timeline(span: Span, caught: Caught) -> Vec<Line> {
     let Caught { film_end_ms, counts, ending, answers } = caught;
-    let Ending { next_ms, last_end_ms, failure } = ending;
+    let Ending { next_ms, last_end_ms, failure, .. } = ending;
     let starts: Vec<u64> = answers.iter().map(|(ms, _)| *ms).collect();
     let late = starts.first().copied().filter(|first| span.start_ms == 0 && *first > LATE_START_MS);
     let nothing = late.map(|first| Line { ms: 0, span_ms: Some(first), frames: 0, what: What::Nothing });
@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn ending(next_ms: Option<u64>, last_end_ms: Option<u64>, failure: Option<VideoError>) -> Ending {
-        Ending { next_ms, last_end_ms, failure }
+        Ending { next_ms, last_ms: None, last_end_ms, taken_ms: None, lost: false, failure }
     }
 
     #[test]

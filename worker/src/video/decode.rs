@@ -47,8 +47,14 @@ pub struct Frame {
 pub struct Ending {
     /// When the first frame behind the segment is shown, if there is one.
     pub next_ms: Option<u64>,
-    /// When the last decoded frame inside ends, as far as its neighbours tell.
+    /// When the last decoded frame inside is shown.
+    pub last_ms: Option<u64>,
+    /// When it ends, as far as its neighbours tell.
     pub last_end_ms: Option<u64>,
+    /// When the last frame that was chosen and came is shown.
+    pub taken_ms: Option<u64>,
+    /// Whether frames were chosen of which no pixels came.
+    pub lost: bool,
     /// What went wrong behind that.
     pub failure: Option<VideoError>,
 }
@@ -67,7 +73,8 @@ pub struct Decoding {
     last: Option<u64>,
     widest_gap: u64,
     next: Option<u64>,
-    chosen_before: Option<u64>,
+    taken: Option<u64>,
+    lost: bool,
 }
 
 impl Decoding {
@@ -125,7 +132,8 @@ impl Decoding {
             last: None,
             widest_gap: 0,
             next: None,
-            chosen_before: None,
+            taken: None,
+            lost: false,
         })
     }
 
@@ -145,10 +153,14 @@ impl Decoding {
             } else if line == selection::CHOSEN
                 && let Some(ms) = self.at
             {
-                let Some(rgb) = self.read_pixels().await? else { return Ok(None) };
+                // After the last pixels the remaining lines still tell how far decoding came.
+                let Some(rgb) = self.read_pixels().await? else {
+                    self.lost = true;
+                    continue;
+                };
                 // Rows are told apart by their milliseconds.
-                if self.chosen_before.is_none_or(|before| ms > before) {
-                    self.chosen_before = Some(ms);
+                if self.taken.is_none_or(|before| ms > before) {
+                    self.taken = Some(ms);
                     return Ok(Some(Frame { ms, rgb }));
                 }
             }
@@ -173,21 +185,18 @@ impl Decoding {
     /// # Errors
     /// When ffmpeg falls silent, or cannot be talked to.
     pub async fn end(mut self) -> Result<Ending, VideoError> {
-        let gap = if self.widest_gap > 0 { self.widest_gap } else { self.film.frame_ms };
-        let step = self.film.frame_ms.min(gap).max(1);
-        let last_end_ms = self.last.map(|last| last + step);
         if self.next.is_some() {
             let _ = self.child.kill().await;
-            return Ok(Ending { next_ms: self.next, last_end_ms, failure: None });
+            return Ok(self.ending(None));
         }
         let status = timeout(self.silence, self.child.wait()).await;
         let status = status.map_err(|_| VideoError::Stalled { program: PROGRAM, silence: self.silence })?;
         let status = status.map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
         let words = (&mut self.words).await.unwrap_or_default();
         let failure = if status.success() {
-            self.missing(last_end_ms, gap).or_else(|| {
+            self.missing().or_else(|| {
                 // Nothing could be decoded, but there was something.
-                (last_end_ms.is_none() && !words.is_empty()).then(|| VideoError::from_words(&words))
+                (self.last.is_none() && !words.is_empty()).then(|| VideoError::from_words(&words))
             })
         } else if let (None, Some(signal)) =
             (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))
@@ -196,14 +205,35 @@ impl Decoding {
         } else {
             Some(VideoError::from_words(&words))
         };
-        Ok(Ending { next_ms: None, last_end_ms, failure })
+        Ok(self.ending(failure))
+    }
+
+    /// Ends the decoder because of `failure`.
+    pub fn abandon(self, failure: VideoError) -> Ending {
+        self.ending(Some(failure))
+    }
+
+    fn ending(&self, failure: Option<VideoError>) -> Ending {
+        Ending {
+            next_ms: self.next,
+            last_ms: self.last,
+            last_end_ms: self.last.map(|last| last + self.film.frame_ms.min(self.gap()).max(1)),
+            taken_ms: self.taken,
+            lost: self.lost,
+            failure,
+        }
+    }
+
+    /// The longest time between two frames.
+    fn gap(&self) -> u64 {
+        if self.widest_gap > 0 { self.widest_gap } else { self.film.frame_ms }
     }
 
     /// Whether the file ended clearly before the film should have.
-    fn missing(&self, last_end_ms: Option<u64>, gap: u64) -> Option<VideoError> {
-        let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, last_end_ms?);
+    fn missing(&self) -> Option<VideoError> {
+        let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, self.last?);
         let short = end.saturating_sub(last);
-        (short > 2000.max(3 * gap))
+        (short > 2000.max(3 * self.gap()))
             .then(|| VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms")))
     }
 

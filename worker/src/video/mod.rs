@@ -16,7 +16,7 @@ mod tool;
 
 pub use decode::{Decoding, Ending, Frame, Span};
 pub use error::VideoError;
-pub use probe::{Film, probe};
+pub use probe::{Film, follows, probe};
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;
 pub use tool::VideoLimits;

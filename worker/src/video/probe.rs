@@ -15,6 +15,10 @@ const PROGRAM: &str = "ffprobe";
 const FREE_CLOCKS: [&str; 3] = ["mpegts", "mpeg", "wtv"];
 /// How long a frame is taken to last where nothing says it.
 const A_FRAME_MS: u64 = 40;
+/// How far behind damage a file is looked at for more.
+const LOOK_AHEAD_S: u64 = 120;
+/// What a decoder may have in hand when it gives up.
+const A_MOMENT_MS: u64 = 1000;
 /// Most seconds that a container may claim; more is nonsense, or meant to be endless.
 const SANE_SECONDS: f64 = 1e9;
 
@@ -118,6 +122,22 @@ async fn last_packet(path: &Path, film: &Film, limits: &VideoLimits) -> Result<O
     });
     let last = ends.fold(None, |most: Option<f64>, end| Some(most.map_or(end, |most| most.max(end))));
     Ok(last.and_then(|seconds| milliseconds(seconds, film.origin_us)))
+}
+
+/// Whether anything of the video comes more than a moment after `after_ms`: if not, the file ends there.
+pub async fn follows(path: &Path, film: &Film, after_ms: u64, limits: &VideoLimits) -> bool {
+    let mut command = tool::command(PROGRAM);
+    let (stream, start) = (film.stream.to_string(), film.origin_us as f64 / 1e6 + after_ms as f64 / 1000.0);
+    let interval = format!("{start:.3}%+{LOOK_AHEAD_S}");
+    command
+        .args(["-select_streams", &stream, "-read_intervals", &interval, "-show_entries", "packet=pts_time"])
+        .args(["-of", "csv=p=0", "-i"])
+        .arg(tool::input(path));
+    // Without an answer the damage is taken for what it seemed to be.
+    let Ok(output) = run(&mut command, limits).await else { return true };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let times = text.lines().filter_map(|line| line.split(',').next()?.trim().parse::<f64>().ok());
+    times.filter_map(|seconds| milliseconds(seconds, film.origin_us)).any(|ms| ms > after_ms + A_MOMENT_MS)
 }
 
 async fn run(command: &mut tokio::process::Command, limits: &VideoLimits) -> Result<Output, VideoError> {

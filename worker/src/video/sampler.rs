@@ -43,6 +43,11 @@ impl Sampler {
         Seen::Kept
     }
 
+    /// How many frames were kept so far.
+    pub fn kept(&self) -> usize {
+        self.counts.len()
+    }
+
     /// How many frames each kept one stands for, in order.
     pub fn counts(self) -> Vec<u32> {
         self.counts

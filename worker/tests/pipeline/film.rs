@@ -81,11 +81,10 @@ pub fn times(path: &Path) -> Vec<(u64, bool)> {
         .unwrap();
     let text = String::from_utf8(told.stdout).unwrap();
     text.lines()
-        .map(|line| {
-            let mut fields = line.split(',');
-            let key = fields.next().unwrap() == "1";
-            let seconds: f64 = fields.next().unwrap().parse().unwrap();
-            ((seconds * 1000.0).round() as u64, key)
+        .filter_map(|line| {
+            let (key, rest) = line.split_once(',')?;
+            let seconds: f64 = rest.split(',').next()?.parse().ok()?;
+            Some(((seconds * 1000.0).round() as u64, key == "1"))
         })
         .collect()
 }

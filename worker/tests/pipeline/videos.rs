@@ -151,7 +151,7 @@ async fn films_of_any_shape_are_shown_upright() {
         &["-i", upright, "-vf", "transpose=clock", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p"],
         &lying,
     );
-    ffmpeg(&["-i", lying.to_str().unwrap(), "-c", "copy", "-metadata:s:v", "rotate=270"], &turned);
+    ffmpeg(&["-i", lying.to_str().unwrap(), "-c", "copy", "-metadata:s:v", "rotate=90"], &turned);
     let rows = rows_of(&bench, "turned", vec![segment(&turned, 0, None, Sampling::default())]).await;
     assert_eq!((rows[0].width, rows[0].height), (Some(160), Some(120)), "{:?}", verdicts(&rows));
     assert_true(&film, &rows);
