@@ -4,7 +4,8 @@ use captionfleet_tests::fleet::worker;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_stays_flat_in_random_company() {
-    let report = worker(["bench", "--soak", "8s", "--json"]).await.unwrap().success().unwrap().json().unwrap();
+    let report =
+        worker(["bench", "--soak", "8s", "--json"]).await.unwrap().success().unwrap().json().unwrap();
     let soak = &report["soak"];
     assert!(soak["answered"].as_u64().unwrap() > 40, "{soak}");
     assert!(soak["cancelled"].as_u64().unwrap() > 0, "{soak}");
