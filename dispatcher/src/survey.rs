@@ -6,6 +6,9 @@
 //! out here.
 
 mod header;
+mod sample;
+
+pub use sample::kept_share;
 
 use crate::catalog::Item;
 use anyhow::Context as _;

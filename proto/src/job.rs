@@ -130,6 +130,7 @@ struct FlatJob {
     prompt: Option<Prompt>,
     max_tokens: Option<u32>,
     embed: Option<bool>,
+    thumbnails: Option<bool>,
     query: Option<Query>,
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -156,6 +157,7 @@ impl<'de> Deserialize<'de> for Job {
                     prompt: flat.prompt.unwrap_or_default(),
                     max_tokens: flat.max_tokens,
                     embed: flat.embed.unwrap_or(true),
+                    thumbnails: flat.thumbnails.unwrap_or(false),
                 })
             }
             KindName::Search => {

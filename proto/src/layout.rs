@@ -9,6 +9,7 @@
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
 //! videos/RUN/videos.parquet      the finished videos of a run
+//! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
 //! index/                         search index (LanceDB's own files)
 //! ```
 
@@ -18,7 +19,8 @@ use crate::job::{JobId, RunId};
 use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 7] = ["runs", "parts", "quarantine", "staged", "queries", "videos", "index"];
+pub const TOP_FOLDERS: [&str; 8] =
+    ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index"];
 /// Everything that describes runs.
 pub const RUNS_PREFIX: &str = "runs/";
 /// Where the search index keeps its files.
@@ -113,6 +115,12 @@ pub fn track(run: &RunId, video: &ItemUri, track: Track) -> String {
 /// What the keys of a run's tracks begin with.
 pub fn tracks_prefix(run: &RunId) -> String {
     format!("videos/{run}/")
+}
+
+/// A frame of a video as a small picture.
+pub fn thumbnail(video: &ItemUri, frame_ms: u64) -> String {
+    let digest = hex::encode(Sha256::digest(video.as_str()));
+    format!("thumbnails/{}/{frame_ms}.jpg", &digest[..16])
 }
 
 /// The table of a run's finished videos.

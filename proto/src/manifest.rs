@@ -38,6 +38,9 @@ pub struct RunManifest {
     /// Which frames of its videos become rows; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sample: Option<Sampling>,
+    /// Whether the frames of its videos are kept as small pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnails: Option<bool>,
     /// Number of items in the items table. When the run is complete, each picture has exactly one row, and the rows of
     /// a video's segments cover its time without a gap.
     pub items: u64,

@@ -181,6 +181,7 @@ fn manifests() {
         embed: true,
         bundle: None,
         sample: Some(Sampling::default()),
+        thumbnails: Some(true),
         items: 1000,
         jobs: 16,
         job_size: 64,

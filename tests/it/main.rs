@@ -5,6 +5,7 @@ mod archive;
 mod bad_input;
 mod bench;
 mod demo;
+mod films;
 mod fleet;
 mod pictures;
 mod python;

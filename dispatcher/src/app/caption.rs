@@ -175,6 +175,7 @@ impl Submission<'_> {
                 created_at: *now,
                 job_size: self.settings.job_size as u64,
                 already_done: plan.already_done,
+                thumbnails: self.settings.thumbnails,
             };
             let manifest = submission::manifest(run, wish, &about);
             submission::write(&**archive, run, &manifest).await?;

@@ -115,6 +115,7 @@ impl Demo {
             job_size: 8,
             pictures_only: false,
             retry_failed: false,
+            thumbnails: false,
             fleet: self.fleet.clone(),
         }
     }

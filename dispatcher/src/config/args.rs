@@ -123,6 +123,10 @@ pub struct VideoArgs {
     /// How much a frame must differ from the last captioned one to be captioned itself, 0 (caption all) to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.04, env = "CAPTIONFLEET_MIN_CHANGE", value_parser = share)]
     pub min_change: f64,
+
+    /// Keep every captioned frame as a small JPEG in the archive, for `search --thumbnails`
+    #[arg(long)]
+    pub thumbnails: bool,
 }
 
 /// A time in words, in microseconds.
@@ -261,6 +265,10 @@ pub struct SearchArgs {
     /// How many pictures to show
     #[arg(long, short = 'k', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top_k: u32,
+
+    /// Say where the small picture of each frame found is, where `caption --thumbnails` kept one
+    #[arg(long)]
+    pub thumbnails: bool,
 
     /// Seconds to wait for a worker's answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]

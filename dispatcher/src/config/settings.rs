@@ -92,6 +92,8 @@ pub struct WorkSettings {
     pub pictures_only: bool,
     /// Do again what failed before.
     pub retry_failed: bool,
+    /// Keep frames of videos as small pictures.
+    pub thumbnails: bool,
     /// Queue, storage and model.
     pub fleet: FleetSettings,
 }
@@ -127,6 +129,7 @@ impl WorkSettings {
             job_size: args.job_size as usize,
             pictures_only: args.pictures_only,
             retry_failed: args.retry_failed,
+            thumbnails: args.video.thumbnails,
             fleet,
         })
     }

@@ -142,9 +142,30 @@ impl Plan {
 
     /// About how many pictures and frames the jobs will look at.
     pub fn weight(&self) -> u64 {
+        self.job_items().map(segments::weight).sum()
+    }
+
+    /// About how many frames of videos the jobs will look at.
+    pub fn frames(&self) -> u64 {
+        self.weight() - self.pictures()
+    }
+
+    /// Pictures of the jobs that are going to be worked on.
+    pub fn pictures(&self) -> u64 {
+        self.job_items().filter(|item| item.sample.is_none()).count() as u64
+    }
+
+    /// The videos of the new run, with their lengths in milliseconds where they are known.
+    pub fn new_videos(&self) -> impl Iterator<Item = (&ItemUri, Option<u64>)> {
+        let items = self.new_run.iter().flat_map(NewRun::all_jobs).flat_map(|job| &job.items);
+        let first = items.filter(|item| item.sample.is_some() && item.frame_ms == Some(0));
+        first.map(|item| (&item.uri, item.film_ms))
+    }
+
+    fn job_items(&self) -> impl Iterator<Item = &JobItem> {
         let continued = self.continued.iter().flat_map(|run| &run.jobs);
         let new = self.new_run.iter().flat_map(NewRun::all_jobs);
-        continued.chain(new).flat_map(|job| &job.items).map(segments::weight).sum()
+        continued.chain(new).flat_map(|job| &job.items)
     }
 
     /// Jobs that are going to be worked on.

@@ -1,7 +1,7 @@
 //! Films from the command line: counted, resumed, verified, found again, and said to players.
 
 use crate::desk::Desk;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A film of scenes, each for four seconds.
@@ -11,15 +11,18 @@ fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
     let mut pictures: Vec<_> =
         std::fs::read_dir(&drawn).unwrap().map(|entry| entry.unwrap().path()).collect();
     pictures.sort();
-    let list: String =
-        pictures.iter().map(|picture| format!("file '{}'\nduration 4\n", picture.display())).collect();
+    let line = |picture: &PathBuf| format!("file '{}'\n", picture.display());
+    let mut list: String = pictures.iter().map(|picture| line(picture) + "duration 4\n").collect();
+    // The last duration counts only if something follows.
+    list += &line(&pictures[0]);
     let names = desk.root().join("list.txt");
     std::fs::write(&names, list).unwrap();
     std::fs::create_dir_all(desk.pictures()).unwrap();
     let size =
         ["-vf", "scale=160:120,fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
+    let length = (4 * scenes).to_string();
     ffmpeg(
-        &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap()][..], &size].concat(),
+        &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap(), "-t", &length][..], &size].concat(),
         &desk.pictures().join(name),
     );
 }
@@ -49,7 +52,15 @@ fn a_film_is_captioned_verified_and_found_among_pictures() {
     let desk = Desk::new();
     Desk::draw(&desk.pictures(), 3, 7);
     film(&desk, "a film.mp4", 34, 1);
-    let report = desk.caption(&["--job-size", "30"]).json();
+    let planned = desk.run(["plan", "pictures", "--archive", "archive", "--json"]).json();
+    assert_eq!(
+        (&planned["videos"]["new"], &planned["videos"]["frames"]),
+        (&1.into(), &136.into()),
+        "{planned}"
+    );
+    let guess = planned["videos"]["frames_kept"].as_u64().unwrap();
+    assert!((30..=40).contains(&guess), "{planned}");
+    let report = desk.caption(&["--job-size", "30", "--thumbnails"]).json();
     let frames = &report["frames"];
     assert_eq!(report["complete"], true, "{report}");
     assert_eq!(frames["seen"], 136, "{report}");
@@ -79,6 +90,12 @@ fn a_film_is_captioned_verified_and_found_among_pictures() {
     let hits = desk.run(["search", "a red circle", "--archive", "archive", "--json", "-k", "50"]).json();
     let in_film = hits["hits"].as_array().unwrap().iter().filter(|hit| hit["frame_ms"].is_u64()).count();
     assert_eq!(in_film as u64, kept, "{hits}");
+
+    let shown = desk.run(["search", "a red circle", "--archive", "archive", "--json", "--thumbnails"]).json();
+    for hit in shown["hits"].as_array().unwrap().iter().filter(|hit| hit["frame_ms"].is_u64()) {
+        let path = hit["thumbnail"].as_str().unwrap().strip_prefix("file://").unwrap();
+        assert!(std::fs::read(path).unwrap().starts_with(&[0xff, 0xd8]), "{hit}");
+    }
 
     let again = desk.caption(&["--job-size", "30"]).json();
     assert_eq!((&again["already_done"], again["runs"].as_array().unwrap().len()), (&4.into(), 0), "{again}");

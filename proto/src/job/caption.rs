@@ -27,6 +27,14 @@ pub struct CaptionJob {
     /// Whether rows get an embedding.
     #[serde(default = "yes")]
     pub embed: bool,
+    /// Whether frames of videos that get a row are kept as small JPEG files in the archive.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub thumbnails: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn yes() -> bool {
@@ -131,7 +139,7 @@ impl Prompt {
 impl CaptionJob {
     /// A job that captions and embeds `items` with the worker's own limits.
     pub fn new(items: Vec<JobItem>) -> Self {
-        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true }
+        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true, thumbnails: false }
     }
 
     /// See [`Prompt::prompt_hash`].

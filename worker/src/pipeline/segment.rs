@@ -7,8 +7,10 @@ use std::time::Instant;
 use captionfleet_model::ModelConfig;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_proto::job::{JobItem, Lane, Sampling};
+use captionfleet_proto::layout;
 use captionfleet_proto::rows::Row;
-use futures::StreamExt;
+use captionfleet_proto::storage::PutMode;
+use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -35,6 +37,7 @@ const MAX_ROWS: usize = 100_000;
 struct Kept {
     ms: u64,
     picture: PreparedPicture,
+    thumbnail: Option<Vec<u8>>,
 }
 
 /// What decoding came to.
@@ -112,7 +115,8 @@ impl Pipeline {
             let film = self.film(&local).await?;
             (facts.width, facts.height) = (Some(film.width), Some(film.height));
             let _decoder = permit(&self.budgets.decoders).await;
-            let (decoded, answers) = self.overlap(task, plan, local, &film, span, sampling, mode).await?;
+            let (decoded, answers) =
+                self.overlap(task, plan, item, local, &film, span, sampling, mode).await?;
             (film, decoded, answers)
         };
         for (_, answer) in &mut answers {
@@ -138,6 +142,7 @@ impl Pipeline {
         &self,
         task: &Received,
         plan: &Plan,
+        item: &JobItem,
         local: Arc<Local>,
         film: &Film,
         span: Span,
@@ -147,7 +152,8 @@ impl Pipeline {
         let (frames, kept) = mpsc::channel(WAITING);
         let (film, sampling, limits, model) =
             (film.clone(), *sampling, self.video_limits(), Arc::clone(&self.model));
-        let work = Work { local, film, span, sampling, limits, model, frames };
+        let thumbnails = task.caption.thumbnails;
+        let work = Work { local, film, span, sampling, limits, model, thumbnails, frames };
         let started = Instant::now();
         let decoding = AbortOnDropHandle::new(tokio::spawn(work.run()));
         let width = match mode {
@@ -156,21 +162,37 @@ impl Pipeline {
         };
         let kept = futures::stream::unfold(kept, |mut kept| async { Some((kept.recv().await?, kept)) });
         let answers: Vec<_> = kept
-            .map(|Kept { ms, picture }| async move {
+            .map(|Kept { ms, picture, thumbnail }| async move {
+                if let Some(jpeg) = thumbnail {
+                    self.keep_thumbnail(task, item, ms, jpeg).await?;
+                }
                 let asked = request(picture, plan, task.lane, mode);
                 let _place = match mode {
                     Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
                     Mode::Alone => None,
                 };
-                (ms, self.ask(asked, task.lane).await.map_err(|error| *error))
+                Ok((ms, self.ask(asked, task.lane).await.map_err(|error| *error)))
             })
             .buffered(width)
-            .collect()
-            .await;
+            .try_collect()
+            .await
+            .map_err(ItemFailure::Job)?;
         let decoded =
             decoding.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
         events::stage(&self.metrics, HostStage::VideoDecode, started.elapsed());
         Ok((decoded.map_err(video_failure)?, answers))
+    }
+
+    async fn keep_thumbnail(
+        &self,
+        task: &Received,
+        item: &JobItem,
+        ms: u64,
+        jpeg: Vec<u8>,
+    ) -> Result<(), Failure> {
+        let key = layout::thumbnail(&item.uri, ms);
+        let written = task.archive.put(&key, jpeg.into(), PutMode::Overwrite).await;
+        written.map(drop).map_err(Failure::Archive)
     }
 
     async fn ask(&self, asked: CaptionRequest, lane: Lane) -> Result<CaptionResult, Box<ItemFailure>> {
@@ -241,6 +263,8 @@ struct Work {
     sampling: Sampling,
     limits: VideoLimits,
     model: Arc<ModelConfig>,
+    /// Whether kept frames are wanted as small pictures.
+    thumbnails: bool,
     frames: mpsc::Sender<Kept>,
 }
 
@@ -299,21 +323,24 @@ impl Work {
                 continue;
             }
             let (model, (width, height)) = (Arc::clone(&self.model), (self.film.width, self.film.height));
+            let thumbnails = self.thumbnails;
             let looked_at = tokio::task::spawn_blocking(move || {
                 let signature = Signature::of(&frame.rgb, width as usize, height as usize);
                 let seen = sampler.see(frame.ms, signature);
-                let picture =
-                    (seen == Seen::Kept).then(|| prepare(&Picture { width, height, rgb: frame.rgb }, &model));
-                (sampler, frame.ms, picture)
+                let kept = (seen == Seen::Kept).then(|| {
+                    let thumbnail = thumbnails.then(|| video::thumbnail(&frame.rgb, width, height)).flatten();
+                    let picture = prepare(&Picture { width, height, rgb: frame.rgb }, &model);
+                    Kept { ms: frame.ms, picture, thumbnail }
+                });
+                (sampler, kept)
             });
-            let picture;
-            let ms;
-            (sampler, ms, picture) = looked_at
+            let kept;
+            (sampler, kept) = looked_at
                 .await
                 .map_err(|error| VideoError::Corrupt(format!("a frame cannot be used: {error}")))?;
-            let Some(picture) = picture else { continue };
+            let Some(kept) = kept else { continue };
             // Nobody waits for the frames of a segment that is being given back.
-            let _ = self.frames.send(Kept { ms, picture }).await;
+            let _ = self.frames.send(kept).await;
             if sampler.kept() >= MAX_ROWS {
                 return Ok((sampler, decoding.abandon(VideoError::TooManyFrames { limit: MAX_ROWS })));
             }

@@ -66,6 +66,10 @@ pub fn job_done(metrics: &Metrics, outcome: &JobOutcome) {
     metrics.jobs.with_label_values(&["caption", "done"]).inc();
     metrics.job_seconds.observe(outcome.seconds);
     metrics.items.with_label_values(&["ok", ""]).inc_by(outcome.ok);
+    if let Some(frames) = outcome.frames {
+        metrics.frames.with_label_values(&["kept"]).inc_by(frames.kept);
+        metrics.frames.with_label_values(&["dropped"]).inc_by(frames.dropped());
+    }
     for (code, count) in &outcome.failed {
         metrics.items.with_label_values(&["failed", code]).inc_by(*count);
     }

@@ -48,6 +48,8 @@ pub struct Metrics {
     pub(crate) jobs: IntCounterVec,
     /// Rows written, by status and error code.
     pub(crate) items: IntCounterVec,
+    /// Frames of videos that were looked at, by what became of them.
+    pub(crate) frames: IntCounterVec,
     /// Seconds spent per stage and call.
     pub(crate) stage_seconds: HistogramVec,
     /// Messages waiting, by queue.
@@ -93,6 +95,7 @@ impl Metrics {
         let metrics = Self {
             jobs: make.counters("jobs_total", "Jobs that left this worker.", &["kind", "outcome"]),
             items: make.counters("items_total", "Rows written.", &["status", "code"]),
+            frames: make.counters("frames_total", "Frames of videos that were looked at.", &["fate"]),
             stage_seconds: make.histograms(
                 HistogramOpts::new("stage_seconds", "Time per stage and call.").buckets(SECONDS.to_vec()),
                 "stage",
@@ -145,6 +148,9 @@ impl Metrics {
         };
         // A family without a child is not shown at all: rates over these start from zero, not from nothing.
         metrics.items.with_label_values(&["ok", ""]);
+        for fate in ["kept", "dropped"] {
+            metrics.frames.with_label_values(&[fate]);
+        }
         for outcome in ["done", "already_done", "retried", "dead", "returned"] {
             metrics.jobs.with_label_values(&["caption", outcome]);
         }

@@ -12,6 +12,7 @@ mod probe;
 mod sampler;
 mod selection;
 mod signature;
+mod thumbnail;
 mod tool;
 
 pub use decode::{Decoding, Ending, Frame, Span};
@@ -19,6 +20,7 @@ pub use error::VideoError;
 pub use probe::{Film, follows, probe};
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;
+pub use thumbnail::thumbnail;
 pub use tool::VideoLimits;
 
 /// Extensions of files that are treated as videos; playlists are among them, to be refused with the right words.
