@@ -41,6 +41,7 @@ fn row(number: usize, run: &RunId, job: &JobId, seed: &mut u64) -> Row {
         item: ItemUri::s3("pictures", &format!("{number:08}.jpg")),
         frame_ms: None,
         span_ms: None,
+        frames: None,
         sha256: None,
         etag: None,
         width: Some(640),

@@ -4,7 +4,7 @@ use captionfleet_proto::codec::{self, DecodeError};
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{self, PlannedItem, RunManifest};
-use captionfleet_proto::rows::{self, RowKey, TableError};
+use captionfleet_proto::rows::{self, Projection, Row, RowKey, TableError};
 use captionfleet_proto::storage::{Storage, StorageError};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
@@ -126,6 +126,12 @@ pub async fn items(archive: &dyn Storage, manifest: &RunManifest) -> Result<Vec<
 pub async fn keys(archive: &dyn Storage, key: String) -> Result<Vec<RowKey>, ArchiveError> {
     let object = archive.get(&key, TABLE_BYTES).await?;
     decoded(key, move || rows::read_keys(object.bytes)).await
+}
+
+/// The rows of one part, without their embeddings.
+pub async fn rows(archive: &dyn Storage, key: String) -> Result<Vec<Row>, ArchiveError> {
+    let object = archive.get(&key, TABLE_BYTES).await?;
+    decoded(key, move || rows::read_part(object.bytes, Projection::WithoutEmbedding)).await
 }
 
 /// Decodes a table away from the threads that wait for the network.

@@ -1,6 +1,6 @@
 //! Publishes captioning and search jobs, follows them to their last row, and finds pictures again.
 //!
-//! Data goes one way: [`catalog`] lists items, [`history`] reads what the archive has, [`plan`] compares the two and cuts
+//! Data goes one way: [`catalog`] lists items, [`history`] reads what the archive has, [`survey`] measures videos, [`plan`] compares the two and cuts
 //! jobs, [`submission`] writes the run down, [`publish`] hands its jobs to the broker, [`ledger`] follows them, [`report`]
 //! says what they came to. [`verify`] and [`search`] read the archive. [`app`] wires all of it, one file per command.
 //!
@@ -22,5 +22,7 @@ pub mod report;
 pub mod search;
 pub mod staging;
 pub mod submission;
+pub mod survey;
 pub mod telemetry;
+pub mod tracks;
 pub mod verify;

@@ -63,7 +63,7 @@ impl Drop for Busy {
     }
 }
 
-/// Progress over a known number of pictures.
+/// Progress over a number of pictures and frames; of frames it is only known about how many they are.
 #[derive(Debug)]
 pub struct Progress {
     display: Display,
@@ -103,6 +103,10 @@ impl Progress {
     pub fn advance(&mut self, rows: u64, failed: u64) {
         self.done += rows;
         self.failed += failed;
+        if self.done > self.total {
+            self.total = self.done;
+            self.bar.set_length(self.total);
+        }
         self.bar.inc(rows);
         if self.failed > 0 {
             self.bar.set_message(format!("  {} failed", self.failed));
@@ -151,9 +155,24 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A time in a film: "12:43.500", "1:02:03".
+pub fn clock(ms: u64) -> String {
+    let (hours, minutes, seconds) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    let fraction = if ms.is_multiple_of(1000) { String::new() } else { format!(".{:03}", ms % 1000) };
+    match hours {
+        0 => format!("{minutes}:{seconds:02}{fraction}"),
+        hours => format!("{hours}:{minutes:02}:{seconds:02}{fraction}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::{clock, duration};
+
+    #[test]
+    fn times_of_films_read_well() {
+        assert_eq!([0, 763_500, 3_723_000].map(clock), ["0:00", "12:43.500", "1:02:03"]);
+    }
 
     #[test]
     fn durations_read_well() {

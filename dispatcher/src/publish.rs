@@ -54,6 +54,7 @@ fn message(
         prompt: run.prompt.clone(),
         max_tokens: run.max_tokens,
         embed: run.embed,
+        thumbnails: run.thumbnails.unwrap_or(false),
     };
     let mut job = Job::caption(planned.id.clone(), run.run.clone(), destination.archive.clone(), caption);
     job.bundle.clone_from(&run.bundle);

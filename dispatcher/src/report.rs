@@ -27,6 +27,9 @@ pub struct Report {
     /// Rows of this submission by what became of them.
     #[serde(flatten)]
     pub rows: Tally,
+    /// Where captions and chapters of finished videos are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tracks: Vec<String>,
     /// Jobs that were given up.
     pub dead_jobs: Vec<DeadJob>,
     /// Jobs that have not settled.
@@ -56,6 +59,7 @@ impl Report {
             already_done: plan.already_done,
             already_failed: plan.already_failed,
             rows: Tally::default(),
+            tracks: Vec::new(),
             dead_jobs: Vec::new(),
             open_jobs: 0,
             complete: true,
@@ -86,6 +90,14 @@ impl Report {
         if !self.detached {
             put("skipped", self.rows.skipped.to_string());
         }
+        if let Some(frames) = self.rows.frames {
+            let share = 100.0 * frames.dropped() as f64 / frames.seen.max(1) as f64;
+            let (seen, kept, dropped) = (frames.seen, frames.kept, frames.dropped());
+            put(
+                "frames",
+                format!("{seen} seen, {kept} kept, {dropped} dropped as near-identical ({share:.1} %)"),
+            );
+        }
         if self.already_done + self.already_failed > 0 {
             put("done before", before(self));
         }
@@ -106,6 +118,9 @@ impl Report {
             self.runs.iter().map(RunId::as_str).collect::<Vec<_>>().join(" "),
         );
         put("rows", self.parts.clone());
+        for folder in &self.tracks {
+            put("tracks", folder.clone());
+        }
         lines.join("\n")
     }
 
@@ -133,15 +148,23 @@ mod tests {
     use super::Report;
     use crate::history::History;
     use crate::plan::{PlanOptions, Wish, plan};
-    use captionfleet_proto::job::{Prompt, RunId};
+    use captionfleet_proto::job::{Prompt, RunId, Sampling};
+    use std::collections::HashMap;
 
     fn report() -> Report {
-        let wish = Wish { prompt: Prompt::Caption, max_tokens: None, embed: true, bundle: None };
+        let wish = Wish {
+            prompt: Prompt::Caption,
+            max_tokens: None,
+            embed: true,
+            bundle: None,
+            sample: Sampling::default(),
+        };
         let options = PlanOptions {
             run: RunId::new("r").expect("a valid id"),
             job_size: 1,
             retry_failed: false,
             refuse_unreadable: false,
+            lengths: HashMap::new(),
         };
         let plan = plan(crate::catalog::Catalog::default(), &History::default(), &wish, &options);
         Report::new("file:///a".to_owned(), "file:///a/parts/".to_owned(), &plan)

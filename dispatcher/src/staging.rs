@@ -1,8 +1,9 @@
-//! Copying local pictures into the archive, where workers on other machines can read them.
+//! Copying local pictures and videos into the archive, where workers on other machines can read them.
 //!
 //! A copy is named by its content: what is there already is not copied again, and an interrupted run leaves nothing
 //! that would be wrong. The row keeps the picture's own name.
 
+use crate::catalog::digest;
 use crate::plan::PlannedJob;
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -12,11 +13,12 @@ use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use futures::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Files that are read and sent at once.
 const AT_ONCE: usize = 16;
-/// Files above this size are not copied: no worker would decode them.
+/// Pictures above this size are not copied: no worker would decode them.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
 
 /// What was copied.
@@ -28,7 +30,7 @@ pub struct Staged {
     pub present: u64,
 }
 
-/// Copies the local pictures of `jobs` and tells each item where its copy is.
+/// Copies the local pictures and videos of `jobs` and tells each item where its copy is.
 ///
 /// A file that has gone or changed its size beyond the limit gets the address of a copy that does not exist: its row
 /// will say `not_found`.
@@ -37,13 +39,26 @@ pub async fn stage(
     uri: &ArchiveUri,
     jobs: Vec<&mut PlannedJob>,
 ) -> anyhow::Result<Staged> {
-    let items = jobs.into_iter().flat_map(|job| job.items.iter_mut()).filter(|item| item.fetch.is_none());
-    let copies = items.filter_map(|item| match item.uri.location() {
-        Location::File(path) => Some((item, path)),
-        Location::S3 { .. } => None,
-    });
-    futures::stream::iter(copies)
-        .map(|(item, path)| stage_one(archive, uri, item, path))
+    let mut files: BTreeMap<ItemUri, (PathBuf, Vec<&mut JobItem>)> = BTreeMap::new();
+    for item in jobs.into_iter().flat_map(|job| job.items.iter_mut()).filter(|item| item.fetch.is_none()) {
+        if let Location::File(path) = item.uri.location() {
+            // The segments of a video have one copy.
+            files.entry(item.uri.clone()).or_insert((path, Vec::new())).1.push(item);
+        }
+    }
+    futures::stream::iter(files.into_values())
+        .map(|(path, items)| async move {
+            let Some(first) = items.first() else { return Ok((0, 0)) };
+            let (copy, count) = stage_one(archive, uri, first, path).await?;
+            for item in items {
+                item.fetch = Some(copy.address.clone());
+                if let Some((sha256, size)) = &copy.content {
+                    item.sha256 = Some(sha256.clone());
+                    item.size = Some(*size);
+                }
+            }
+            anyhow::Ok(count)
+        })
         .buffer_unordered(AT_ONCE)
         .try_fold(Staged::default(), |sum, (sent, present)| async move {
             Ok(Staged { sent: sum.sent + sent, present: sum.present + present })
@@ -51,45 +66,54 @@ pub async fn stage(
         .await
 }
 
+/// Where a copy is, and what was read for it.
+struct Copy {
+    address: ItemUri,
+    content: Option<(String, u64)>,
+}
+
 async fn stage_one(
     archive: &dyn Storage,
     uri: &ArchiveUri,
-    item: &mut JobItem,
+    item: &JobItem,
     path: PathBuf,
-) -> anyhow::Result<(u64, u64)> {
+) -> anyhow::Result<(Copy, (u64, u64))> {
     if let Some(sha256) = &item.sha256 {
         let key = layout::staged(sha256);
-        item.fetch = Some(address(uri, &key));
         match archive.head(&key).await {
-            Ok(_) => return Ok((0, 1)),
+            Ok(_) => return Ok((Copy { address: address(uri, &key), content: None }, (0, 1))),
             Err(error) if error.kind() == StorageErrorKind::NotFound => {}
             Err(error) => return Err(error).context(format!("copy {} into the archive", path.display())),
         }
     }
-    let read = tokio::task::spawn_blocking(move || read(&path)).await.context("a reading thread failed")?;
-    let Ok(Some((bytes, sha256))) = read else {
+    let (is_video, file) = (item.sample.is_some(), path.clone());
+    let read = tokio::task::spawn_blocking(move || {
+        if is_video { digest(&file).map(|content| Some((None, content))) } else { read(&file) }
+    });
+    let Ok(Some((bytes, content))) = read.await.context("a reading thread failed")? else {
         // The worker will find no copy and say so in the row.
-        item.fetch.get_or_insert_with(|| address(uri, &layout::staged(&"0".repeat(64))));
-        return Ok((0, 0));
+        let sha256 = item.sha256.clone().unwrap_or_else(|| "0".repeat(64));
+        return Ok((Copy { address: address(uri, &layout::staged(&sha256)), content: None }, (0, 0)));
     };
-    let key = layout::staged(&sha256);
-    item.fetch = Some(address(uri, &key));
-    item.size = Some(bytes.len() as u64);
-    item.sha256 = Some(sha256);
-    archive
-        .put(&key, bytes, PutMode::IfAbsent)
-        .await
-        .with_context(|| format!("copy {} into the archive", item.uri))?;
-    Ok((1, 0))
+    let key = layout::staged(&content.0);
+    let sent = match bytes {
+        Some(bytes) => archive.put(&key, bytes, PutMode::IfAbsent).await.map(drop),
+        None => archive.put_file(&key, &path).await,
+    };
+    sent.with_context(|| format!("copy {} into the archive", item.uri))?;
+    Ok((Copy { address: address(uri, &key), content: Some(content) }, (1, 0)))
 }
 
-fn read(path: &Path) -> std::io::Result<Option<(Bytes, String)>> {
+/// A picture with its digest and size; none if it is too large for one.
+type Read = Option<(Option<Bytes>, (String, u64))>;
+
+fn read(path: &Path) -> std::io::Result<Read> {
     if std::fs::metadata(path)?.len() > MOST_BYTES {
         return Ok(None);
     }
     let bytes = std::fs::read(path)?;
-    let sha256 = hex::encode(Sha256::digest(&bytes));
-    Ok(Some((bytes.into(), sha256)))
+    let (sha256, size) = (hex::encode(Sha256::digest(&bytes)), bytes.len() as u64);
+    Ok(Some((Some(bytes.into()), (sha256, size))))
 }
 
 /// Where an object of the archive is for everyone.

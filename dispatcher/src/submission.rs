@@ -27,11 +27,19 @@ pub struct About {
     pub job_size: u64,
     /// Items that were left out because they are done.
     pub already_done: u64,
+    /// Whether frames of videos are kept as small pictures.
+    pub thumbnails: bool,
 }
 
 impl Default for About {
     fn default() -> Self {
-        Self { sources: Vec::new(), created_at: Timestamp::UNIX_EPOCH, job_size: 0, already_done: 0 }
+        Self {
+            sources: Vec::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+            job_size: 0,
+            already_done: 0,
+            thumbnails: false,
+        }
     }
 }
 
@@ -52,6 +60,8 @@ pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
         max_tokens: wish.max_tokens,
         embed: wish.embed,
         bundle: wish.bundle.clone(),
+        sample: run.has_videos().then_some(wish.sample),
+        thumbnails: (run.has_videos() && about.thumbnails).then_some(true),
         items,
         jobs: run.all_jobs().count() as u64,
         job_size: about.job_size,
@@ -95,6 +105,7 @@ pub async fn write_refused(
             item: item.uri.clone(),
             frame_ms: item.frame_ms,
             span_ms: item.span_ms,
+            frames: item.sample.map(|_| 0),
             sha256: None,
             etag: None,
             width: None,

@@ -100,7 +100,7 @@ mod tests {
     fn rows_are_counted_by_status_and_code() {
         let metrics = Metrics::new(prometheus::Registry::new()).unwrap();
         let failed = [("corrupt".to_owned(), 2)].into();
-        metrics.job_settled(&Tally { ok: 3, failed, skipped: 0 });
+        metrics.job_settled(&Tally { ok: 3, failed, ..Tally::default() });
         let text = prometheus::TextEncoder::new().encode_to_string(&metrics.registry().gather()).unwrap();
         assert!(text.contains("items_total{code=\"corrupt\",status=\"failed\"} 2"), "{text}");
         assert!(text.contains("captionfleet_dispatcher_build_info{version="), "{text}");

@@ -5,6 +5,7 @@
 
 mod caption;
 mod ids;
+mod sampling;
 mod search;
 
 use schemars::JsonSchema;
@@ -13,6 +14,7 @@ use serde_json::{Map, Value};
 
 pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt};
 pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
+pub use sampling::{ANCHOR_MS, LATE_START_MS, SampleBy, Sampling};
 pub use search::{Query, SearchJob, SearchReply, SearchResult};
 
 use crate::uri::ArchiveUri;
@@ -128,6 +130,7 @@ struct FlatJob {
     prompt: Option<Prompt>,
     max_tokens: Option<u32>,
     embed: Option<bool>,
+    thumbnails: Option<bool>,
     query: Option<Query>,
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -154,6 +157,7 @@ impl<'de> Deserialize<'de> for Job {
                     prompt: flat.prompt.unwrap_or_default(),
                     max_tokens: flat.max_tokens,
                     embed: flat.embed.unwrap_or(true),
+                    thumbnails: flat.thumbnails.unwrap_or(false),
                 })
             }
             KindName::Search => {

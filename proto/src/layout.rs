@@ -7,13 +7,20 @@
 //! quarantine/RUN/JOB.json        marker of a job that is being run item by item
 //! staged/ab/abcdef…              a local picture copied for remote workers, by its sha256
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
+//! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
+//! videos/RUN/videos.parquet      the finished videos of a run
+//! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
 //! index/                         search index (LanceDB's own files)
 //! ```
 
+use sha2::{Digest, Sha256};
+
 use crate::job::{JobId, RunId};
+use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 6] = ["runs", "parts", "quarantine", "staged", "queries", "index"];
+pub const TOP_FOLDERS: [&str; 8] =
+    ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index"];
 /// Everything that describes runs.
 pub const RUNS_PREFIX: &str = "runs/";
 /// Where the search index keeps its files.
@@ -76,6 +83,51 @@ pub fn query_image(sha256: &str) -> String {
     by_digest("queries", sha256)
 }
 
+/// What is kept of a finished video for players.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Track {
+    /// WebVTT captions.
+    Captions,
+    /// WebVTT chapters.
+    Chapters,
+    /// SubRip captions.
+    Srt,
+}
+
+/// A file of one finished video, under a name that people recognise and no other video of the run has.
+pub fn track(run: &RunId, video: &ItemUri, track: Track) -> String {
+    let name = video.as_str().rsplit('/').next().unwrap_or_default();
+    let name: String = name
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || ".-_".contains(letter) { letter } else { '_' })
+        .take(80)
+        .collect();
+    let name = name.trim_start_matches('.');
+    let digest = hex::encode(Sha256::digest(video.as_str()));
+    let suffix = match track {
+        Track::Captions => "vtt",
+        Track::Chapters => "chapters.vtt",
+        Track::Srt => "srt",
+    };
+    format!("{}{name}.{}.{suffix}", tracks_prefix(run), &digest[..8])
+}
+
+/// What the keys of a run's tracks begin with.
+pub fn tracks_prefix(run: &RunId) -> String {
+    format!("videos/{run}/")
+}
+
+/// A frame of a video as a small picture.
+pub fn thumbnail(video: &ItemUri, frame_ms: u64) -> String {
+    let digest = hex::encode(Sha256::digest(video.as_str()));
+    format!("thumbnails/{}/{frame_ms}.jpg", &digest[..16])
+}
+
+/// The table of a run's finished videos.
+pub fn videos(run: &RunId) -> String {
+    format!("{}videos.parquet", tracks_prefix(run))
+}
+
 fn by_digest(folder: &str, sha256: &str) -> String {
     format!("{folder}/{}/{sha256}", sha256.get(..2).unwrap_or_default())
 }
@@ -96,6 +148,12 @@ mod tests {
         assert_eq!(parts_prefix(Some(&run)), "parts/r1/");
         assert_eq!(staged("abcdef"), "staged/ab/abcdef");
         assert_eq!(query_image("abcdef"), "queries/ab/abcdef");
+        let film = ItemUri::s3("b", "films/über den Dächern.mp4");
+        assert_eq!(
+            track(&run, &film, Track::Captions),
+            "videos/r1/_C3_BCber_20den_20D_C3_A4chern.mp4.21628bc0.vtt"
+        );
+        assert_eq!(videos(&run), "videos/r1/videos.parquet");
     }
 
     #[test]

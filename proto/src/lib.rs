@@ -22,3 +22,4 @@ pub mod rows;
 pub mod storage;
 mod table;
 pub mod uri;
+pub mod videos;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 pub use items::{PlannedItem, read_items, write_items};
 
-use crate::job::{Prompt, RunId};
+use crate::job::{Prompt, RunId, Sampling};
 
 /// One submission: what was asked of which sources, and how much it came to. Written once, before the first job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -35,7 +35,14 @@ pub struct RunManifest {
     /// Id of the bundle that must serve the run, if one was required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<String>,
-    /// Number of items in the items table: each has exactly one row when the run is complete.
+    /// Which frames of its videos become rows; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sampling>,
+    /// Whether the frames of its videos are kept as small pictures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnails: Option<bool>,
+    /// Number of items in the items table. When the run is complete, each picture has exactly one row, and the rows of
+    /// a video's segments cover its time without a gap.
     pub items: u64,
     /// Number of jobs.
     pub jobs: u64,

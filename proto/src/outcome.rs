@@ -31,6 +31,9 @@ pub struct JobOutcome {
     /// Number of rows with status `skipped`.
     #[serde(default)]
     pub skipped: u64,
+    /// Frames of videos that were looked at; absent if the job had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<FrameCounts>,
     /// How often the job was tried, this time included.
     pub attempts: u32,
     /// Name of the worker that settled it.
@@ -46,6 +49,31 @@ pub struct JobOutcome {
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// What became of the frames of videos that were looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FrameCounts {
+    /// Frames that the sampling chose.
+    pub seen: u64,
+    /// Those that have a row; the others were near-identical to one that has.
+    pub kept: u64,
+}
+
+impl FrameCounts {
+    /// The count of rows, each given by the number of frames that it stands for; `None` if none is a frame's.
+    pub fn of(frames: impl Iterator<Item = Option<u32>>) -> Option<Self> {
+        let add = |counts: Option<Self>, frames: u32| {
+            let Self { seen, kept } = counts.unwrap_or_default();
+            Some(Self { seen: seen + u64::from(frames), kept: kept + u64::from(frames > 0) })
+        };
+        frames.flatten().fold(None, add)
+    }
+
+    /// Frames that were near-identical to a kept one.
+    pub fn dropped(&self) -> u64 {
+        self.seen.saturating_sub(self.kept)
+    }
 }
 
 impl JobOutcome {

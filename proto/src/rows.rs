@@ -57,6 +57,8 @@ pub struct Row {
     pub frame_ms: Option<u64>,
     /// How long that frame stands for, in milliseconds.
     pub span_ms: Option<u64>,
+    /// How many frames that were looked at it stands for, itself included; absent for pictures.
+    pub frames: Option<u32>,
     /// SHA-256 of the bytes, 64 lowercase hexadecimal digits.
     pub sha256: Option<String>,
     /// Version of the bytes that were read, as the storage tells it.

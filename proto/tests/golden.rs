@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{
-    CaptionJob, Job, JobId, JobItem, Prompt, Query, RunId, SearchReply, SearchResult, VERSION,
+    CaptionJob, Job, JobId, JobItem, Prompt, Query, RunId, Sampling, SearchReply, SearchResult, VERSION,
 };
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
-use captionfleet_proto::outcome::JobOutcome;
+use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{
     EmbeddingShape, Projection, Row, Status, read_embeddings, read_keys, read_part, write_part,
 };
@@ -76,10 +76,12 @@ fn items() -> Vec<JobItem> {
     staged.fetch = Some(ItemUri::s3("photos-archive", &format!("holiday/staged/2c/{sha256}")));
     staged.sha256 = Some(sha256.to_owned());
     staged.size = Some(5);
-    let mut frame = JobItem::new(ItemUri::s3("videos", "walk.mp4"));
-    frame.frame_ms = Some(12_000);
-    frame.span_ms = Some(1000);
-    vec![photo, staged, frame]
+    let mut segment = JobItem::new(ItemUri::s3("videos", "walk.mp4"));
+    segment.frame_ms = Some(120_000);
+    segment.span_ms = Some(60_000);
+    segment.sample = Some(Sampling::default());
+    segment.film_ms = Some(7_200_040);
+    vec![photo, staged, segment]
 }
 
 #[test]
@@ -142,6 +144,7 @@ fn outcomes() {
         ok: 61,
         failed: BTreeMap::from([("not_found".to_owned(), 1), ("truncated".to_owned(), 2)]),
         skipped: 0,
+        frames: Some(FrameCounts { seen: 60, kept: 7 }),
         attempts: 1,
         worker: "gpu-7".to_owned(),
         seconds: 2.75,
@@ -177,6 +180,8 @@ fn manifests() {
         max_tokens: None,
         embed: true,
         bundle: None,
+        sample: Some(Sampling::default()),
+        thumbnails: Some(true),
         items: 1000,
         jobs: 16,
         job_size: 64,
@@ -195,6 +200,7 @@ fn rows() -> Vec<Row> {
         item: ItemUri::parse("s3://photos/2025/beach%20and%20sea.jpg").unwrap(),
         frame_ms: None,
         span_ms: None,
+        frames: None,
         sha256: Some("2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824".to_owned()),
         etag: Some("9b2cf535f27731c974343645a3985328".to_owned()),
         width: Some(640),
@@ -238,7 +244,8 @@ fn rows() -> Vec<Row> {
     let frame = Row {
         item: ItemUri::s3("videos", "walk.mp4"),
         frame_ms: Some(12_000),
-        span_ms: Some(1000),
+        span_ms: Some(9000),
+        frames: Some(9),
         embedding: Some([0.0, 1.0, 0.0, 0.0, 0.25, 0.25, 0.75, -0.75].map(f16::from_f32).to_vec()),
         ..ok.clone()
     };

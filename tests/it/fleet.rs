@@ -46,7 +46,7 @@ async fn a_worker_killed_in_the_middle_loses_and_doubles_nothing() {
 }
 
 /// Waits until the run has its first part, so that a kill really comes in the middle.
-async fn wait_for_part(fleet: &Fleet, archive: &str) {
+pub(crate) async fn wait_for_part(fleet: &Fleet, archive: &str) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
         let status =

@@ -12,3 +12,4 @@ pub mod engine;
 pub mod model_choice;
 pub mod pipeline;
 pub mod telemetry;
+pub mod video;

@@ -15,7 +15,7 @@ use crate::publish::{Destination, publish};
 use crate::report::Report;
 use crate::submission::{self, About};
 use crate::telemetry::Metrics;
-use crate::{archive, staging};
+use crate::{archive, staging, tracks};
 use anyhow::Context as _;
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::layout;
@@ -175,6 +175,7 @@ impl Submission<'_> {
                 created_at: *now,
                 job_size: self.settings.job_size as u64,
                 already_done: plan.already_done,
+                thumbnails: self.settings.thumbnails,
             };
             let manifest = submission::manifest(run, wish, &about);
             submission::write(&**archive, run, &manifest).await?;
@@ -255,8 +256,8 @@ impl Submission<'_> {
             archive: &*self.prepared.archive,
             runs: runs.iter().map(|(manifest, _)| manifest.run.clone()).collect(),
         };
-        let items = self.prepared.plan.items();
-        let mut progress = Progress::new(self.manner.display, "captioning", items);
+        let weight = self.prepared.plan.weight();
+        let mut progress = Progress::new(self.manner.display, "captioning", weight);
         progress.advance(refused.rows(), refused.failed_total());
         let mut follower =
             Follower::new(watched, book, progress, Observed { metrics: metrics.clone(), readiness });
@@ -274,6 +275,8 @@ impl Submission<'_> {
             self.fleet.drain_worker().await?;
             follower.look_for_parts().await;
         }
+        let manifests: Vec<_> = runs.iter().map(|(manifest, _)| manifest).collect();
+        report.tracks = self.tracks(&manifests).await?;
         let book = follower.book();
         refused.add(book.tally());
         report.rows = refused;
@@ -283,6 +286,20 @@ impl Submission<'_> {
         report.seconds = started.elapsed().as_secs_f64();
         report.items_per_second = report.rows.rows() as f64 / report.seconds.max(1e-9);
         Ok(())
+    }
+
+    /// Writes captions and chapters of the videos that are finished; where they are.
+    async fn tracks(&self, runs: &[&RunManifest]) -> anyhow::Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for manifest in runs {
+            let _busy = self.manner.display.busy("writing captions of videos");
+            if tracks::write(&*self.prepared.archive, manifest, false).await?.videos > 0 {
+                let archive = self.settings.archive.to_string();
+                let prefix = layout::tracks_prefix(&manifest.run);
+                folders.push(format!("{}/{prefix}", archive.trim_end_matches('/')));
+            }
+        }
+        Ok(folders)
     }
 
     /// The rows that were written here.

@@ -14,7 +14,7 @@ use crate::plan::Wish;
 use crate::progress::{Display, duration};
 use crate::report::Report;
 use anyhow::Context as _;
-use captionfleet_proto::job::Prompt;
+use captionfleet_proto::job::{Prompt, Sampling};
 use captionfleet_proto::rows::{Projection, Row, read_part};
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, Location};
@@ -111,10 +111,11 @@ impl Demo {
         WorkSettings {
             sources: vec![Source::Local(source.to_owned())],
             archive: self.place.archive.clone(),
-            wish: Wish { prompt, max_tokens: None, embed: true, bundle: None },
+            wish: Wish { prompt, max_tokens: None, embed: true, bundle: None, sample: Sampling::default() },
             job_size: 8,
             pictures_only: false,
             retry_failed: false,
+            thumbnails: false,
             fleet: self.fleet.clone(),
         }
     }

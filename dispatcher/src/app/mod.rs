@@ -9,6 +9,7 @@ pub mod retry;
 pub mod search;
 pub mod status;
 pub mod stopping;
+pub mod tracks;
 pub mod verify;
 
 use crate::config::{Cli, Command};
@@ -23,6 +24,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Plan(args) => plan::run(args).await,
         Command::Status(args) => status::run(args.archive).await,
         Command::Verify(args) => verify::run(args.archive).await,
+        Command::Tracks(args) => tracks::run(args).await,
         Command::Retry(args) => retry::run(args).await,
     }
 }

@@ -8,6 +8,7 @@ use crate::history;
 use crate::output::counted;
 use crate::plan::{self, Plan, PlanOptions, Wish};
 use crate::progress::Display;
+use crate::survey;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_worker::demo_model;
@@ -57,12 +58,18 @@ pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display)
             "{objects} of the archive cannot be used (`dispatcher verify` lists them): {first}"
         ));
     }
+    let lengths = {
+        let _busy = display.busy("measuring the videos");
+        let videos = plan::open_videos(&listed, &history, settings.retry_failed);
+        survey::lengths(videos, stores).await?
+    };
     let now = Timestamp::now();
     let options = PlanOptions {
         run: new_run_id(now),
         job_size: settings.job_size,
         retry_failed: settings.retry_failed,
         refuse_unreadable: settings.fleet.is_remote(),
+        lengths,
     };
     let plan = plan::plan(listed, &history, &wish, &options);
     Ok(Prepared { archive, wish, plan, model, now })

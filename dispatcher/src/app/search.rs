@@ -8,17 +8,18 @@ use crate::config::args::SearchArgs;
 use crate::config::settings::{FleetSettings, archive as archive_uri};
 use crate::exit::Ended;
 use crate::output::{self, clipped, counted, plain};
-use crate::progress::Display;
+use crate::progress::{Display, clock};
 use crate::search::query::{Embedded, embed};
 use crate::search::{Hit, Query as QueryVectors, Ranking, rank};
 use crate::staging::address;
 use anyhow::Context as _;
 use captionfleet_proto::job::{JobItem, Query};
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::{PutMode, Storage, Stores};
+use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use captionfleet_worker::demo_model;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::path::Path;
@@ -66,7 +67,10 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         () = stop.cancelled() => anyhow::bail!("stopped"),
     };
     let pictures = ranking.pictures();
-    let hits = ranking.best(args.top_k as usize);
+    let mut hits = ranking.best(args.top_k as usize);
+    if args.thumbnails {
+        find_thumbnails(&mut hits, &settings, &uri).await?;
+    }
     if args.output.json {
         output::json(&Answer { archive: uri.to_string(), embedding_space: space, pictures, hits })?;
     } else {
@@ -76,6 +80,34 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         display.remark(format!("compared with {}", counted(pictures as u64, "picture")));
     }
     Ok(Ended::Well)
+}
+
+/// Heads of objects that are asked for at once.
+const HEADS_AT_ONCE: usize = 16;
+
+/// Says of every frame found where its small picture is.
+async fn find_thumbnails(hits: &mut [Hit], settings: &FleetSettings, uri: &ArchiveUri) -> anyhow::Result<()> {
+    let archive = archive::open(&Stores::new(settings.storage.clone()), uri).await?;
+    let frames = hits.iter_mut().filter_map(|hit| {
+        let key = layout::thumbnail(&ItemUri::parse(&hit.item).ok()?, hit.frame_ms?);
+        Some((hit, key))
+    });
+    futures::stream::iter(frames)
+        .map(|(hit, key)| {
+            let archive = &archive;
+            async move {
+                match archive.head(&key).await {
+                    Ok(_) => hit.thumbnail = Some(address(uri, &key).to_string()),
+                    Err(error) if error.kind() == StorageErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+                Ok(())
+            }
+        })
+        .buffer_unordered(HEADS_AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    Ok(())
 }
 
 fn checked(text: &str) -> Result<&str, UsageError> {
@@ -215,14 +247,15 @@ fn tell(
 
 /// One hit as text, with the picture's name as people write it.
 fn line(hit: &Hit) -> String {
-    let frame = hit.frame_ms.map(|frame| format!(" at {frame} ms")).unwrap_or_default();
+    let frame = hit.frame_ms.map(|frame| format!(" at {}", clock(frame))).unwrap_or_default();
+    let thumbnail = hit.thumbnail.as_ref().map(|at| format!("  {at}")).unwrap_or_default();
     let name = match ItemUri::parse(&hit.item).as_ref().map(ItemUri::location) {
         Ok(Location::File(path)) => path.display().to_string(),
         Ok(Location::S3 { bucket, key }) => format!("s3://{bucket}/{key}"),
         Err(_) => hit.item.clone(),
     };
     format!(
-        "{:>3}  {:.3}  {}{frame}  {}",
+        "{:>3}  {:.3}  {}{frame}  {}{thumbnail}",
         hit.rank,
         hit.score,
         plain(&name),

@@ -33,7 +33,7 @@ pub(super) fn read(entry: Entry) -> Found {
 }
 
 /// The digest and the number of bytes.
-fn sha256(path: &Path) -> std::io::Result<(String, u64)> {
+pub(crate) fn sha256(path: &Path) -> std::io::Result<(String, u64)> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; 256 * 1024];

@@ -12,15 +12,17 @@ mod local;
 mod pattern;
 mod source;
 
+pub(crate) use digest::sha256 as digest;
 pub use error::CatalogError;
 pub use source::Source;
 
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
+use captionfleet_worker::video::is_video_name;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-/// One picture to be captioned.
+/// One picture or video to be captioned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
     /// Its name in the row.
@@ -29,6 +31,13 @@ pub struct Item {
     pub identity: Identity,
     /// Bytes, where the listing said so.
     pub size: Option<u64>,
+}
+
+impl Item {
+    /// Whether it is a video, by its name: listings tell nothing else.
+    pub fn is_video(&self) -> bool {
+        is_video_name(self.uri.as_str())
+    }
 }
 
 /// What an item's content is known by, so that a change is noticed.

@@ -39,6 +39,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Prove that every item of every run has exactly one row
     Verify(VerifyArgs),
+    /// Write captions and chapters of finished videos as files for players
+    Tracks(TracksArgs),
     /// Publish dead-lettered jobs again
     Retry(RetryArgs),
 }
@@ -89,7 +91,66 @@ pub struct WorkArgs {
 
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub video: VideoArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub fleet: FleetArgs,
+}
+
+/// Which frames of videos are captioned.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Videos")]
+pub struct VideoArgs {
+    /// Look at a frame every so often, such as 500ms, 1s (what happens otherwise) or 2m
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["fps", "scenes", "keyframes"], value_parser = interval)]
+    pub every: Option<u64>,
+
+    /// Look at so many frames a second
+    #[arg(long, value_name = "N", conflicts_with_all = ["scenes", "keyframes"], value_parser = rate)]
+    pub fps: Option<u64>,
+
+    /// Look at the first frame of every scene, and at one a minute while it lasts; at what difference of neighbouring
+    /// frames a scene ends may be said, 0.3 otherwise
+    #[arg(long, value_name = "CUT", conflicts_with = "keyframes", num_args = 0..=1, default_missing_value = "0.3",
+          require_equals = true, value_parser = share)]
+    pub scenes: Option<f64>,
+
+    /// Look at the frames that the encoder stored whole, which costs least to decode
+    #[arg(long)]
+    pub keyframes: bool,
+
+    /// How much a frame must differ from the last captioned one to be captioned itself, 0 (caption all) to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.04, env = "CAPTIONFLEET_MIN_CHANGE", value_parser = share)]
+    pub min_change: f64,
+
+    /// Keep every captioned frame as a small JPEG in the archive, for `search --thumbnails`
+    #[arg(long)]
+    pub thumbnails: bool,
+}
+
+/// A time in words, in microseconds.
+fn interval(text: &str) -> Result<u64, String> {
+    let wrong = || "not a time between 1ms and 24h; write 500ms, 1s or 2m, for example".to_owned();
+    let time: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
+    let us = u64::try_from(time.as_micros()).map_err(|_| wrong())?;
+    (1000..=86_400_000_000).contains(&us).then_some(us).ok_or_else(wrong)
+}
+
+/// Frames a second, as the time between them in microseconds, rounded up so that a minute has no frame too many.
+fn rate(text: &str) -> Result<u64, String> {
+    let fps: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    let us = (1e6 / fps - 1e-6).ceil();
+    if (1000.0..=86_400_000_000.0).contains(&us) {
+        return Ok(us as u64);
+    }
+    Err("must be above 0 and at most 1000".to_owned())
+}
+
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
 }
 
 /// Model, queue and storage.
@@ -205,6 +266,10 @@ pub struct SearchArgs {
     #[arg(long, short = 'k', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top_k: u32,
 
+    /// Say where the small picture of each frame found is, where `caption --thumbnails` kept one
+    #[arg(long)]
+    pub thumbnails: bool,
+
     /// Seconds to wait for a worker's answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     pub timeout: u64,
@@ -243,6 +308,25 @@ pub struct VerifyArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub archive: ArchiveArgs,
+}
+
+/// `dispatcher tracks`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dispatcher tracks --archive ./captions
+  dispatcher tracks --archive s3://films/captions --srt
+
+`caption` writes captions and chapters (WebVTT) of the videos that it finishes; this command does so for runs that were
+left to the fleet with --detach, and adds SubRip files where they are wanted.")]
+pub struct TracksArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub archive: ArchiveArgs,
+
+    /// Write SubRip (.srt) as well
+    #[arg(long)]
+    pub srt: bool,
 }
 
 /// An archive, and perhaps one of its runs.

@@ -1,10 +1,10 @@
 //! What follows from the command line: checked as a whole before anything is touched.
 
-use super::args::{FleetArgs, WorkArgs};
+use super::args::{FleetArgs, VideoArgs, WorkArgs};
 use crate::catalog::{CatalogOptions, Source};
 use crate::plan::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
-use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt};
+use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt, SampleBy, Sampling};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::admin::AdminAddr;
@@ -92,6 +92,8 @@ pub struct WorkSettings {
     pub pictures_only: bool,
     /// Do again what failed before.
     pub retry_failed: bool,
+    /// Keep frames of videos as small pictures.
+    pub thumbnails: bool,
     /// Queue, storage and model.
     pub fleet: FleetSettings,
 }
@@ -118,6 +120,7 @@ impl WorkSettings {
             max_tokens: args.max_tokens,
             embed: !args.no_embed,
             bundle: None,
+            sample: sampling(&args.video),
         };
         Ok(Self {
             sources,
@@ -126,6 +129,7 @@ impl WorkSettings {
             job_size: args.job_size as usize,
             pictures_only: args.pictures_only,
             retry_failed: args.retry_failed,
+            thumbnails: args.video.thumbnails,
             fleet,
         })
     }
@@ -134,6 +138,16 @@ impl WorkSettings {
     pub fn catalog_options(&self) -> CatalogOptions {
         CatalogOptions { archive: Some(self.archive.clone()), pictures_only: self.pictures_only }
     }
+}
+
+fn sampling(args: &VideoArgs) -> Sampling {
+    let by = match (args.every.or(args.fps), args.scenes, args.keyframes) {
+        (Some(every_us), _, _) => SampleBy::Interval { every_us },
+        (None, Some(cut), _) => SampleBy::Scenes { cut },
+        (None, None, true) => SampleBy::Keyframes,
+        (None, None, false) => Sampling::default().by,
+    };
+    Sampling { by, min_change: args.min_change }
 }
 
 fn prompt(ask: Option<&str>, template: Option<&str>) -> Result<Prompt, UsageError> {

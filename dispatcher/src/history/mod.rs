@@ -1,7 +1,9 @@
 //! What earlier runs left in the archive: rows that need not be made again, jobs that still are to be done.
 
+mod films;
 mod records;
 
+use films::Films;
 pub use records::{Record, Records, Standing};
 
 use crate::archive::{self, ArchiveError, Parts, READS_AT_ONCE};
@@ -39,7 +41,9 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
     let mut history =
         History { damaged: damaged.iter().map(ToString::to_string).collect(), ..History::default() };
     let parts = archive::parts(archive, None).await?;
-    read_rows(archive, wish, &manifests, &parts, &mut history).await?;
+    let mut films = Films::default();
+    read_rows(archive, wish, &manifests, &parts, &mut history, &mut films).await?;
+    films.judge(archive, wish, &manifests, &parts, &mut history).await?;
     for manifest in manifests {
         let done: HashSet<JobId> =
             parts.get(&manifest.run).into_iter().flatten().map(|(job, _)| job.clone()).collect();
@@ -82,6 +86,7 @@ async fn read_rows(
     manifests: &[RunManifest],
     parts: &Parts,
     history: &mut History,
+    films: &mut Films,
 ) -> Result<(), ArchiveError> {
     let manifests: HashMap<&RunId, &RunManifest> =
         manifests.iter().map(|manifest| (&manifest.run, manifest)).collect();
@@ -98,6 +103,10 @@ async fn read_rows(
         match outcome {
             Ok(rows) => {
                 for row in rows {
+                    if row.frame_ms.is_some() {
+                        films.see(row);
+                        continue;
+                    }
                     // A bundle without retrieval heads makes no embedding although the run asks for it.
                     let embed = manifests.get(&row.run).is_some_and(|manifest| manifest.embed);
                     add(&mut history.records, wish, row, embed);
@@ -112,8 +121,7 @@ async fn read_rows(
 
 fn add(records: &mut Records, wish: &Wish, row: RowKey, embedding_was_asked_for: bool) {
     let embedded = row.embedding_space.is_some() || row.status != Status::Ok || embedding_was_asked_for;
-    // Frames belong to their video, whose own planning knows them.
-    if row.frame_ms.is_some() || !wish.is_met_by(&row.prompt_hash, row.bundle.as_deref(), embedded) {
+    if !wish.is_met_by(&row.prompt_hash, row.bundle.as_deref(), embedded) {
         return;
     }
     let error_code = match row.status {

@@ -1,7 +1,7 @@
 //! Which jobs of a submission have settled, and how. No I/O.
 
 use captionfleet_proto::job::{JobId, RunId};
-use captionfleet_proto::outcome::JobOutcome;
+use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,6 +14,9 @@ pub struct Tally {
     pub failed: BTreeMap<String, u64>,
     /// Rows with status `skipped`.
     pub skipped: u64,
+    /// Frames of videos that were looked at; absent if there were none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<FrameCounts>,
 }
 
 impl Tally {
@@ -27,10 +30,19 @@ impl Tally {
         self.ok + self.failed_total() + self.skipped
     }
 
+    /// Pictures and frames that were looked at: all rows, and the frames that needed none.
+    pub fn looked_at(&self) -> u64 {
+        self.rows() + self.frames.map_or(0, |frames| frames.dropped())
+    }
+
     /// Counts the rows of `other` as well.
     pub fn add(&mut self, other: &Self) {
         self.ok += other.ok;
         self.skipped += other.skipped;
+        if let Some(more) = other.frames {
+            let FrameCounts { seen, kept } = self.frames.unwrap_or_default();
+            self.frames = Some(FrameCounts { seen: seen + more.seen, kept: kept + more.kept });
+        }
         for (code, count) in &other.failed {
             *self.failed.entry(code.clone()).or_default() += count;
         }
@@ -39,7 +51,12 @@ impl Tally {
 
 impl From<&JobOutcome> for Tally {
     fn from(outcome: &JobOutcome) -> Self {
-        Self { ok: outcome.ok, failed: outcome.failed.clone(), skipped: outcome.skipped }
+        Self {
+            ok: outcome.ok,
+            failed: outcome.failed.clone(),
+            skipped: outcome.skipped,
+            frames: outcome.frames,
+        }
     }
 }
 
@@ -153,6 +170,7 @@ mod tests {
             ok,
             failed: BTreeMap::new(),
             skipped: 0,
+            frames: None,
             attempts: 1,
             worker: "w".to_owned(),
             seconds: 0.1,

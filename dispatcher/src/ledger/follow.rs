@@ -7,6 +7,7 @@ use crate::telemetry::Metrics;
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::outcome::FrameCounts;
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
 use captionfleet_worker::telemetry::admin::Readiness;
@@ -145,7 +146,7 @@ impl<'a> Follower<'a> {
 
     fn count(&mut self, tally: &Tally) {
         self.metrics.job_settled(tally);
-        self.progress.advance(tally.rows(), tally.failed_total());
+        self.progress.advance(tally.looked_at(), tally.failed_total());
     }
 
     async fn look_around(&mut self, published: bool) -> anyhow::Result<()> {
@@ -243,7 +244,8 @@ impl Follower<'_> {
 impl Tally {
     /// Counts rows.
     pub fn of(rows: &[RowKey]) -> Self {
-        let mut tally = Self::default();
+        let frames = FrameCounts::of(rows.iter().map(|row| row.frames));
+        let mut tally = Self { frames, ..Self::default() };
         for row in rows {
             match row.status {
                 Status::Ok => tally.ok += 1,

@@ -1,16 +1,17 @@
 //! From items to jobs: what is done already, what an earlier run still owes, what is new. No I/O.
 
+mod segments;
 mod slices;
 
 use crate::catalog::{Catalog, Identity, Item, Unreadable};
 use crate::history::{History, Standing, UnfinishedRun};
-use captionfleet_proto::job::{Job, JobId, JobItem, Prompt, RunId};
+use captionfleet_proto::job::{Job, JobId, JobItem, Prompt, RunId, Sampling};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ItemUri;
 use std::collections::HashMap;
 
 /// What is asked about every picture, and by which model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Wish {
     /// Caption, question or raw prompt.
     pub prompt: Prompt,
@@ -20,6 +21,8 @@ pub struct Wish {
     pub embed: bool,
     /// The bundle that must serve; `None` takes whatever the workers have.
     pub bundle: Option<String>,
+    /// Which frames of videos become rows.
+    pub sample: Sampling,
 }
 
 impl Wish {
@@ -32,6 +35,12 @@ impl Wish {
     pub fn is_met_by(&self, prompt_hash: &str, bundle: Option<&str>, embedded: bool) -> bool {
         let bundle_fits = self.bundle.is_none() || bundle.is_none() || self.bundle.as_deref() == bundle;
         prompt_hash == self.prompt_hash() && bundle_fits && (embedded || !self.embed)
+    }
+
+    /// Whether a run answers this wish, its videos included.
+    pub fn is_met_by_run(&self, run: &RunManifest) -> bool {
+        let same_frames = run.sample.is_none_or(|sample| sample == self.sample);
+        self.is_met_by(&run.prompt_hash, run.bundle.as_deref(), run.embed) && same_frames
     }
 }
 
@@ -46,6 +55,8 @@ pub struct PlanOptions {
     pub retry_failed: bool,
     /// Write the rows of unreadable items here, because no worker could even try to read them.
     pub refuse_unreadable: bool,
+    /// How long videos are, in milliseconds, where it is known. Others are not cut.
+    pub lengths: HashMap<ItemUri, u64>,
 }
 
 /// A slice of a run.
@@ -96,6 +107,11 @@ impl NewRun {
     pub fn items(&self) -> u64 {
         self.all_jobs().map(|job| job.items.len() as u64).sum()
     }
+
+    /// Whether any item is a segment of a video.
+    pub fn has_videos(&self) -> bool {
+        self.all_jobs().flat_map(|job| &job.items).any(|item| item.sample.is_some())
+    }
 }
 
 /// What is to be done.
@@ -122,6 +138,34 @@ impl Plan {
     pub fn items(&self) -> u64 {
         let continued = self.continued.iter().flat_map(|run| &run.jobs).map(|job| job.items.len() as u64);
         continued.sum::<u64>() + self.new_run.as_ref().map_or(0, NewRun::items)
+    }
+
+    /// About how many pictures and frames the jobs will look at.
+    pub fn weight(&self) -> u64 {
+        self.job_items().map(segments::weight).sum()
+    }
+
+    /// About how many frames of videos the jobs will look at.
+    pub fn frames(&self) -> u64 {
+        self.weight() - self.pictures()
+    }
+
+    /// Pictures of the jobs that are going to be worked on.
+    pub fn pictures(&self) -> u64 {
+        self.job_items().filter(|item| item.sample.is_none()).count() as u64
+    }
+
+    /// The videos of the new run, with their lengths in milliseconds where they are known.
+    pub fn new_videos(&self) -> impl Iterator<Item = (&ItemUri, Option<u64>)> {
+        let items = self.new_run.iter().flat_map(NewRun::all_jobs).flat_map(|job| &job.items);
+        let first = items.filter(|item| item.sample.is_some() && item.frame_ms == Some(0));
+        first.map(|item| (&item.uri, item.film_ms))
+    }
+
+    fn job_items(&self) -> impl Iterator<Item = &JobItem> {
+        let continued = self.continued.iter().flat_map(|run| &run.jobs);
+        let new = self.new_run.iter().flat_map(NewRun::all_jobs);
+        continued.chain(new).flat_map(|job| &job.items)
     }
 
     /// Jobs that are going to be worked on.
@@ -160,6 +204,16 @@ pub fn plan(catalog: Catalog, history: &History, wish: &Wish, options: &PlanOpti
     plan
 }
 
+/// The videos that something is to be done about.
+pub fn open_videos<'a>(catalog: &'a Catalog, history: &History, retry_failed: bool) -> Vec<&'a Item> {
+    let is_open = |item: &&Item| match history.records.standing(item) {
+        Some(Standing::Done) => false,
+        Some(Standing::Failed) => retry_failed,
+        None => !matches!(item.identity, Identity::Unreadable(_)),
+    };
+    catalog.items.iter().filter(|item| item.is_video()).filter(is_open).collect()
+}
+
 /// Gives unfinished runs their open items; the rest comes back, in order.
 fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun], wish: &Wish) -> Vec<Item> {
     let mut places: HashMap<ItemUri, usize> =
@@ -167,7 +221,7 @@ fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun],
     let mut taken = vec![false; open.len()];
     for run in unfinished {
         let manifest = &run.manifest;
-        if !wish.is_met_by(&manifest.prompt_hash, manifest.bundle.as_deref(), manifest.embed) {
+        if !wish.is_met_by_run(manifest) {
             continue;
         }
         let planned = run.jobs.iter().flat_map(|job| &job.items);
@@ -214,11 +268,18 @@ fn new_run(open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun
     };
     let (mut readable, mut refused) = (Vec::new(), Vec::new());
     for item in open {
-        match item.identity.clone() {
+        let length = options.lengths.get(&item.uri).copied();
+        let identity = item.identity.clone();
+        let pieces = if item.is_video() {
+            segments::of(job_item(item), length, &wish.sample, options.job_size)
+        } else {
+            vec![job_item(item)]
+        };
+        match identity {
             Identity::Unreadable(reason) if options.refuse_unreadable => {
-                refused.push((job_item(item), reason));
+                refused.extend(pieces.into_iter().map(|piece| (piece, reason.clone())));
             }
-            _ => readable.push(job_item(item)),
+            _ => readable.extend(pieces),
         }
     }
     let jobs = slices::cut(readable, options.job_size, |item| item).into_iter().map(&mut named).collect();

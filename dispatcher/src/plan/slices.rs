@@ -1,5 +1,6 @@
 //! Cutting items into jobs that fit into a message.
 
+use super::segments;
 use captionfleet_proto::job::JobItem;
 
 /// Bytes of items in one message, as JSON: well below the limit of a message's body, whatever else it carries.
@@ -7,17 +8,19 @@ const MOST_BYTES: usize = 600 * 1024;
 /// Bytes of an item's fixed fields as JSON, and of the copy's address that may be added.
 const FIXED_BYTES: usize = 512;
 
-/// Cuts `things` into slices of at most `most` items, smaller where their names are very long.
+/// Cuts `things` into slices of at most `most` pictures and frames (but one item at least), smaller where their names are very long.
 pub(super) fn cut<T>(things: Vec<T>, most: usize, item: impl Fn(&T) -> &JobItem) -> Vec<Vec<T>> {
     let mut slices = Vec::new();
-    let (mut slice, mut bytes) = (Vec::new(), 0);
+    let (mut slice, mut bytes, mut weight) = (Vec::new(), 0, 0);
     for thing in things {
         let more = item(&thing).uri.as_str().len() + FIXED_BYTES;
-        if !slice.is_empty() && (slice.len() >= most || bytes + more > MOST_BYTES) {
+        let heavier = segments::weight(item(&thing));
+        if !slice.is_empty() && (weight + heavier > most as u64 || bytes + more > MOST_BYTES) {
             slices.push(std::mem::take(&mut slice));
-            bytes = 0;
+            (bytes, weight) = (0, 0);
         }
         bytes += more;
+        weight += heavier;
         slice.push(thing);
     }
     if !slice.is_empty() {

@@ -17,11 +17,23 @@ fn catalog(items: Vec<Item>) -> Catalog {
 }
 
 fn wish() -> Wish {
-    Wish { prompt: Prompt::Caption, max_tokens: None, embed: true, bundle: Some("b1".to_owned()) }
+    Wish {
+        prompt: Prompt::Caption,
+        max_tokens: None,
+        embed: true,
+        bundle: Some("b1".to_owned()),
+        sample: Sampling::default(),
+    }
 }
 
 fn options() -> PlanOptions {
-    PlanOptions { run: RunId::new("new").unwrap(), job_size: 2, retry_failed: false, refuse_unreadable: true }
+    PlanOptions {
+        run: RunId::new("new").unwrap(),
+        job_size: 2,
+        retry_failed: false,
+        refuse_unreadable: true,
+        lengths: HashMap::new(),
+    }
 }
 
 fn ids(run: &NewRun) -> Vec<JobId> {

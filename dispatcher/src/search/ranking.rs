@@ -34,6 +34,9 @@ pub struct Hit {
     pub frame_ms: Option<u64>,
     /// Its caption.
     pub caption: String,
+    /// Where the frame is kept as a small picture, if that was asked for and there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thumbnail: Option<String>,
 }
 
 /// Everything seen so far: parts may be added in any order.
@@ -98,6 +101,7 @@ impl Ranking {
             item: found.item,
             frame_ms: found.frame_ms,
             caption: found.caption,
+            thumbnail: None,
         };
         candidates.into_iter().enumerate().map(hit).collect()
     }

@@ -1,7 +1,9 @@
 //! Comparing the items of a run with its rows. No I/O.
 
+use super::film::{Film, FrameRow};
 use crate::ledger::Tally;
-use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::job::{JobId, JobItem, RunId};
+use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::uri::ItemUri;
 use serde::Serialize;
 use std::collections::hash_map::Entry;
@@ -30,12 +32,12 @@ pub struct Finding {
 pub struct Audit {
     /// The run.
     pub run: RunId,
-    /// Whether every item has exactly one row and there is nothing else.
+    /// Whether every picture has exactly one row, the time of every video is covered, and there is nothing else.
     pub whole: bool,
     /// Whether the run was planned by a dispatcher. Other programs publish jobs without a manifest: each of their parts
     /// can only be held against itself.
     pub planned: bool,
-    /// Items of the run.
+    /// Items of the run: pictures, and segments of videos.
     pub items: u64,
     /// Jobs of the run.
     pub jobs: u64,
@@ -57,6 +59,9 @@ pub struct Auditor {
     run: RunId,
     /// The job of each item, and the parts in which a row of it was seen.
     items: HashMap<ItemKey, (JobId, Vec<String>)>,
+    films: BTreeMap<ItemUri, Film>,
+    /// Segments of all films.
+    segments: u64,
     jobs: BTreeMap<JobId, bool>,
     planned: bool,
     /// Rows of jobs that were not planned, each of another item of its job.
@@ -73,6 +78,8 @@ impl Auditor {
         Self {
             run,
             items: HashMap::new(),
+            films: BTreeMap::new(),
+            segments: 0,
             jobs: BTreeMap::new(),
             planned: true,
             own_rows: 0,
@@ -89,9 +96,18 @@ impl Auditor {
     }
 
     /// An item of the run and the job it belongs to.
-    pub fn expect(&mut self, item: ItemKey, job: JobId) {
+    pub fn expect(&mut self, item: &JobItem, job: JobId) {
         self.jobs.entry(job.clone()).or_insert(false);
-        match self.items.entry(item) {
+        let key = (item.uri.clone(), item.frame_ms);
+        if item.sample.is_some() {
+            self.segments += 1;
+            if !self.films.entry(item.uri.clone()).or_default().expect(item, job) {
+                let reason = "listed twice in the run's items".to_owned();
+                self.doubled_items.push(finding(Some(&key), Vec::new(), reason));
+            }
+            return;
+        }
+        match self.items.entry(key) {
             Entry::Vacant(place) => {
                 place.insert((job, Vec::new()));
             }
@@ -112,9 +128,17 @@ impl Auditor {
         }
     }
 
-    /// A row in the part at `key`, with the tally of this one row.
-    pub fn see_row(&mut self, item: ItemKey, key: &str, tally: &Tally) {
-        self.rows.add(tally);
+    /// A row in the part at `key`.
+    pub fn see_row(&mut self, row: RowKey, key: &str) {
+        let tally = Tally::of(std::slice::from_ref(&row));
+        self.rows.add(&tally);
+        if let (Some(film), Some(start_ms)) = (self.films.get_mut(&row.item), row.frame_ms) {
+            let failed = row.status == Status::Failed;
+            let part = key.to_owned();
+            film.see(FrameRow { start_ms, span_ms: row.span_ms, failed, job: row.job, part });
+            return;
+        }
+        let item = (row.item, row.frame_ms);
         if let Some((_, parts)) = self.items.get_mut(&item) {
             parts.push(key.to_owned());
         } else {
@@ -124,13 +148,13 @@ impl Auditor {
     }
 
     /// A part of a job that another program published without planning a run, with its rows.
-    pub fn see_own_part(&mut self, job: &JobId, key: &str, rows: Vec<(ItemKey, Tally)>) {
+    pub fn see_own_part(&mut self, job: &JobId, key: &str, rows: &[RowKey]) {
         self.planned = false;
         self.jobs.insert(job.clone(), true);
         let mut seen = HashSet::new();
-        for (item, tally) in rows {
-            self.rows.add(&tally);
-            if let Some(item) = seen.replace(item) {
+        self.rows.add(&Tally::of(rows));
+        for row in rows {
+            if let Some(item) = seen.replace((row.item.clone(), row.frame_ms)) {
                 self.doubled_items.push(finding(Some(&item), vec![key.to_owned()], "2 rows".to_owned()));
             } else {
                 self.own_rows += 1;
@@ -150,9 +174,27 @@ impl Auditor {
 
     /// The result.
     pub fn finish(self) -> Audit {
-        let Self { run, items, jobs, planned, own_rows, rows, doubled_items, unexpected, unreadable } = self;
+        let Self {
+            run,
+            items,
+            films,
+            segments,
+            jobs,
+            planned,
+            own_rows,
+            rows,
+            doubled_items,
+            mut unexpected,
+            unreadable,
+        } = self;
         let (mut missing, mut doubled) = (Vec::new(), doubled_items);
-        let count = items.len() as u64 + own_rows;
+        let count = items.len() as u64 + segments + own_rows;
+        for (uri, film) in films {
+            let found = film.finish(&uri, &|job| jobs.get(job).copied().unwrap_or_default());
+            missing.extend(found.missing);
+            doubled.extend(found.doubled);
+            unexpected.extend(found.unexpected);
+        }
         for (item, (job, parts)) in items {
             match parts.len() {
                 0 => {
@@ -186,7 +228,7 @@ impl Auditor {
     }
 }
 
-fn finding(item: Option<&ItemKey>, mut parts: Vec<String>, reason: String) -> Finding {
+pub(super) fn finding(item: Option<&ItemKey>, mut parts: Vec<String>, reason: String) -> Finding {
     parts.sort();
     Finding {
         item: item.map(|(uri, _)| uri.to_string()),
@@ -200,26 +242,46 @@ fn finding(item: Option<&ItemKey>, mut parts: Vec<String>, reason: String) -> Fi
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Audit, Auditor, ItemKey};
-    use crate::ledger::Tally;
-    use captionfleet_proto::job::{JobId, RunId};
+    use super::{Audit, Auditor};
+    use captionfleet_proto::job::{JobId, JobItem, RunId};
+    use captionfleet_proto::rows::{RowKey, Status};
     use captionfleet_proto::uri::ItemUri;
+    use jiff::Timestamp;
 
-    fn key(name: &str) -> ItemKey {
-        (ItemUri::s3("b", name), None)
+    fn item(name: &str) -> JobItem {
+        JobItem::new(ItemUri::s3("b", name))
+    }
+
+    fn row(name: &str, job: &str) -> RowKey {
+        RowKey {
+            item: ItemUri::s3("b", name),
+            frame_ms: None,
+            span_ms: None,
+            frames: None,
+            sha256: None,
+            etag: None,
+            status: Status::Ok,
+            error_code: None,
+            embedding_space: None,
+            bundle: None,
+            prompt_hash: String::new(),
+            run: RunId::new("r").unwrap(),
+            job: JobId::new(job).unwrap(),
+            finished_at: Timestamp::UNIX_EPOCH,
+        }
     }
 
     /// A run of items a and b in job 1 and c in job 2, with the given (part, item) rows.
     fn audit(parts: &[&str], rows: &[(&str, &str)]) -> Audit {
         let mut auditor = Auditor::new(RunId::new("r").unwrap());
         for (item, job) in [("a", "1"), ("b", "1"), ("c", "2")] {
-            auditor.expect(key(item), JobId::new(job).unwrap());
+            auditor.expect(&self::item(item), JobId::new(job).unwrap());
         }
         for part in parts {
             auditor.see_part(&JobId::new(*part).unwrap(), part);
         }
         for (part, item) in rows {
-            auditor.see_row(key(item), part, &Tally { ok: 1, ..Tally::default() });
+            auditor.see_row(row(item, part), part);
         }
         auditor.finish()
     }
@@ -233,12 +295,12 @@ mod tests {
 
     #[test]
     fn jobs_without_a_plan_are_held_against_themselves() {
-        let row = |name: &str| (key(name), Tally { ok: 1, ..Tally::default() });
         let own = |rows: &[&[&str]]| {
             let mut auditor = Auditor::new(RunId::new("r").unwrap());
             for (number, rows) in rows.iter().enumerate() {
                 let (job, part) = (JobId::new(number.to_string()).unwrap(), format!("p{number}"));
-                auditor.see_own_part(&job, &part, rows.iter().copied().map(row).collect());
+                let rows: Vec<_> = rows.iter().map(|name| row(name, job.as_str())).collect();
+                auditor.see_own_part(&job, &part, &rows);
             }
             auditor.finish()
         };
@@ -281,10 +343,10 @@ mod tests {
     #[test]
     fn an_item_listed_twice_is_doubled() {
         let mut auditor = Auditor::new(RunId::new("r").unwrap());
-        auditor.expect(key("a"), JobId::new("1").unwrap());
-        auditor.expect(key("a"), JobId::new("2").unwrap());
+        auditor.expect(&item("a"), JobId::new("1").unwrap());
+        auditor.expect(&item("a"), JobId::new("2").unwrap());
         auditor.see_part(&JobId::new("1").unwrap(), "1");
-        auditor.see_row(key("a"), "1", &Tally { ok: 1, ..Tally::default() });
+        auditor.see_row(row("a", "1"), "1");
         assert!(!auditor.finish().whole);
     }
 }

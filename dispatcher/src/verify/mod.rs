@@ -1,11 +1,11 @@
 //! Proving that every item of a run has exactly one terminal row.
 
 mod audit;
+mod film;
 
 pub use audit::{Audit, Auditor, Finding, ItemKey};
 
 use crate::archive::{self, ArchiveError, READS_AT_ONCE};
-use crate::ledger::Tally;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
@@ -51,15 +51,11 @@ fn see_rows(auditor: &mut Auditor, planned: bool, job: &JobId, key: &str, rows: 
     if let Some(row) = rows.iter().find(|row| row.run != run || row.job != *job) {
         auditor.see_stray(key, format!("holds a row of run {}, job {}", row.run, row.job));
     }
-    let rows = rows.into_iter().map(|row| {
-        let tally = Tally::of(std::slice::from_ref(&row));
-        ((row.item, row.frame_ms), tally)
-    });
     if planned {
         auditor.see_part(job, key);
-        rows.for_each(|(item, tally)| auditor.see_row(item, key, &tally));
+        rows.into_iter().for_each(|row| auditor.see_row(row, key));
     } else {
-        auditor.see_own_part(job, key, rows.collect());
+        auditor.see_own_part(job, key, &rows);
     }
 }
 
@@ -96,7 +92,7 @@ async fn expect_items(
         auditor.see_unreadable(&layout::run_items_prefix(&manifest.run), reason);
     }
     for planned in items {
-        auditor.expect((planned.item.uri, planned.item.frame_ms), planned.job);
+        auditor.expect(&planned.item, planned.job);
     }
     Ok(())
 }

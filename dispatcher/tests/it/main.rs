@@ -8,3 +8,4 @@ mod errors;
 mod finding;
 mod resume;
 mod verifying;
+mod videos;

@@ -102,13 +102,31 @@ fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
         return fail("sha256", "must be 64 lowercase hexadecimal digits");
     }
     // Parquet's integers are signed, so that Spark and others read them.
-    for (name, value) in [("size", item.size), ("frame_ms", item.frame_ms), ("span_ms", item.span_ms)] {
+    for (name, value) in [
+        ("size", item.size),
+        ("frame_ms", item.frame_ms),
+        ("span_ms", item.span_ms),
+        ("film_ms", item.film_ms),
+    ] {
         if value.is_some_and(|value| i64::try_from(value).is_err()) {
             return fail(name, "is above 2^63 - 1");
         }
     }
-    if item.span_ms.is_some() && item.frame_ms.is_none() {
-        return fail("span_ms", "is given without frame_ms");
+    if item.sample.is_none() && (item.frame_ms.is_some() || item.span_ms.is_some()) {
+        return fail("frame_ms", "and span_ms belong to segments of videos, which have a `sample`");
+    }
+    if let Some(sample) = &item.sample {
+        if let Some(problem) = sample.problem() {
+            return fail("sample", problem);
+        }
+        let anchor = sample.anchor_ms();
+        let on_anchor = |ms: Option<u64>| ms.is_none_or(|ms| ms.is_multiple_of(anchor));
+        if item.frame_ms.is_none() || !on_anchor(item.frame_ms) || !on_anchor(item.span_ms) {
+            return fail("frame_ms", &format!("and span_ms of a segment must be multiples of {anchor} ms"));
+        }
+        if item.span_ms == Some(0) {
+            return fail("span_ms", "is 0");
+        }
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub async fn storage_suite(store: Arc<dyn Storage>, conditional: Conditional) {
     store.check().await.expect("an empty store can be used");
     assert_eq!(keys(store, "").await, Vec::<String>::new(), "the store is empty at first");
     reads_what_it_wrote(store).await;
+    reads_pieces(store).await;
+    takes_files(store).await;
     overwrites(store).await;
     deletes(store).await;
     misses(store).await;
@@ -78,6 +80,35 @@ async fn reads_what_it_wrote(store: &dyn Storage) {
             looked.map(jiff::Timestamp::as_second),
             "and on its time"
         );
+    }
+}
+
+async fn reads_pieces(store: &dyn Storage) {
+    put(store, "pieces", (0..=99).collect::<Vec<u8>>(), PutMode::Overwrite).await;
+    let whole = store.get("pieces", ANY_SIZE).await.expect("what was written can be read");
+    for (offset, length, expected) in [(0, 10, 0..10), (90, 10, 90..100), (95, 50, 95..100), (99, 1, 99..100)]
+    {
+        let piece = store.get_range("pieces", offset, length).await.expect("a piece can be read");
+        assert_eq!(piece.bytes, expected.collect::<Vec<u8>>(), "{length} bytes from {offset} on");
+        assert_eq!(piece.etag, whole.etag, "a piece has the version of the whole");
+    }
+    let absent = store.get_range("no/pieces", 0, 1).await.expect_err("nothing has no pieces");
+    assert_eq!(absent.kind(), StorageErrorKind::NotFound);
+}
+
+async fn takes_files(store: &dyn Storage) {
+    // More than one piece of an upload.
+    let bytes: Vec<u8> = (0..=250).cycle().take((32 << 20) + 7).collect();
+    let file = tempfile::NamedTempFile::new().expect("there is a temporary folder");
+    for length in [0, 1000, bytes.len()] {
+        std::fs::write(file.path(), &bytes[..length]).expect("a temporary file can be written");
+        store.put_file("file", file.path()).await.expect("a file can be written");
+        assert_eq!(store.head("file").await.expect("it is there").size, length as u64);
+        let last = (length as u64).saturating_sub(1);
+        if length > 0 {
+            let end = store.get_range("file", last, 1).await.expect("its end can be read");
+            assert_eq!(end.bytes, bytes[length - 1..length]);
+        }
     }
 }
 

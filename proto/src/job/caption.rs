@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use super::Sampling;
 use crate::uri::ItemUri;
 
 /// Where the picture goes in a raw prompt.
@@ -13,7 +14,7 @@ pub const IMAGE_PLACEHOLDER: &str = "<ImageHere>";
 /// Pictures to caption (or to ask about) and to embed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CaptionJob {
-    /// The pictures; each gets exactly one row.
+    /// The pictures, each of which gets exactly one row, and segments of videos, which get as many as they show.
     #[schemars(length(min = 1, max = 10_000))]
     pub items: Vec<JobItem>,
     /// What is asked about each of them.
@@ -26,13 +27,21 @@ pub struct CaptionJob {
     /// Whether rows get an embedding.
     #[serde(default = "yes")]
     pub embed: bool,
+    /// Whether frames of videos that get a row are kept as small JPEG files in the archive.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub thumbnails: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn yes() -> bool {
     true
 }
 
-/// One picture, or one frame of a video.
+/// One picture, or one segment of a video.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct JobItem {
     /// The picture's name, as the row will have it.
@@ -50,12 +59,19 @@ pub struct JobItem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
-    /// Time of a video's frame, in milliseconds from its start; absent for pictures.
+    /// Where a segment begins, in milliseconds from the video's start; absent for pictures.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frame_ms: Option<u64>,
-    /// How long that frame stands for, in milliseconds; absent for pictures.
+    /// How long it lasts, in milliseconds; absent for pictures, and for the last segment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub span_ms: Option<u64>,
+    /// Makes the item a segment of a video, from `frame_ms` on for `span_ms` (absent: to its end), and says which of its
+    /// frames become rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<Sampling>,
+    /// How long the whole video is, in milliseconds, as far as it was known when the job was planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub film_ms: Option<u64>,
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -72,6 +88,8 @@ impl JobItem {
             sha256: None,
             frame_ms: None,
             span_ms: None,
+            sample: None,
+            film_ms: None,
             extra: Map::new(),
         }
     }
@@ -121,7 +139,7 @@ impl Prompt {
 impl CaptionJob {
     /// A job that captions and embeds `items` with the worker's own limits.
     pub fn new(items: Vec<JobItem>) -> Self {
-        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true }
+        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true, thumbnails: false }
     }
 
     /// See [`Prompt::prompt_hash`].

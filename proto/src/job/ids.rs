@@ -136,6 +136,10 @@ pub(super) fn of_slice(run: &RunId, ordinal: u64, items: &[JobItem], prompt_hash
         for value in [item.size, item.frame_ms, item.span_ms] {
             field(number(value).as_ref().map(<[u8; 8]>::as_slice));
         }
+        // Only where there is one, so that jobs of pictures keep the ids that they always had.
+        if let Some(sample) = &item.sample {
+            field(serde_json::to_vec(sample).ok().as_deref());
+        }
     }
     let digest = hex::encode(digest.finalize());
     JobId(format!("{ordinal:08}-{}", &digest[..16]))

@@ -21,21 +21,23 @@ pub struct PlannedItem {
     pub ordinal: u64,
 }
 
-const COLUMNS: [&str; 9] =
-    ["item", "fetch", "etag", "size", "sha256", "frame_ms", "span_ms", "job", "ordinal"];
+const COLUMNS: [&str; 11] =
+    ["item", "fetch", "etag", "size", "sha256", "frame_ms", "span_ms", "sample", "film_ms", "job", "ordinal"];
 
-const FORMAT: Format = Format { kind: "items", repetitive: &["job"], dense: None };
+const FORMAT: Format = Format { kind: "items", repetitive: &["sample", "job"], dense: None };
 
 /// Writes one file of the items table, columns in this order: item, fetch, etag, size, sha256, frame_ms, span_ms,
-/// job, ordinal. Equal items yield equal bytes.
+/// sample (as JSON), film_ms, job, ordinal. Equal items yield equal bytes.
 pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
     for (at, planned) in items.iter().enumerate() {
-        let numbers = [planned.item.size, planned.item.frame_ms, planned.item.span_ms, Some(planned.ordinal)];
+        let JobItem { size, frame_ms, span_ms, film_ms, .. } = &planned.item;
+        let numbers = [*size, *frame_ms, *span_ms, *film_ms, Some(planned.ordinal)];
         if numbers.into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
             let problem = "has a number above 2^63 - 1".to_owned();
             return Err(TableError::Row { row: at, item: planned.item.uri.to_string(), problem });
         }
     }
+    let samples: Vec<Option<String>> = items.iter().map(|planned| sample_text(&planned.item)).collect();
     let columns: Vec<ArrayRef> = vec![
         texts(items, |planned| Some(planned.item.uri.as_str())),
         texts(items, |planned| planned.item.fetch.as_ref().map(AsRef::as_ref)),
@@ -44,6 +46,8 @@ pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
         texts(items, |planned| planned.item.sha256.as_deref()),
         numbers(items, |planned| planned.item.frame_ms),
         numbers(items, |planned| planned.item.span_ms),
+        Arc::new(samples.into_iter().collect::<StringArray>()),
+        numbers(items, |planned| planned.item.film_ms),
         texts(items, |planned| Some(planned.job.as_str())),
         numbers(items, |planned| Some(planned.ordinal)),
     ];
@@ -65,6 +69,7 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
     let (item, fetch, etag) = (cells.text("item")?, cells.text("fetch")?, cells.text("etag")?);
     let (size, sha256) = (cells.number("size")?, cells.text("sha256")?);
     let (frame_ms, span_ms) = (cells.number("frame_ms")?, cells.number("span_ms")?);
+    let (sample, film_ms) = (cells.text("sample")?, cells.number("film_ms")?);
     let (job, ordinal) = (cells.text("job")?, cells.number("ordinal")?);
     items.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -76,11 +81,21 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
             sha256: sha256.owned(row),
             frame_ms: frame_ms.get(row)?,
             span_ms: span_ms.get(row)?,
+            sample: sample
+                .get(row)
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| sample.wrong(row, error))?,
+            film_ms: film_ms.get(row)?,
             extra: Map::new(),
         };
         items.push(PlannedItem { item, job: job.parsed(row)?, ordinal: ordinal.required(row)? });
     }
     Ok(())
+}
+
+fn sample_text(item: &JobItem) -> Option<String> {
+    item.sample.and_then(|sample| serde_json::to_string(&sample).ok())
 }
 
 fn texts<'a>(items: &'a [PlannedItem], value: impl Fn(&'a PlannedItem) -> Option<&'a str>) -> ArrayRef {
@@ -102,6 +117,7 @@ mod tests {
     fn reads_back_what_it_wrote() {
         let mut framed = JobItem::new(ItemUri::s3("videos", "a b/ü.mp4"));
         framed.fetch = Some(ItemUri::s3("archive", "staged/ab/abcd"));
+        framed.sample = Some(crate::job::Sampling::default());
         framed.etag = Some("\"abc\"".to_owned());
         framed.size = Some(i64::MAX as u64);
         framed.sha256 = Some("ab".repeat(32));

@@ -30,10 +30,11 @@ pub(super) const FORMAT: Format = Format {
 };
 
 /// All columns but the embedding.
-pub(super) const NARROW: [&str; 23] = [
+pub(super) const NARROW: [&str; 24] = [
     "item",
     "frame_ms",
     "span_ms",
+    "frames",
     "sha256",
     "etag",
     "width",
@@ -65,6 +66,7 @@ pub fn schema(shape: EmbeddingShape) -> Result<Arc<Schema>, TableError> {
         required("item", DataType::Utf8),
         optional("frame_ms", DataType::Int64),
         optional("span_ms", DataType::Int64),
+        optional("frames", DataType::Int32),
         optional("sha256", DataType::Utf8),
         optional("etag", DataType::Utf8),
         optional("width", DataType::Int32),

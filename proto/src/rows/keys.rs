@@ -17,6 +17,10 @@ pub struct RowKey {
     pub item: ItemUri,
     /// Time of a video's frame, in milliseconds from its start.
     pub frame_ms: Option<u64>,
+    /// How long that frame stands for, in milliseconds.
+    pub span_ms: Option<u64>,
+    /// How many frames that were looked at it stands for.
+    pub frames: Option<u32>,
     /// SHA-256 of the bytes.
     pub sha256: Option<String>,
     /// Version of the bytes that were read.
@@ -44,9 +48,11 @@ pub fn read_keys(bytes: Bytes) -> Result<Vec<RowKey>, TableError> {
     table::read(bytes, &COLUMNS, append, Vec::new())
 }
 
-const COLUMNS: [&str; 12] = [
+const COLUMNS: [&str; 14] = [
     "item",
     "frame_ms",
+    "span_ms",
+    "frames",
     "sha256",
     "etag",
     "status",
@@ -62,6 +68,7 @@ const COLUMNS: [&str; 12] = [
 fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<(), TableError> {
     let cells = Cells { batch, before };
     let (item, frame_ms) = (cells.text("item")?, cells.number("frame_ms")?);
+    let (span_ms, frames) = (cells.number("span_ms")?, cells.number("frames")?);
     let (sha256, etag) = (cells.text("sha256")?, cells.text("etag")?);
     let (status, error_code) = (cells.text("status")?, cells.text("error_code")?);
     let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
@@ -72,6 +79,8 @@ fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<
         keys.push(RowKey {
             item: item.parsed(row)?,
             frame_ms: frame_ms.get(row)?,
+            span_ms: span_ms.get(row)?,
+            frames: frames.get(row)?,
             sha256: sha256.owned(row),
             etag: etag.owned(row),
             status: status_at(&status, row)?,

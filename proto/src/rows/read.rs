@@ -33,6 +33,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
     let cells = Cells { batch, before };
     let (item, frame_ms, span_ms) =
         (cells.text("item")?, cells.number("frame_ms")?, cells.number("span_ms")?);
+    let frames = cells.number("frames")?;
     let (sha256, etag) = (cells.text("sha256")?, cells.text("etag")?);
     let (width, height) = (cells.number("width")?, cells.number("height")?);
     let status = cells.text("status")?;
@@ -51,6 +52,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             item: item.parsed(row)?,
             frame_ms: frame_ms.get(row)?,
             span_ms: span_ms.get(row)?,
+            frames: frames.get(row)?,
             sha256: sha256.owned(row),
             etag: etag.owned(row),
             width: width.get(row)?,

@@ -28,6 +28,7 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         texts(rows, |row| Some(row.item.as_str())),
         wide(rows, |row| row.frame_ms),
         wide(rows, |row| row.span_ms),
+        narrow(rows, |row| row.frames),
         texts(rows, |row| row.sha256.as_deref()),
         texts(rows, |row| row.etag.as_deref()),
         narrow(rows, |row| row.width),
@@ -84,9 +85,9 @@ fn check(row: &Row, shape: EmbeddingShape) -> Result<(), String> {
     if [row.frame_ms, row.span_ms].into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
         return Err("has a time above 2^63 - 1 ms".to_owned());
     }
-    let small = [row.width, row.height, Some(row.attempts), row.tokens];
+    let small = [row.width, row.height, row.frames, Some(row.attempts), row.tokens];
     if small.into_iter().flatten().any(|value| i32::try_from(value).is_err()) {
-        return Err("has a width, height, token or attempt count above 2^31 - 1".to_owned());
+        return Err("has a width, height, frame, token or attempt count above 2^31 - 1".to_owned());
     }
     Ok(())
 }

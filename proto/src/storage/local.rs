@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
 use crate::uri::ArchiveUri;
 
-pub(super) use read::read_item;
+pub(super) use read::{item_path, read_item};
 
 /// What the names of unfinished files begin with; no key may have such a segment.
 const UNFINISHED: &str = ".captionfleet-";
@@ -62,6 +62,10 @@ impl Storage for LocalStorage {
         self.blocking("reading", key, move |path| read::read_file(path, max_bytes)).await
     }
 
+    async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Object, StorageError> {
+        self.blocking("reading", key, move |path| read::read_range(path, offset, length)).await
+    }
+
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         let owned = key.to_owned();
         self.blocking("looking at", key, move |path| {
@@ -72,6 +76,11 @@ impl Storage for LocalStorage {
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError> {
         self.blocking("writing", key, move |path| write::put(path, &bytes, mode)).await
+    }
+
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError> {
+        let source = source.to_owned();
+        self.blocking("writing", key, move |path| write::put_file(path, &source)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), StorageError> {

@@ -10,6 +10,7 @@ mod s3;
 mod stores;
 
 use std::fmt::Debug;
+use std::path::Path;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -73,11 +74,18 @@ pub trait Storage: Send + Sync + Debug {
     /// Reads an object of at most `max_bytes`; a larger one is refused before its body is read.
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError>;
 
+    /// Reads `length` bytes (one at least) of an object from `offset` on, fewer where it ends before. `offset` lies
+    /// within the object.
+    async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Object, StorageError>;
+
     /// Looks at an object.
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError>;
 
     /// Writes an object: afterwards it is there whole and durable, or (on error) as it was before.
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError>;
+
+    /// Writes an object from a file of any size, which is never in memory as a whole; replaces what was there.
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError>;
 
     /// Removes an object; none is fine.
     async fn delete(&self, key: &str) -> Result<(), StorageError>;

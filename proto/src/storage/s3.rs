@@ -9,6 +9,7 @@ mod fault;
 mod list;
 mod page;
 mod store;
+mod upload;
 
 pub(super) use connect::{Connection, connect};
 pub(super) use store::S3Storage;

@@ -1,6 +1,7 @@
 //! The door to all stores: clients are made once and shared.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::OnceCell;
@@ -53,17 +54,17 @@ impl Stores {
                 let roots = self.options.local_roots.clone();
                 let read =
                     tokio::task::spawn_blocking(move || local::read_item(&path, max_bytes, &roots)).await;
-                read.unwrap_or_else(|error| {
-                    let failed = StorageError::new(
-                        StorageErrorKind::Other,
-                        "reading",
-                        item.as_str(),
-                        "the call did not end",
-                    );
-                    Err(failed.caused_by(error))
-                })
+                read.unwrap_or_else(|error| Err(interrupted(item, error)))
             }
         }
+    }
+
+    /// The path of a local item, within [`StorageOptions::local_roots`]; `None` for an object of a bucket.
+    pub async fn local_path(&self, item: &ItemUri) -> Result<Option<PathBuf>, StorageError> {
+        let Location::File(path) = item.location() else { return Ok(None) };
+        let roots = self.options.local_roots.clone();
+        let found = tokio::task::spawn_blocking(move || local::item_path(&path, &roots)).await;
+        found.unwrap_or_else(|error| Err(interrupted(item, error))).map(Some)
     }
 
     async fn connection(&self) -> Result<&Connection, StorageError> {
@@ -76,4 +77,9 @@ impl Stores {
         let open = || Arc::new(S3Storage::new(connection.clone(), name, ""));
         Ok(Arc::clone(buckets.entry(name.to_owned()).or_insert_with(open)))
     }
+}
+
+fn interrupted(item: &ItemUri, error: tokio::task::JoinError) -> StorageError {
+    StorageError::new(StorageErrorKind::Other, "reading", item.as_str(), "the call did not end")
+        .caused_by(error)
 }

@@ -180,6 +180,19 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u64).range(1..=4096))]
     pub max_item_mib: u64,
 
+    /// An existing folder for copies of the videos that are being decoded; the temporary folder otherwise
+    #[arg(long, value_name = "FOLDER", env = "CAPTIONFLEET_SPOOL_DIR")]
+    pub spool_dir: Option<PathBuf>,
+
+    /// Most GiB of such copies; a larger video fails
+    #[arg(long, value_name = "GIB", default_value_t = 20, env = "CAPTIONFLEET_SPOOL_GIB",
+          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub spool_gib: u64,
+
+    /// Most memory of one video decoder, such as 4GiB
+    #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "CAPTIONFLEET_VIDEO_MEMORY", value_parser = size)]
+    pub video_memory: ByteSize,
+
     /// Seconds to finish running pictures after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CAPTIONFLEET_GRACE")]
     pub grace: u64,

@@ -10,7 +10,8 @@ use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use super::args::{BrokerArgs, RunArgs};
 use crate::app::WorkerConfig;
 use crate::model_choice::ModelChoice;
-use crate::pipeline::PipelineOptions;
+use crate::pipeline::{PipelineOptions, SpoolOptions};
+use crate::video::VideoLimits;
 
 /// A command line that cannot be meant: exit code 64.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +47,11 @@ impl RunSettings {
                 UsageError(format!("--local-root {}: there is no such folder", missing.display())).into()
             );
         }
+        if let Some(missing) = args.spool_dir.iter().find(|folder| !folder.is_dir()) {
+            return Err(
+                UsageError(format!("--spool-dir {}: there is no such folder", missing.display())).into()
+            );
+        }
         let pipeline = PipelineOptions {
             topology: topology.clone(),
             prefetch_bulk: args.prefetch,
@@ -53,6 +59,8 @@ impl RunSettings {
             item_deadline: Duration::from_secs(args.item_deadline),
             grace: Duration::from_secs(args.grace),
             max_tokens_default: args.max_tokens,
+            spool: SpoolOptions { folder: args.spool_dir.clone(), max_bytes: args.spool_gib << 30 },
+            video_limits: VideoLimits { memory: args.video_memory.as_u64(), ..VideoLimits::default() },
             ..PipelineOptions::default()
         };
         Ok(Self {

@@ -14,6 +14,8 @@ const INTERACTIVE: usize = 4;
 pub(super) struct Budgets {
     bulk: Budget,
     interactive: Budget,
+    /// Videos being decoded, of both lanes: each takes half of the cores.
+    pub(super) decoders: Semaphore,
 }
 
 /// How much of one lane is in hand. Waiters are served first come, first served: older jobs finish first.
@@ -50,7 +52,7 @@ impl Budgets {
         // Twice the slots on the device: the next vision batch waits there while the current one decodes.
         let bulk = Budget::new(LookAhead::new(batch, most), cores, 2 * slots);
         let interactive = Budget::new(LookAhead::new(1, INTERACTIVE), 1, slots);
-        Self { bulk, interactive }
+        Self { bulk, interactive, decoders: Semaphore::new(2) }
     }
 
     /// The lane's share.

@@ -94,7 +94,7 @@ impl Pipeline {
 }
 
 /// Whether an unreadable item is a row or a reason to try the whole job again.
-fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) -> ItemFailure {
+pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) -> ItemFailure {
     let code = match error.kind() {
         StorageErrorKind::NotFound | StorageErrorKind::NoSuchBucket => "not_found",
         StorageErrorKind::PermissionDenied => "permission_denied",

@@ -37,7 +37,7 @@ impl Pipeline {
         Ok(Some(Inferred { task, rows, quarantined: false }))
     }
 
-    /// One row per item, in item order; the first item that stops the job ends them all.
+    /// The rows of all items, in item order; the first item that stops the job ends them all.
     async fn rows_of(
         &self,
         task: &Received,
@@ -45,17 +45,17 @@ impl Pipeline {
         width: usize,
     ) -> Result<Vec<Row>, Failure> {
         // Boxed: the compiler cannot see that a stream of closures borrowing `self` may cross threads.
-        let mut items: Vec<BoxFuture<'_, (usize, Result<Row, Failure>)>> = Vec::new();
+        let mut items: Vec<BoxFuture<'_, (usize, Result<Vec<Row>, Failure>)>> = Vec::new();
         for (at, item) in task.caption.items.iter().enumerate() {
-            items.push(self.run_item(task, plan, item, Mode::Together).map(move |row| (at, row)).boxed());
+            items.push(self.run_item(task, plan, item, Mode::Together).map(move |rows| (at, rows)).boxed());
         }
         let mut running = futures::stream::iter(items).buffer_unordered(width);
-        let mut rows = Vec::with_capacity(task.caption.items.len());
-        while let Some((at, row)) = running.next().await {
-            rows.push((at, row?));
+        let mut done = Vec::with_capacity(task.caption.items.len());
+        while let Some((at, rows)) = running.next().await {
+            done.push((at, rows?));
         }
-        rows.sort_unstable_by_key(|(at, _)| *at);
-        Ok(rows.into_iter().map(|(_, row)| row).collect())
+        done.sort_unstable_by_key(|(at, _)| *at);
+        Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
     }
 }
 

@@ -40,14 +40,27 @@ impl ItemFailure {
         Self::Row { code, message }
     }
 
-    fn deadline(limit: Duration, stage: &str) -> Self {
+    pub(super) fn deadline(limit: Duration, stage: &str) -> Self {
         Self::row("deadline", format!("{stage} did not end within {} s", limit.as_secs_f64()))
     }
 }
 
 impl Pipeline {
-    /// Does one item. `plan` is the job's, or why none of its items can be done.
+    /// Does one item: one row, or those of a segment. `plan` is the job's, or why none of its items can be done.
     pub(super) async fn run_item(
+        &self,
+        task: &Received,
+        plan: Result<&Plan, &ItemFailure>,
+        item: &JobItem,
+        mode: Mode,
+    ) -> Result<Vec<Row>, Failure> {
+        match &item.sample {
+            Some(sampling) => self.run_segment(task, plan, item, sampling, mode).await,
+            None => self.run_picture(task, plan, item, mode).await.map(|row| vec![row]),
+        }
+    }
+
+    async fn run_picture(
         &self,
         task: &Received,
         plan: Result<&Plan, &ItemFailure>,

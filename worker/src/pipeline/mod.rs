@@ -25,8 +25,11 @@ mod retry;
 mod route;
 mod row;
 mod search;
+mod segment;
 mod settle;
+mod spool;
 mod task;
+mod timeline;
 mod watch;
 
 use std::sync::Arc;
@@ -42,13 +45,16 @@ use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 pub use retry::{Failure, classify};
+pub use spool::SpoolOptions;
 
 use self::budget::Budgets;
 use self::drain::Drain;
 use self::in_hand::InHand;
+use self::spool::Spool;
 use crate::engine::EngineHandle;
 use crate::telemetry::Metrics;
 use crate::telemetry::admin::Readiness;
+use crate::video::VideoLimits;
 
 /// What a pipeline connects.
 pub struct PipelineParts {
@@ -89,6 +95,10 @@ pub struct PipelineOptions {
     pub max_tokens_default: u32,
     /// Largest picture that is decoded.
     pub decode_limits: DecodeLimits,
+    /// What a video may cost.
+    pub video_limits: VideoLimits,
+    /// Where videos of buckets are copied to.
+    pub spool: SpoolOptions,
     /// How long a finished part is held while the archive cannot take it, before the job is retried as a whole.
     pub put_patience: Duration,
     /// Pauses between attempts to read one item while its store fails; then the job is retried as a whole.
@@ -108,6 +118,8 @@ impl Default for PipelineOptions {
             worker_name: format!("worker-{}", std::process::id()),
             max_tokens_default: 64,
             decode_limits: DecodeLimits::default(),
+            video_limits: VideoLimits::default(),
+            spool: SpoolOptions::default(),
             put_patience: Duration::from_secs(30),
             fetch_pauses: [500, 1000, 2000].map(Duration::from_millis).to_vec(),
         }
@@ -143,6 +155,7 @@ pub struct Pipeline {
     options: PipelineOptions,
     budgets: Budgets,
     in_hand: InHand,
+    spool: Spool,
     /// Held shared by every item in normal work, exclusively by a job in quarantine: when the process dies, the
     /// item that the marker names was the only one that can have killed it.
     isolation: RwLock<()>,
@@ -173,10 +186,12 @@ impl Pipeline {
             std::process::id(),
             jiff::Timestamp::now().as_nanosecond()
         );
+        let spool = Spool::new(options.spool.clone());
         Self {
             broker,
             stores,
             engine,
+            spool,
             model,
             metrics,
             readiness,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use captionfleet_proto::broker::{BrokerErrorKind, Message};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId, SearchReply, SearchResult, VERSION};
-use captionfleet_proto::outcome::JobOutcome;
+use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{Row, Status};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
@@ -66,6 +66,7 @@ pub(super) fn outcome_of(
         ok: count(Status::Ok),
         failed,
         skipped: count(Status::Skipped),
+        frames: FrameCounts::of(rows.iter().map(|row| row.frames)),
         attempts: task.attempts,
         worker: worker.to_owned(),
         seconds: seconds_since(task.started),
@@ -112,6 +113,7 @@ impl Pipeline {
             ok: 0,
             failed: BTreeMap::new(),
             skipped: 0,
+            frames: None,
             attempts,
             worker: self.options.worker_name.clone(),
             seconds: 0.0,

@@ -109,19 +109,19 @@ impl Pipeline {
             }
             marker.trying = Some(suspect);
             self.write_marker(&task, &mut marker).await?;
-            let row = tokio::select! {
-                row = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(row),
+            let done = tokio::select! {
+                done = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(done),
                 () = drain.hard.cancelled() => None,
             };
-            if let Some(Ok(row)) = row {
-                rows.push(row);
+            if let Some(Ok(done)) = done {
+                rows.extend(done);
                 continue;
             }
             marker.trying = None;
             if let Err(error) = self.write_marker(&task, &mut marker).await {
                 events::marker_left(&task.id, &error);
             }
-            return match row {
+            return match done {
                 Some(Err(failure)) => Err(failure),
                 _ => Ok(None),
             };

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::{Pipeline, Tally, outcome};
 use crate::engine::EngineError;
 use crate::telemetry::events;
+use crate::video::VideoError;
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,9 @@ pub enum Failure {
         #[source]
         source: StorageError,
     },
+    /// This machine cannot decode videos.
+    #[error("videos cannot be decoded here")]
+    Video(#[source] VideoError),
     /// The rows do not make a part, or the part that exists cannot be read.
     #[error("part {part} cannot be made or read")]
     Part {
@@ -68,6 +72,7 @@ impl Failure {
             Self::Archive(error) if error.is_transient() => "archive_unavailable",
             Self::Archive(_) => "archive_refused",
             Self::Source { .. } => "source_unavailable",
+            Self::Video(_) => "no_video_decoder",
             Self::Part { .. } => "part_invalid",
             Self::Engine(_) => "engine",
             Self::Panicked(_) => "panic",
@@ -91,6 +96,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
         },
         Failure::BundleMismatch { .. }
         | Failure::Source { .. }
+        | Failure::Video(_)
         | Failure::Engine(_)
         | Failure::Panicked(_) => FailureClass::Retry,
     }

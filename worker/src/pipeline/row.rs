@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use super::Pipeline;
 use super::fetch::Facts;
 use super::task::Received;
+use super::timeline::{Line, What};
 use crate::engine::CaptionResult;
+use crate::telemetry::events;
 
 /// The shape of the column when the bundle has no retrieval heads: it is empty then, and parts stay alike.
 const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
@@ -58,11 +60,31 @@ impl Pipeline {
         }
     }
 
+    /// The row of a frame, or of a part of a segment without one.
+    pub(super) fn line_row(&self, task: &Received, item: &JobItem, facts: &Facts, line: Line) -> Row {
+        let place = JobItem { frame_ms: Some(line.ms), span_ms: line.span_ms, ..item.clone() };
+        let row = match line.what {
+            What::Captioned(answer) => self.ok_row(task, &place, facts.clone(), *answer),
+            What::Failed { code, message } => {
+                events::item_failed(&task.id, item.uri.as_str(), code, &message);
+                self.failed_row(task, &place, facts.clone(), code, message)
+            }
+            What::Nothing => {
+                let message = "the video shows nothing yet".to_owned();
+                let row = self.failed_row(task, &place, facts.clone(), "no_frames", message);
+                Row { status: Status::Skipped, ..row }
+            }
+        };
+        Row { frames: Some(line.frames), ..row }
+    }
+
     fn blank_row(&self, task: &Received, item: &JobItem, facts: Facts) -> Row {
         Row {
             item: item.uri.clone(),
             frame_ms: item.frame_ms,
             span_ms: item.span_ms,
+            // A row for a whole segment stands for no frame that anyone saw.
+            frames: item.sample.map(|_| 0),
             sha256: facts.sha256,
             etag: facts.etag,
             width: facts.width,

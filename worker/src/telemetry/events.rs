@@ -44,6 +44,8 @@ pub enum HostStage {
     Fetch,
     /// From bytes to the network's input size.
     ImageDecode,
+    /// A segment of a video, from its first frame to its last, the engine's waits included.
+    VideoDecode,
     /// Making the part and storing it.
     Write,
 }
@@ -53,6 +55,7 @@ pub fn stage(metrics: &Metrics, stage: HostStage, elapsed: Duration) {
     let label = match stage {
         HostStage::Fetch => "fetch",
         HostStage::ImageDecode => "image_decode",
+        HostStage::VideoDecode => "video_decode",
         HostStage::Write => "write",
     };
     metrics.stage_seconds.with_label_values(&[label]).observe(elapsed.as_secs_f64());
@@ -63,6 +66,10 @@ pub fn job_done(metrics: &Metrics, outcome: &JobOutcome) {
     metrics.jobs.with_label_values(&["caption", "done"]).inc();
     metrics.job_seconds.observe(outcome.seconds);
     metrics.items.with_label_values(&["ok", ""]).inc_by(outcome.ok);
+    if let Some(frames) = outcome.frames {
+        metrics.frames.with_label_values(&["kept"]).inc_by(frames.kept);
+        metrics.frames.with_label_values(&["dropped"]).inc_by(frames.dropped());
+    }
     for (code, count) in &outcome.failed {
         metrics.items.with_label_values(&["failed", code]).inc_by(*count);
     }

@@ -19,8 +19,15 @@ const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
 /// Reasons for which a job is tried again, and given up in the end.
-const PASSING: [&str; 6] =
-    ["archive_refused", "archive_unavailable", "bundle_mismatch", "engine", "panic", "source_unavailable"];
+const PASSING: [&str; 7] = [
+    "archive_refused",
+    "archive_unavailable",
+    "bundle_mismatch",
+    "engine",
+    "no_video_decoder",
+    "panic",
+    "source_unavailable",
+];
 
 /// Reasons for which it is given up at once.
 const LASTING: [&str; 7] = [
@@ -41,6 +48,8 @@ pub struct Metrics {
     pub(crate) jobs: IntCounterVec,
     /// Rows written, by status and error code.
     pub(crate) items: IntCounterVec,
+    /// Frames of videos that were looked at, by what became of them.
+    pub(crate) frames: IntCounterVec,
     /// Seconds spent per stage and call.
     pub(crate) stage_seconds: HistogramVec,
     /// Messages waiting, by queue.
@@ -86,6 +95,7 @@ impl Metrics {
         let metrics = Self {
             jobs: make.counters("jobs_total", "Jobs that left this worker.", &["kind", "outcome"]),
             items: make.counters("items_total", "Rows written.", &["status", "code"]),
+            frames: make.counters("frames_total", "Frames of videos that were looked at.", &["fate"]),
             stage_seconds: make.histograms(
                 HistogramOpts::new("stage_seconds", "Time per stage and call.").buckets(SECONDS.to_vec()),
                 "stage",
@@ -138,6 +148,9 @@ impl Metrics {
         };
         // A family without a child is not shown at all: rates over these start from zero, not from nothing.
         metrics.items.with_label_values(&["ok", ""]);
+        for fate in ["kept", "dropped"] {
+            metrics.frames.with_label_values(&[fate]);
+        }
         for outcome in ["done", "already_done", "retried", "dead", "returned"] {
             metrics.jobs.with_label_values(&["caption", outcome]);
         }

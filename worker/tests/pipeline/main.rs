@@ -4,6 +4,8 @@
 mod bench;
 mod captions;
 mod failures;
+mod film;
 mod quarantine;
 mod searches;
 mod shutdown;
+mod videos;

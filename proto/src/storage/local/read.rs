@@ -22,6 +22,33 @@ pub(super) fn read_file(path: &Path, max_bytes: u64) -> Result<Object, StorageEr
     read_open(open(path, OFlags::empty())?, path, max_bytes)
 }
 
+/// Reads a piece of a file.
+pub(super) fn read_range(path: &Path, offset: u64, length: u64) -> Result<Object, StorageError> {
+    let failed = |error: io::Error| fault::new(READING, path, error);
+    stat_file(path, READING)?;
+    let mut file = open(path, OFlags::empty())?;
+    let metadata = file.metadata().map_err(failed)?;
+    require_regular(&metadata, path, READING)?;
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset)).map_err(failed)?;
+    let there = metadata.len().saturating_sub(offset).min(length);
+    let mut bytes = Vec::with_capacity(there as usize);
+    file.take(length).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Object { bytes: Bytes::from(bytes), etag: Some(etag_of_file(&metadata)) })
+}
+
+/// The path without links of an item that `roots` allow, for programs that open it themselves.
+pub(in crate::storage) fn item_path(path: &Path, roots: &LocalRoots) -> Result<PathBuf, StorageError> {
+    let real = match roots {
+        LocalRoots::Any => path.canonicalize().map_err(|error| fault::new(READING, path, error))?,
+        LocalRoots::None => return Err(refused(path, "local files are not read here")),
+        LocalRoots::Only(roots) => real_path(path, roots)?,
+    };
+    stat_file(&real, READING)?;
+    // Whoever may not read it learns so here, with the reason.
+    open(&real, OFlags::NOFOLLOW)?;
+    Ok(real)
+}
+
 /// Looks at a file; a folder is no object.
 pub(super) fn stat_file(path: &Path, operation: &'static str) -> Result<Metadata, StorageError> {
     let metadata = path.metadata().map_err(|error| fault::new(operation, path, error))?;

@@ -16,7 +16,19 @@ const WRITING: &str = "writing";
 /// Before the user's mask.
 const FILE_MODE: u32 = 0o666;
 
+/// Writes an object's bytes into the file that becomes it.
+type Writing<'a> = &'a dyn Fn(&mut File) -> io::Result<()>;
+
 pub(super) fn put(path: &Path, bytes: &[u8], mode: PutMode) -> Result<PutOutcome, StorageError> {
+    write(path, &|file| file.write_all(bytes), mode)
+}
+
+pub(super) fn put_file(path: &Path, source: &Path) -> Result<(), StorageError> {
+    let copy = |file: &mut File| io::copy(&mut File::open(source)?, file).map(drop);
+    write(path, &copy, PutMode::Overwrite).map(drop)
+}
+
+fn write(path: &Path, bytes: Writing<'_>, mode: PutMode) -> Result<PutOutcome, StorageError> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     let failed = |error| in_the_way(path).unwrap_or_else(|| fault::new(WRITING, path, error));
     make_folder(folder).map_err(failed)?;
@@ -44,9 +56,9 @@ pub(super) fn delete(path: &Path) -> Result<(), StorageError> {
 }
 
 /// Writes a draft in the folder, makes it durable, and only then gives it its name.
-fn publish(folder: &Path, path: &Path, bytes: &[u8], mode: PutMode) -> io::Result<PutOutcome> {
+fn publish(folder: &Path, path: &Path, bytes: Writing<'_>, mode: PutMode) -> io::Result<PutOutcome> {
     if let Some(mut draft) = nameless(folder)? {
-        draft.write_all(bytes)?;
+        bytes(&mut draft)?;
         draft.sync_all()?;
         match (mode, link(&draft, path)) {
             (_, Ok(())) => return Ok(PutOutcome::Created),
@@ -61,7 +73,7 @@ fn publish(folder: &Path, path: &Path, bytes: &[u8], mode: PutMode) -> io::Resul
         }
     }
     let mut draft = named(folder)?;
-    draft.write_all(bytes)?;
+    bytes(draft.as_file_mut())?;
     draft.as_file().sync_all()?;
     match mode {
         PutMode::Overwrite => draft.persist(path).map(|_| PutOutcome::Created).map_err(|failed| failed.error),

@@ -1,5 +1,6 @@
 //! The store itself.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use tracing::debug;
 
 use super::connect::{ATTEMPT, Connection, OPERATION};
-use super::{fault, list};
+use super::{fault, list, upload};
 use crate::storage::{
     Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind as Kind,
 };
@@ -60,6 +61,29 @@ impl S3Storage {
         ItemUri::s3(&self.bucket, full).into()
     }
 
+    /// Reads an object, or the given range of it.
+    async fn read(&self, key: &str, range: Option<String>, max_bytes: u64) -> Result<Object, StorageError> {
+        let full = self.full(key, "reading")?;
+        let object = self.uri(&full);
+        let mut attempt = 1;
+        loop {
+            let request = self.connection.client.get_object().bucket(&self.bucket).key(&full);
+            let answer = request.set_range(range.clone()).send().await;
+            let answer =
+                answer.map_err(|error| fault::new(error, "reading", &object, &self.connection.server))?;
+            let etag = answer.e_tag().map(bare);
+            match self.body(answer, &object, max_bytes).await? {
+                Ok(bytes) => return Ok(Object { bytes, etag }),
+                Err(error) if attempt >= ATTEMPTS => return Err(error),
+                Err(error) => {
+                    debug!(%object, attempt, error = &error as &dyn std::error::Error, "reading again")
+                }
+            }
+            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
+            attempt += 1;
+        }
+    }
+
     /// One attempt at a body. The outer error is final, the inner one may pass.
     async fn body(
         &self,
@@ -90,25 +114,12 @@ impl S3Storage {
 #[async_trait]
 impl Storage for S3Storage {
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError> {
-        let full = self.full(key, "reading")?;
-        let object = self.uri(&full);
-        let mut attempt = 1;
-        loop {
-            let request = self.connection.client.get_object().bucket(&self.bucket).key(&full);
-            let answer = request.send().await;
-            let answer =
-                answer.map_err(|error| fault::new(error, "reading", &object, &self.connection.server))?;
-            let etag = answer.e_tag().map(bare);
-            match self.body(answer, &object, max_bytes).await? {
-                Ok(bytes) => return Ok(Object { bytes, etag }),
-                Err(error) if attempt >= ATTEMPTS => return Err(error),
-                Err(error) => {
-                    debug!(%object, attempt, error = &error as &dyn std::error::Error, "reading again")
-                }
-            }
-            tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
-            attempt += 1;
-        }
+        self.read(key, None, max_bytes).await
+    }
+
+    async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Object, StorageError> {
+        let last = offset.saturating_add(length.saturating_sub(1));
+        self.read(key, Some(format!("bytes={offset}-{last}")), length).await
     }
 
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
@@ -154,6 +165,14 @@ impl Storage for S3Storage {
             }
             tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
             attempt += 1;
+        }
+    }
+
+    async fn put_file(&self, key: &str, source: &Path) -> Result<(), StorageError> {
+        let full = self.full(key, "writing")?;
+        match upload::Pieces::open(source, &self.uri(&full)).await? {
+            upload::Pieces::One(bytes) => self.put(key, bytes, PutMode::Overwrite).await.map(drop),
+            upload::Pieces::Many(file) => upload::send(&self.connection, &self.bucket, &full, file).await,
         }
     }
 

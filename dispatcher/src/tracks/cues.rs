@@ -1,0 +1,118 @@
+//! What is said over which time of a video. Pure.
+
+use captionfleet_proto::rows::Row;
+
+/// A text over a piece of time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cue {
+    /// Where it begins.
+    pub start_ms: u64,
+    /// Where it ends.
+    pub end_ms: u64,
+    /// One line.
+    pub text: String,
+}
+
+/// Shortest chapter: what is over sooner belongs to the one before.
+const CHAPTER_MS: u64 = 10_000;
+/// Most captions of a summary.
+const TYPICAL: usize = 5;
+
+/// The captions of a video's rows, in the order of time, merged where the text repeats. Failed rows leave a gap.
+pub fn cues(rows: &[Row]) -> Vec<Cue> {
+    let mut cues: Vec<Cue> = Vec::new();
+    for row in rows {
+        let (Some(start_ms), Some(span), Some(caption)) = (row.frame_ms, row.span_ms, &row.caption) else {
+            continue;
+        };
+        let text = caption.split_whitespace().collect::<Vec<_>>().join(" ");
+        let end_ms = start_ms + span;
+        match cues.last_mut() {
+            Some(last) if last.text == text && last.end_ms == start_ms => last.end_ms = end_ms,
+            _ if text.is_empty() || span == 0 => {}
+            _ => cues.push(Cue { start_ms, end_ms, text }),
+        }
+    }
+    cues
+}
+
+/// Chapters by scene: a new one begins where the caption changes for longer than a moment. Each is called by the caption
+/// that lasts longest in it.
+pub fn chapters(cues: &[Cue]) -> Vec<Cue> {
+    let mut chapters: Vec<Vec<Cue>> = Vec::new();
+    for cue in cues {
+        let is_long = cue.end_ms - cue.start_ms >= CHAPTER_MS;
+        match chapters.last_mut() {
+            Some(chapter) if !is_long || spent(chapter) < CHAPTER_MS => chapter.push(cue.clone()),
+            _ => chapters.push(vec![cue.clone()]),
+        }
+    }
+    chapters
+        .into_iter()
+        .filter_map(|chapter| {
+            let (start_ms, end_ms) = (chapter.first()?.start_ms, chapter.last()?.end_ms);
+            let text = by_time(&chapter).into_iter().next()?.text;
+            Some(Cue { start_ms, end_ms, text })
+        })
+        .collect()
+}
+
+/// The most typical captions: those that last longest in all, in the order in which they are first heard.
+pub fn typical(cues: &[Cue]) -> Vec<String> {
+    let mut most = by_time(cues);
+    most.truncate(TYPICAL);
+    most.sort_by_key(|cue| cue.start_ms);
+    most.into_iter().map(|cue| cue.text).collect()
+}
+
+fn spent(cues: &[Cue]) -> u64 {
+    cues.iter().map(|cue| cue.end_ms - cue.start_ms).sum()
+}
+
+/// Each text once, from its first start for as long as it lasts in all; the longest first.
+fn by_time(cues: &[Cue]) -> Vec<Cue> {
+    let mut texts: Vec<Cue> = Vec::new();
+    for cue in cues {
+        let more = cue.end_ms - cue.start_ms;
+        match texts.iter_mut().find(|known| known.text == cue.text) {
+            Some(known) => known.end_ms += more,
+            None => texts.push(cue.clone()),
+        }
+    }
+    texts.sort_by_key(|cue| (std::cmp::Reverse(cue.end_ms - cue.start_ms), cue.start_ms));
+    texts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn film(pieces: &[(u64, &str)]) -> Vec<Cue> {
+        let mut at = 0;
+        let cue = |(seconds, text): &(u64, &str)| {
+            let cue = Cue { start_ms: at, end_ms: at + seconds * 1000, text: (*text).to_owned() };
+            at = cue.end_ms;
+            cue
+        };
+        pieces.iter().map(cue).collect()
+    }
+
+    fn names(cues: &[Cue]) -> Vec<(u64, &str)> {
+        cues.iter().map(|cue| (cue.start_ms / 1000, cue.text.as_str())).collect()
+    }
+
+    #[test]
+    fn a_moment_makes_no_chapter() {
+        let cues = film(&[(20, "a boat"), (2, "a gull"), (30, "a boat"), (40, "a house"), (3, "a cat")]);
+        assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (22, "a boat"), (52, "a house")]);
+        let short = film(&[(2, "a"), (3, "b"), (2, "a")]);
+        assert_eq!(names(&chapters(&short)), [(0, "a")]);
+        assert!(chapters(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_lasts_longest_is_typical() {
+        let cues = film(&[(1, "x"), (5, "a"), (9, "b"), (5, "a"), (2, "c"), (2, "d"), (2, "e")]);
+        assert_eq!(typical(&cues), ["a", "b", "c", "d", "e"]);
+    }
+}

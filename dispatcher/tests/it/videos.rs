@@ -1,0 +1,159 @@
+//! Films from the command line: counted, resumed, verified, found again, and said to players.
+
+use crate::desk::Desk;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A film of scenes, each for four seconds.
+fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
+    let drawn = desk.root().join(format!("frames of {}", name.replace('.', " ")));
+    Desk::draw(&drawn, scenes, seed);
+    let mut pictures: Vec<_> =
+        std::fs::read_dir(&drawn).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pictures.sort();
+    let line = |picture: &PathBuf| format!("file '{}'\n", picture.display());
+    let mut list: String = pictures.iter().map(|picture| line(picture) + "duration 4\n").collect();
+    // The last duration counts only if something follows.
+    list += &line(&pictures[0]);
+    let names = desk.root().join("list.txt");
+    std::fs::write(&names, list).unwrap();
+    std::fs::create_dir_all(desk.pictures()).unwrap();
+    let size =
+        ["-vf", "scale=160:120,fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
+    let length = (4 * scenes).to_string();
+    ffmpeg(
+        &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap(), "-t", &length][..], &size].concat(),
+        &desk.pictures().join(name),
+    );
+}
+
+fn ffmpeg(arguments: &[&str], out: &Path) {
+    let made = Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-y"])
+        .args(arguments)
+        .arg(out)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+fn parts(desk: &Desk) -> Vec<std::path::PathBuf> {
+    let runs = std::fs::read_dir(desk.archive().join("parts")).unwrap();
+    let mut parts: Vec<_> = runs
+        .flat_map(|run| std::fs::read_dir(run.unwrap().path()).unwrap())
+        .map(|part| part.unwrap().path())
+        .collect();
+    parts.sort();
+    parts
+}
+
+#[test]
+fn a_film_is_captioned_verified_and_found_among_pictures() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 3, 7);
+    film(&desk, "a film.mp4", 34, 1);
+    let planned = desk.run(["plan", "pictures", "--archive", "archive", "--json"]).json();
+    assert_eq!(
+        (&planned["videos"]["new"], &planned["videos"]["frames"]),
+        (&1.into(), &136.into()),
+        "{planned}"
+    );
+    let guess = planned["videos"]["frames_kept"].as_u64().unwrap();
+    assert!((30..=40).contains(&guess), "{planned}");
+    let report = desk.caption(&["--job-size", "30", "--thumbnails"]).json();
+    let frames = &report["frames"];
+    assert_eq!(report["complete"], true, "{report}");
+    assert_eq!(frames["seen"], 136, "{report}");
+    let kept = frames["kept"].as_u64().unwrap();
+    assert!((34..=37).contains(&kept), "{report}");
+    assert_eq!(report["ok"].as_u64().unwrap(), 3 + kept);
+    let verified = desk.verify().json();
+    // Three pictures, and three segments of at most a minute.
+    assert_eq!((&verified["whole"], &verified["runs"][0]["items"]), (&true.into(), &6.into()), "{verified}");
+
+    let tracks = report["tracks"][0].as_str().unwrap().strip_prefix("file://").unwrap().to_owned();
+    let mut files: Vec<_> = std::fs::read_dir(tracks.replace("%20", " "))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "vtt"))
+        .collect();
+    files.sort_by_key(|path| path.as_os_str().len());
+    let captions = std::fs::read_to_string(&files[0]).unwrap();
+    assert!(captions.starts_with("WEBVTT\n"), "{captions}");
+    assert!((25..=37).contains(&captions.matches(" --> ").count()), "{captions}");
+    let chapters = std::fs::read_to_string(&files[1]).unwrap();
+    assert!((2..=15).contains(&chapters.matches(" --> ").count()), "{chapters}");
+    let found = desk.run(["tracks", "--archive", "archive", "--srt", "--json"]).json();
+    assert_eq!(found[0]["videos"], 1);
+    assert!(files[0].with_extension("srt").exists());
+
+    let hits = desk.run(["search", "a red circle", "--archive", "archive", "--json", "-k", "50"]).json();
+    let in_film = hits["hits"].as_array().unwrap().iter().filter(|hit| hit["frame_ms"].is_u64()).count();
+    assert_eq!(in_film as u64, kept, "{hits}");
+
+    let shown = desk.run(["search", "a red circle", "--archive", "archive", "--json", "--thumbnails"]).json();
+    for hit in shown["hits"].as_array().unwrap().iter().filter(|hit| hit["frame_ms"].is_u64()) {
+        let path = hit["thumbnail"].as_str().unwrap().strip_prefix("file://").unwrap();
+        assert!(std::fs::read(path).unwrap().starts_with(&[0xff, 0xd8]), "{hit}");
+    }
+
+    let again = desk.caption(&["--job-size", "30"]).json();
+    assert_eq!((&again["already_done"], again["runs"].as_array().unwrap().len()), (&4.into(), 0), "{again}");
+    // Other frames are another wish: the film is done again, the pictures are not.
+    let denser = desk.caption(&["--job-size", "30", "--every", "500ms"]).json();
+    assert_eq!((&denser["already_done"], &denser["frames"]["seen"]), (&3.into(), &272.into()), "{denser}");
+}
+
+#[test]
+fn a_film_goes_on_in_the_middle() {
+    let desk = Desk::new();
+    film(&desk, "film.mp4", 34, 2);
+    let first = desk.caption(&["--job-size", "30"]).json();
+    let before: Vec<_> =
+        parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    assert_eq!(before.len(), 3, "{first}");
+    let lost = &parts(&desk)[1];
+    std::fs::remove_file(lost).unwrap();
+    let missing = desk.verify().any_json();
+    assert_eq!(missing["whole"], false);
+    assert_eq!(missing["runs"][0]["missing"][0]["frame_ms"], 60_000, "{missing}");
+    let second = desk.caption(&["--job-size", "30"]).json();
+    assert_eq!(second["runs"], first["runs"], "{second}");
+    assert_eq!(second["frames"]["seen"], 60, "{second}");
+    assert_eq!(desk.verify().json()["whole"], true);
+    let after: Vec<_> =
+        parts(&desk).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    assert_eq!((before[0], before[2]), (after[0], after[2]), "nothing is done twice");
+}
+
+#[test]
+fn a_broken_film_is_one_row_and_is_not_tried_again() {
+    let desk = Desk::new();
+    film(&desk, "film.mp4", 2, 3);
+    let good = std::fs::read(desk.pictures().join("film.mp4")).unwrap();
+    std::fs::write(desk.pictures().join("half.mp4"), &good[..good.len() / 2]).unwrap();
+    std::fs::write(desk.pictures().join("list.m3u8"), "#EXTM3U\nhttp://example.org/a.ts\n").unwrap();
+    let report = desk.caption(&[]).json();
+    assert_eq!(report["failed"], serde_json::json!({"source_refused": 1, "truncated": 1}), "{report}");
+    assert_eq!(desk.verify().json()["whole"], true);
+    let again = desk.caption(&[]).json();
+    assert_eq!((&again["already_done"], &again["already_failed"]), (&1.into(), &1.into()), "{again}");
+}
+
+#[test]
+fn options_that_cannot_be_meant_are_refused() {
+    let desk = Desk::new();
+    film(&desk, "film.mp4", 1, 4);
+    for (options, word) in [
+        (&["--every", "soon"][..], "500ms"),
+        (&["--every", "0s"], "500ms"),
+        (&["--fps", "0"], "above 0"),
+        (&["--fps", "2", "--keyframes"], "cannot be used with"),
+        (&["--scenes=2"], "0 to 1"),
+        (&["--min-change", "nan"], "0 to 1"),
+    ] {
+        let refused = desk.caption(options);
+        assert_eq!(refused.code, 64, "{options:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(word), "{options:?}: {}", refused.stderr);
+    }
+}

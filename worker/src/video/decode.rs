@@ -1,0 +1,277 @@
+//! The frames of one segment, one after another, out of a running ffmpeg.
+//!
+//! The pixels come through standard output. What comes through descriptor 0 are lines with the time of every frame that
+//! was decoded, and of every one that was chosen, in order: a frame's line always leaves before its pixels do. Nothing
+//! that a file's author can write gets between these lines, as it could in a log.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use captionfleet_proto::job::{SampleBy, Sampling};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::net::unix::pipe;
+use tokio::process::{Child, ChildStdout};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::selection;
+use super::tool::{self, VideoLimits};
+use super::{Film, VideoError};
+
+const PROGRAM: &str = "ffmpeg";
+/// How far before a segment decoding begins: frames may be stored later than others that are shown after them, and the
+/// first frame's predecessor is needed to see a cut.
+const LEAD_MS: u64 = 1000;
+/// The same where decoding cannot begin cleanly at any key frame.
+const LONG_LEAD_MS: u64 = 20_000;
+
+/// A piece of a film's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins.
+    pub start_ms: u64,
+    /// Where the next one begins; `None` for the last.
+    pub end_ms: Option<u64>,
+}
+
+/// A frame that was chosen.
+pub struct Frame {
+    /// When it is shown.
+    pub ms: u64,
+    /// `height * width * 3` bytes.
+    pub rgb: Vec<u8>,
+}
+
+/// How a segment ended.
+#[derive(Debug)]
+pub struct Ending {
+    /// When the first frame behind the segment is shown, if there is one.
+    pub next_ms: Option<u64>,
+    /// When the last decoded frame inside is shown.
+    pub last_ms: Option<u64>,
+    /// When it ends, as far as its neighbours tell.
+    pub last_end_ms: Option<u64>,
+    /// When the last frame that was chosen and came is shown.
+    pub taken_ms: Option<u64>,
+    /// Whether frames were chosen of which no pixels came.
+    pub lost: bool,
+    /// What went wrong behind that.
+    pub failure: Option<VideoError>,
+}
+
+/// A running decoder. Dropping it ends it.
+pub struct Decoding {
+    span: Span,
+    film: Film,
+    silence: std::time::Duration,
+    child: Child,
+    times: Lines<BufReader<pipe::Receiver>>,
+    pixels: ChildStdout,
+    words: JoinHandle<String>,
+    /// The time on the line that was read last.
+    at: Option<u64>,
+    last: Option<u64>,
+    widest_gap: u64,
+    next: Option<u64>,
+    taken: Option<u64>,
+    lost: bool,
+}
+
+impl Decoding {
+    /// Starts decoding `span` of the film at `path`.
+    ///
+    /// A `strict` decoder ends at the first damage. One that is not goes on as well as it can, and begins earlier: where
+    /// a container is entered in the middle, what precedes the first key frame looks like damage.
+    ///
+    /// # Errors
+    /// When `ffmpeg` cannot be started.
+    pub fn start(
+        path: &Path,
+        film: &Film,
+        span: Span,
+        sampling: &Sampling,
+        strict: bool,
+        limits: &VideoLimits,
+    ) -> Result<Self, VideoError> {
+        let talk = |source| VideoError::Talk { program: PROGRAM, source };
+        let (times, their_end) = std::io::pipe().map_err(talk)?;
+        let mut command = tool::command(PROGRAM);
+        command.args(["-nostdin", "-copyts", "-noaccurate_seek"]);
+        if strict {
+            command.arg("-xerror");
+        }
+        if span.start_ms > 0 {
+            let lead = if strict { LEAD_MS } else { LONG_LEAD_MS };
+            let seek = film.origin_us + (span.start_ms.saturating_sub(lead) * 1000) as i64;
+            command.args(["-seek_timestamp", "1", "-ss", &format!("{seek}us")]);
+        }
+        if sampling.by == SampleBy::Keyframes {
+            command.args(["-skip_frame", "nokey"]);
+        }
+        command.args(["-threads", &limits.threads.to_string(), "-i"]).arg(tool::input(path));
+        command.args(["-map", &format!("0:{}", film.stream), "-an", "-sn", "-dn", "-vf"]);
+        command.arg(selection::graph(sampling, span, film.origin_us, film.width, film.height));
+        command.args(["-filter_threads", "1", "-fps_mode", "passthrough", "-flush_packets", "1"]);
+        command.args(["-f", "rawvideo", "pipe:1"]).stdin(Stdio::from(their_end));
+        let mut child = tool::start(&mut command, PROGRAM, limits)?;
+        // Our copy of the writing end must go, or the lines would never end.
+        drop(command);
+        let times = pipe::Receiver::from_owned_fd(times.into()).map_err(talk)?;
+        let (Some(pixels), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(talk(std::io::Error::other("a pipe is missing")));
+        };
+        Ok(Self {
+            span,
+            film: film.clone(),
+            silence: limits.silence,
+            child,
+            times: BufReader::new(times).lines(),
+            pixels,
+            words: tokio::spawn(tool::words(errors)),
+            at: None,
+            last: None,
+            widest_gap: 0,
+            next: None,
+            taken: None,
+            lost: false,
+        })
+    }
+
+    /// The next chosen frame; `None` at the end of the segment, or where decoding fails: [`Self::end`] tells.
+    ///
+    /// # Errors
+    /// When ffmpeg falls silent, or cannot be talked to.
+    pub async fn next(&mut self) -> Result<Option<Frame>, VideoError> {
+        while let Some(line) = self.line().await? {
+            if let Some(pts) = line.strip_prefix("frame:") {
+                self.at = time_of(pts);
+            } else if line == selection::SEEN {
+                self.see();
+                if self.next.is_some() {
+                    return Ok(None);
+                }
+            } else if line == selection::CHOSEN
+                && let Some(ms) = self.at
+            {
+                // After the last pixels the remaining lines still tell how far decoding came.
+                let Some(rgb) = self.read_pixels().await? else {
+                    self.lost = true;
+                    continue;
+                };
+                // Rows are told apart by their milliseconds.
+                if self.taken.is_none_or(|before| ms > before) {
+                    self.taken = Some(ms);
+                    return Ok(Some(Frame { ms, rgb }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn see(&mut self) {
+        let Some(ms) = self.at.filter(|ms| *ms >= self.span.start_ms) else { return };
+        if self.span.end_ms.is_some_and(|end| ms >= end) {
+            self.next = Some(ms);
+            return;
+        }
+        if let Some(last) = self.last {
+            self.widest_gap = self.widest_gap.max(ms.saturating_sub(last));
+        }
+        self.last = Some(self.last.map_or(ms, |last| last.max(ms)));
+    }
+
+    /// Says how the segment ended, and ends the decoder.
+    ///
+    /// # Errors
+    /// When ffmpeg falls silent, or cannot be talked to.
+    pub async fn end(mut self) -> Result<Ending, VideoError> {
+        if self.next.is_some() {
+            let _ = self.child.kill().await;
+            return Ok(self.ending(None));
+        }
+        let status = timeout(self.silence, self.child.wait()).await;
+        let status = status.map_err(|_| VideoError::Stalled { program: PROGRAM, silence: self.silence })?;
+        let status = status.map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
+        let words = (&mut self.words).await.unwrap_or_default();
+        let failure = if status.success() {
+            self.missing().or_else(|| {
+                // Nothing could be decoded, but there was something.
+                (self.last.is_none() && !words.is_empty()).then(|| VideoError::from_words(&words))
+            })
+        } else if let (None, Some(signal)) =
+            (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))
+        {
+            Some(VideoError::Limit(format!("signal {signal}")))
+        } else {
+            Some(VideoError::from_words(&words))
+        };
+        Ok(self.ending(failure))
+    }
+
+    /// Ends the decoder because of `failure`.
+    pub fn abandon(self, failure: VideoError) -> Ending {
+        self.ending(Some(failure))
+    }
+
+    fn ending(&self, failure: Option<VideoError>) -> Ending {
+        Ending {
+            next_ms: self.next,
+            last_ms: self.last,
+            last_end_ms: self.last.map(|last| last + self.film.frame_ms.min(self.gap()).max(1)),
+            taken_ms: self.taken,
+            lost: self.lost,
+            failure,
+        }
+    }
+
+    /// The longest time between two frames.
+    fn gap(&self) -> u64 {
+        if self.widest_gap > 0 { self.widest_gap } else { self.film.frame_ms }
+    }
+
+    /// Whether the file ended clearly before the film should have.
+    fn missing(&self) -> Option<VideoError> {
+        let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, self.last?);
+        let short = end.saturating_sub(last);
+        (short > 2000.max(3 * self.gap()))
+            .then(|| VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms")))
+    }
+
+    async fn line(&mut self) -> Result<Option<String>, VideoError> {
+        match timeout(self.silence, self.times.next_line()).await {
+            Ok(line) => line.map_err(|source| VideoError::Talk { program: PROGRAM, source }),
+            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+        }
+    }
+
+    /// The pixels of one frame; `None` if the program ended first.
+    async fn read_pixels(&mut self) -> Result<Option<Vec<u8>>, VideoError> {
+        let mut rgb = vec![0; self.film.width as usize * self.film.height as usize * 3];
+        match timeout(self.silence, self.pixels.read_exact(&mut rgb)).await {
+            Ok(Ok(_)) => Ok(Some(rgb)),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
+            Ok(Err(source)) => Err(VideoError::Talk { program: PROGRAM, source }),
+            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+        }
+    }
+}
+
+/// The milliseconds in `12   pts:480000  pts_time:0.48`, whose `pts` are microseconds.
+fn time_of(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once("pts:")?;
+    let us: i64 = rest.split_whitespace().next()?.parse().ok()?;
+    // As the filter rounds: what lies before the beginning belongs to no segment.
+    u64::try_from(us.saturating_add(500).div_euclid(1000)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_of;
+
+    #[test]
+    fn times_are_rounded_microseconds() {
+        assert_eq!(time_of("7    pts:66667   pts_time:0.066667"), Some(67));
+        assert_eq!(time_of("0    pts:0       pts_time:0"), Some(0));
+        assert_eq!((time_of("0    pts:-21000  pts_time:-0.021"), time_of("0 pts:NOPTS")), (None, None));
+    }
+}

@@ -1,0 +1,48 @@
+//! Frames of videos: what ffmpeg and ffprobe say about a film, and the frames of it that are worth a caption.
+//!
+//! Both run as subprocesses on a file: they open no other one, reach no network, understand no playlists, and have
+//! limits on memory, processor time and silence. Nothing here knows a queue, a store or the engine.
+//!
+//! Times are milliseconds on the clock that ffprobe shows (`pts_time`, rounded). MPEG transport and program streams,
+//! whose clocks begin anywhere, are counted from their start.
+
+mod decode;
+mod error;
+mod probe;
+mod sampler;
+mod selection;
+mod signature;
+mod thumbnail;
+mod tool;
+
+pub use decode::{Decoding, Ending, Frame, Span};
+pub use error::VideoError;
+pub use probe::{Film, follows, probe};
+pub use sampler::{Sampler, Seen};
+pub use signature::Signature;
+pub use thumbnail::thumbnail;
+pub use tool::VideoLimits;
+
+/// Extensions of files that are treated as videos; playlists are among them, to be refused with the right words.
+const EXTENSIONS: [&str; 35] = [
+    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "ffconcat", "flv", "ivf", "m2t", "m2ts", "m2v", "m3u",
+    "m3u8", "m4v", "mk3d", "mkv", "mov", "mp4", "mpd", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut",
+    "ogm", "ogv", "qt", "ts", "vob", "webm", "wmv",
+];
+
+/// Whether `name` ends in a video's extension, in any case.
+pub fn is_video_name(name: &str) -> bool {
+    name.rsplit_once('.')
+        .is_some_and(|(_, extension)| EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_video_name;
+
+    #[test]
+    fn extensions_count_in_any_case() {
+        assert!(is_video_name("s3://b/a.b.MoV") && is_video_name("walk.mp4"));
+        assert!(!is_video_name("a.gif") && !is_video_name("mp4") && !is_video_name("mp4.txt"));
+    }
+}

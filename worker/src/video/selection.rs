@@ -1,0 +1,56 @@
+//! The choice of frames as a filter of ffmpeg's, so that only what is looked at is converted and piped.
+//!
+//! Times are compared as whole milliseconds, computed from whole microseconds, on both sides of the pipe. Which frame is
+//! the first of its interval depends on nothing before the anchor that the interval lies behind.
+
+use captionfleet_proto::job::{SampleBy, Sampling};
+
+use super::Span;
+
+/// More intervals than an anchor's time can have.
+const PER_ANCHOR: u64 = 1_000_000;
+
+/// Value of the mark on frames that the filter has come across.
+pub(super) const SEEN: &str = "captionfleet=seen";
+/// Value of the mark on frames that it lets through.
+pub(super) const CHOSEN: &str = "captionfleet=chosen";
+
+/// The filter graph: a line on descriptor 0 for every frame, another one for the chosen, which come out as RGB.
+pub(super) fn graph(sampling: &Sampling, span: Span, origin_us: i64, width: u32, height: u32) -> String {
+    let mark = |mode: &str, value: &str| {
+        format!(
+            "metadata={mode}:key=captionfleet:value={value},metadata=print:key=captionfleet:file='pipe\\:0':direct=1"
+        )
+    };
+    format!(
+        "settb=1/1000000,setpts=PTS-({origin_us}),{},select='{}',{},scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,format=rgb24",
+        mark("add", "seen"),
+        expression(sampling, span),
+        mark("modify", "chosen"),
+    )
+}
+
+/// Above 0 for the frames that are looked at.
+fn expression(sampling: &Sampling, span: Span) -> String {
+    let ms = |pts: &str| format!("round({pts}/1000)");
+    let anchor = sampling.anchor_ms();
+    let after = format!("gte({},{})", ms("pts"), span.start_ms);
+    let before = span.end_ms.map(|end| format!("*lt({},{end})", ms("pts"))).unwrap_or_default();
+    // What grows from one interval to the next, and from one anchor to the next.
+    let place = |pts: &str| {
+        let ms = ms(pts);
+        match sampling.by {
+            SampleBy::Interval { every_us } => {
+                format!("(floor({ms}/{anchor})*{PER_ANCHOR}+floor(mod({ms},{anchor})*1000/{every_us}))")
+            }
+            SampleBy::Scenes { .. } | SampleBy::Keyframes => format!("floor({ms}/{anchor})"),
+        }
+    };
+    let first = format!("isnan(prev_selected_pts)+gt({},{})", place("pts"), place("prev_selected_pts"));
+    let chosen = match sampling.by {
+        SampleBy::Interval { .. } => first,
+        SampleBy::Scenes { cut } => format!("gt(scene,{cut})+{first}"),
+        SampleBy::Keyframes => "1".to_owned(),
+    };
+    format!("{after}{before}*({chosen})")
+}

@@ -1,0 +1,240 @@
+//! Videos: what their rows say, when, and what becomes of the broken ones.
+
+use captionfleet_proto::job::{JobItem, Lane, SampleBy, Sampling};
+use captionfleet_proto::rows::{Row, Status};
+use captionfleet_world::{Verdict, check_caption};
+
+use crate::bench::{Bench, verdicts};
+use crate::film::{Film, every, ffmpeg, segment, times};
+
+async fn rows_of(bench: &Bench, job: &str, items: Vec<JobItem>) -> Vec<Row> {
+    bench.publish(Lane::Bulk, &bench.job(job, items)).await;
+    let worker = bench.start();
+    let outcome = bench.outcome().await;
+    worker.stop().await;
+    let rows = bench.rows(job);
+    let (seen, kept) = outcome.frames.map_or((0, 0), |frames| (frames.seen, frames.kept));
+    let counted = |row: &Row| u64::from(row.frames.unwrap_or(0));
+    assert_eq!(seen, rows.iter().map(counted).sum::<u64>());
+    assert_eq!(kept, rows.iter().filter(|row| counted(row) > 0).count() as u64);
+    rows
+}
+
+fn spans(rows: &[Row]) -> Vec<(u64, u64)> {
+    rows.iter().map(|row| (row.frame_ms.unwrap(), row.span_ms.unwrap())).collect()
+}
+
+fn assert_gapless(rows: &[Row], end_ms: u64) {
+    let mut at = 0;
+    for (start, span) in spans(rows) {
+        assert_eq!(start, at, "{:?}", spans(rows));
+        at = start + span;
+    }
+    assert_eq!(at, end_ms, "{:?}", spans(rows));
+}
+
+fn assert_true(film: &Film, rows: &[Row]) {
+    let wrong: Vec<_> = rows
+        .iter()
+        .filter(|row| {
+            let scene = film.scene_at(row.frame_ms.unwrap());
+            check_caption(row.caption.as_deref().unwrap_or_default(), &scene) != Verdict::Correct
+        })
+        .map(|row| (row.frame_ms, row.caption.clone()))
+        .collect();
+    assert!(wrong.len() * 10 <= rows.len(), "{wrong:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_scene_is_a_row_for_as_long_as_it_is_seen() {
+    let bench = Bench::new().await;
+    let film = Film::of_scenes(&bench, "three scenes.mp4", &[43, 43, 43]);
+    let rows = rows_of(&bench, "job-1", vec![film.segment(0, None, Sampling::default())]).await;
+    assert_eq!(spans(&rows), [(0, 5000), (5000, 4000), (9000, 3900)]);
+    assert_eq!(rows.iter().map(|row| row.frames).collect::<Vec<_>>(), [Some(5), Some(4), Some(4)]);
+    assert!(rows.iter().all(|row| row.status == Status::Ok && row.embedding.is_some() && row.etag.is_some()));
+    assert_eq!((rows[0].width, rows[0].height), (Some(160), Some(120)));
+    assert_true(&film, &rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_film_has_the_rows_of_an_uncut_one() {
+    let bench = Bench::new().await;
+    let film = Film::of_scenes(&bench, "long.mkv", &[68; 20]);
+    for (name, sampling) in [
+        ("every", every(700, 0.04)),
+        ("scenes", Sampling { by: SampleBy::Scenes { cut: 0.02 }, min_change: 0.04 }),
+        ("keys", Sampling { by: SampleBy::Keyframes, min_change: 0.0 }),
+    ] {
+        let whole = rows_of(&bench, &format!("{name}-whole"), vec![film.segment(0, None, sampling)]).await;
+        let cut = vec![
+            film.segment(0, Some(60_000), sampling),
+            film.segment(60_000, Some(60_000), sampling),
+            film.segment(120_000, None, sampling),
+        ];
+        let cut = rows_of(&bench, &format!("{name}-cut"), cut).await;
+        assert_gapless(&whole, 136_000);
+        let said = |rows: &[Row]| {
+            let said = |row: &Row| (row.frame_ms, row.span_ms, row.frames, row.caption.clone());
+            rows.iter().map(said).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&cut), said(&whole), "{name}");
+        assert_eq!(
+            cut.iter().map(|row| &row.embedding).collect::<Vec<_>>(),
+            whole.iter().map(|row| &row.embedding).collect::<Vec<_>>()
+        );
+        assert!(whole.len() >= 20, "{name}: {:?}", spans(&whole));
+        assert_true(&film, &whole);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scenes_begin_on_their_own_frame() {
+    let bench = Bench::new().await;
+    let film = Film::of_scenes(&bench, "cuts.mp4", &[43, 17, 31]);
+    let sampling = Sampling { by: SampleBy::Scenes { cut: 0.02 }, min_change: 0.0 };
+    let rows = rows_of(&bench, "job-1", vec![film.segment(0, None, sampling)]).await;
+    assert_eq!(spans(&rows), [(0, 4300), (4300, 1700), (6000, 3100)]);
+    assert_true(&film, &rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_are_those_of_ffprobe() {
+    let bench = Bench::new().await;
+    let source = ["-f", "lavfi", "-i", "testsrc2=size=64x48:rate=30000/1001:duration=8"];
+    // Frames are left out unevenly.
+    let uneven = ["-vf", "select='not(mod(n\\,7))+not(mod(n\\,11))'", "-fps_mode", "vfr"];
+    for name in ["a.mp4", "b.mkv", "c.avi", "d.webm", "e.mov"] {
+        let path = bench.folder.path().join(name);
+        let encoder: &[&str] = match name {
+            "c.avi" => &["-c:v", "mpeg4", "-g", "20"],
+            "d.webm" => &["-c:v", "libvpx", "-g", "20"],
+            _ => &["-c:v", "libx264", "-g", "20"],
+        };
+        let vfr: &[&str] = if name == "c.avi" { &[] } else { &uneven };
+        ffmpeg(&[&source[..], vfr, encoder].concat(), &path);
+        let expected = times(&path);
+        let all = rows_of(&bench, &format!("all-{name}"), vec![segment(&path, 0, None, every(1, 0.0))]).await;
+        let told: Vec<_> = all.iter().map(|row| row.frame_ms.unwrap()).collect();
+        assert_eq!(told, expected.iter().map(|(ms, _)| *ms).collect::<Vec<_>>(), "{name}");
+        let keys = Sampling { by: SampleBy::Keyframes, min_change: 0.0 };
+        let keys = rows_of(&bench, &format!("keys-{name}"), vec![segment(&path, 0, None, keys)]).await;
+        let told: Vec<_> = keys.iter().map(|row| row.frame_ms.unwrap()).collect();
+        assert_eq!(
+            told,
+            expected.iter().filter(|(_, key)| *key).map(|(ms, _)| *ms).collect::<Vec<_>>(),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_static_film_costs_a_frame_a_minute() {
+    let bench = Bench::new().await;
+    let path = bench.folder.path().join("still.mp4");
+    let source = ["-f", "lavfi", "-i", "smptebars=size=320x240:rate=5:duration=600"];
+    ffmpeg(&[&source[..], &["-c:v", "libx264", "-preset", "ultrafast"]].concat(), &path);
+    let rows = rows_of(&bench, "job-1", vec![segment(&path, 0, None, Sampling::default())]).await;
+    assert_gapless(&rows, 600_000);
+    assert_eq!(rows.iter().map(|row| row.frames).collect::<Vec<_>>(), [Some(60); 10]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn films_of_any_shape_are_shown_upright() {
+    let bench = Bench::new().await;
+    let film = Film::of_scenes(&bench, "upright.mp4", &[10]);
+    let turned = bench.folder.path().join("turned.mp4");
+    let upright = film.path.to_str().unwrap();
+    // Stored lying on its side, with the note that players shall turn it back.
+    let lying = bench.folder.path().join("lying.mp4");
+    ffmpeg(
+        &["-i", upright, "-vf", "transpose=clock", "-c:v", "libx264", "-crf", "4", "-pix_fmt", "yuv444p"],
+        &lying,
+    );
+    ffmpeg(&["-i", lying.to_str().unwrap(), "-c", "copy", "-metadata:s:v", "rotate=90"], &turned);
+    let rows = rows_of(&bench, "turned", vec![segment(&turned, 0, None, Sampling::default())]).await;
+    assert_eq!((rows[0].width, rows[0].height), (Some(160), Some(120)), "{:?}", verdicts(&rows));
+    assert_true(&film, &rows);
+    for (name, size) in [("odd.mkv", "37x23"), ("dot.mkv", "1x1"), ("wide.mkv", "4000x2")] {
+        let path = bench.folder.path().join(name);
+        let source = format!("testsrc=size={size}:rate=1:duration=1");
+        ffmpeg(&["-f", "lavfi", "-i", &source, "-c:v", "ffv1"], &path);
+        let rows = rows_of(&bench, name, vec![segment(&path, 0, None, Sampling::default())]).await;
+        let shown = rows[0].width.zip(rows[0].height).map(|(width, height)| format!("{width}x{height}"));
+        assert_eq!((rows.len(), rows[0].status, shown.as_deref()), (1, Status::Ok, Some(size)));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_broken_film_is_one_failed_row() {
+    let bench = Bench::new().await;
+    let file = |name: &str| bench.folder.path().join(name);
+    let source = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=9"];
+    ffmpeg(&[&source[..], &["-c:v", "libx264", "-g", "10"]].concat(), &file("good.mp4"));
+    let good = std::fs::read(file("good.mp4")).unwrap();
+    std::fs::write(file("no moov.mp4"), &good[..good.len() / 2]).unwrap();
+    std::fs::write(file("empty.mp4"), b"").unwrap();
+    std::fs::write(file("words.mkv"), b"these are words and no film at all, however long they go on")
+        .unwrap();
+    ffmpeg(&["-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac"], &file("audio.m4v"));
+    std::fs::write(file("list.m3u8"), format!("#EXTM3U\n#EXTINF:9,\n{}\n", file("good.mp4").display()))
+        .unwrap();
+    std::fs::write(file("list.mp4"), format!("#EXTM3U\n#EXTINF:9,\n{}\n", file("good.mp4").display()))
+        .unwrap();
+    std::fs::write(
+        file("list.ffconcat"),
+        format!("ffconcat version 1.0\nfile '{}'\n", file("good.mp4").display()),
+    )
+    .unwrap();
+    // A codec that nobody knows: the name of the sample description is changed.
+    let unknown: Vec<u8> = {
+        let mut bytes = good.clone();
+        let at = bytes.windows(4).position(|four| four == b"avc1").unwrap();
+        let at = bytes[at + 4..].windows(4).position(|four| four == b"avc1").map_or(at, |next| at + 4 + next);
+        bytes[at..at + 4].copy_from_slice(b"xyz1");
+        bytes
+    };
+    std::fs::write(file("unknown.mp4"), unknown).unwrap();
+    for (name, code) in [
+        ("no moov.mp4", "truncated"),
+        ("empty.mp4", "empty"),
+        ("words.mkv", "corrupt"),
+        ("audio.m4v", "unsupported_format"),
+        ("list.m3u8", "source_refused"),
+        ("list.mp4", "source_refused"),
+        ("list.ffconcat", "source_refused"),
+        ("unknown.mp4", "unsupported_format"),
+        ("absent.mp4", "not_found"),
+    ] {
+        let job = name.replace(' ', "-");
+        let rows = rows_of(&bench, &job, vec![segment(&file(name), 0, None, Sampling::default())]).await;
+        let told: Vec<_> = rows.iter().map(|row| (&row.error_code, &row.error_message)).collect();
+        assert_eq!(verdicts(&rows), [code], "{name}: {told:?}");
+        assert_eq!((rows[0].frame_ms, rows[0].frames), (Some(0), Some(0)), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_before_the_damage_is_kept() {
+    let bench = Bench::new().await;
+    let file = |name: &str| bench.folder.path().join(name);
+    let source = ["-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10:duration=20"];
+    let encoder = ["-c:v", "libx264", "-g", "10", "-movflags", "+faststart"];
+    ffmpeg(&[&source[..], &encoder].concat(), &file("good.mp4"));
+    let good = std::fs::read(file("good.mp4")).unwrap();
+    std::fs::write(file("cut off.mp4"), &good[..good.len() / 2]).unwrap();
+    let mut damaged = good.clone();
+    let middle = good.len() / 2;
+    damaged[middle..middle + 20_000].fill(0xa5);
+    std::fs::write(file("damaged.mp4"), damaged).unwrap();
+    for (name, code) in [("cut off.mp4", "truncated"), ("damaged.mp4", "corrupt")] {
+        let job = name.replace(' ', "-");
+        let rows = rows_of(&bench, &job, vec![segment(&file(name), 0, None, every(1000, 0.0))]).await;
+        let (last, before) = rows.split_last().unwrap();
+        assert!(before.len() > 5 && before.len() < 18, "{name}: {:?}", spans(&rows));
+        assert!(before.iter().all(|row| row.status == Status::Ok), "{name}: {:?}", verdicts(&rows));
+        assert_eq!(last.error_code.as_deref(), Some(code), "{name}: {:?}", last.error_message);
+        assert!((5000..18_000).contains(&last.frame_ms.unwrap()), "{name}: {:?}", spans(&rows));
+        assert_gapless(&rows, 20_000);
+    }
+}
