@@ -6,6 +6,7 @@
 mod connect;
 mod credentials;
 mod fault;
+mod http;
 mod list;
 mod page;
 mod store;

@@ -11,7 +11,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use url::Url;
 
-use super::credentials;
+use super::{credentials, http};
 use crate::storage::{S3Checksums, StorageError, StorageErrorKind, StorageOptions};
 
 /// Attempts of one request, the first included: at one failure in ten, one in 10⁵ requests fails for good.
@@ -48,6 +48,7 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(sources.region)
         .credentials_provider(sources.credentials)
+        .http_client(http::client())
         .retry_config(
             RetryConfig::standard()
                 .with_max_attempts(ATTEMPTS)
