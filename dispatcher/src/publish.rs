@@ -2,9 +2,9 @@
 
 use crate::plan::PlannedJob;
 use anyhow::Context as _;
-use captionfleet_proto::broker::{Broker, Message, QueueName};
+use captionfleet_proto::broker::{Broker, BrokerErrorKind, Message, QueueName};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{CaptionJob, Job};
+use captionfleet_proto::job::{CaptionJob, Job, JobId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ArchiveUri;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -24,24 +24,65 @@ pub struct Destination<'a> {
     pub archive: ArchiveUri,
 }
 
+/// Who is told how the publishing goes.
+pub trait Observer: Sync {
+    /// The broker has one more job.
+    fn confirmed(&self);
+    /// The broker has returned these jobs, because there is no such queue; they are published again.
+    fn returned(&self, jobs: &[JobId]);
+}
+
 /// Publishes the given jobs of one run.
+///
+/// Someone may remove the queue meanwhile: what comes back is published once more, to the queue declared again.
 pub async fn publish(
     destination: &Destination<'_>,
     run: &RunManifest,
     jobs: &[PlannedJob],
-    confirmed: &(dyn Fn() + Sync),
+    observer: &dyn Observer,
 ) -> anyhow::Result<()> {
-    futures::stream::iter(jobs)
+    let context = || format!("publish run {}", run.run);
+    let returned = send(destination, run, jobs.iter(), observer).await.with_context(context)?;
+    if returned.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<JobId> = returned.iter().map(|job| job.id.clone()).collect();
+    observer.returned(&ids);
+    destination.broker.declare().await.with_context(context)?;
+    let returned = send(destination, run, returned.into_iter(), observer).await.with_context(context)?;
+    if let Some(job) = returned.first() {
+        anyhow::bail!(
+            "publish run {}: {} jobs came back twice, job {} the first: something removes queue {} again and again",
+            run.run,
+            returned.len(),
+            job.id,
+            destination.queue
+        );
+    }
+    Ok(())
+}
+
+/// Publishes jobs side by side; those that were returned.
+async fn send<'a>(
+    destination: &Destination<'_>,
+    run: &RunManifest,
+    jobs: impl Iterator<Item = &'a PlannedJob>,
+    observer: &dyn Observer,
+) -> anyhow::Result<Vec<&'a PlannedJob>> {
+    let returned: Vec<Option<&PlannedJob>> = futures::stream::iter(jobs)
         .map(|job| async move {
             let message = message(destination, run, job)?;
-            destination.broker.publish(&destination.queue, message).await?;
-            confirmed();
-            anyhow::Ok(())
+            match destination.broker.publish(&destination.queue, message).await {
+                Ok(()) => observer.confirmed(),
+                Err(error) if error.kind() == BrokerErrorKind::Unroutable => return Ok(Some(job)),
+                Err(error) => return Err(anyhow::Error::from(error)),
+            }
+            anyhow::Ok(None)
         })
         .buffer_unordered(AT_ONCE)
-        .try_collect::<()>()
-        .await
-        .with_context(|| format!("publish run {}", run.run))
+        .try_collect()
+        .await?;
+    Ok(returned.into_iter().flatten().collect())
 }
 
 fn message(

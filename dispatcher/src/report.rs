@@ -4,7 +4,7 @@ use crate::ledger::{DeadJob, Tally};
 use crate::output::{counted, plain};
 use crate::plan::Plan;
 use crate::progress::duration;
-use captionfleet_proto::job::RunId;
+use captionfleet_proto::job::{JobId, RunId};
 use serde::Serialize;
 
 /// What a submission came to.
@@ -30,6 +30,8 @@ pub struct Report {
     /// Where captions and chapters of finished videos are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tracks: Vec<String>,
+    /// Jobs that the broker returned as unroutable, and that were published again.
+    pub returned_jobs: Vec<JobId>,
     /// Jobs that were given up.
     pub dead_jobs: Vec<DeadJob>,
     /// Jobs that have not settled.
@@ -60,6 +62,7 @@ impl Report {
             already_failed: plan.already_failed,
             rows: Tally::default(),
             tracks: Vec::new(),
+            returned_jobs: Vec::new(),
             dead_jobs: Vec::new(),
             open_jobs: 0,
             complete: true,
@@ -103,6 +106,10 @@ impl Report {
         }
         if self.duplicates > 0 {
             put("given twice", self.duplicates.to_string());
+        }
+        if !self.returned_jobs.is_empty() {
+            let ids: Vec<&str> = self.returned_jobs.iter().map(JobId::as_str).collect();
+            put("sent twice", format!("returned as unroutable at first: job {}", ids.join(", ")));
         }
         for dead in &self.dead_jobs {
             put("given up", format!("job {}: {}", dead.job, plain(&dead.reason)));

@@ -8,6 +8,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 pub struct Metrics {
     registry: Registry,
     published: IntCounter,
+    returned: IntCounter,
     jobs: IntCounterVec,
     items: IntCounterVec,
     in_flight: IntGauge,
@@ -23,6 +24,10 @@ impl Metrics {
         let name = |name: &str| format!("{PREFIX}{name}");
         let metrics = Self {
             published: IntCounter::new(name("jobs_published_total"), "Jobs that the broker has confirmed.")?,
+            returned: IntCounter::new(
+                name("jobs_returned_total"),
+                "Jobs that the broker returned as unroutable; they are published again.",
+            )?,
             jobs: IntCounterVec::new(
                 Opts::new(name("jobs_total"), "Jobs that settled, by what became of them."),
                 &["outcome"],
@@ -47,6 +52,7 @@ impl Metrics {
             metrics.registry.register(Box::new(metric.clone()))?;
         }
         metrics.registry.register(Box::new(metrics.published.clone()))?;
+        metrics.registry.register(Box::new(metrics.returned.clone()))?;
         metrics.registry.register(Box::new(metrics.jobs.clone()))?;
         metrics.registry.register(Box::new(metrics.items.clone()))?;
         Ok(metrics)
@@ -60,6 +66,11 @@ impl Metrics {
     /// A job was confirmed by the broker.
     pub fn job_published(&self) {
         self.published.inc();
+    }
+
+    /// The broker had no queue for so many jobs.
+    pub fn jobs_returned(&self, count: usize) {
+        self.returned.inc_by(count as u64);
     }
 
     /// A job settled with these rows.

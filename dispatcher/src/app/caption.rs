@@ -11,25 +11,29 @@ use crate::ledger::{Book, Followed, Follower, Observed, Tally, Watched};
 use crate::output::{self, counted};
 use crate::plan::PlannedJob;
 use crate::progress::{Display, Progress};
-use crate::publish::{Destination, publish};
+use crate::publish::{self, Destination, publish};
 use crate::report::Report;
 use crate::submission::{self, About};
 use crate::telemetry::Metrics;
 use crate::{archive, staging, tracks};
 use anyhow::Context as _;
-use captionfleet_proto::job::Lane;
+use captionfleet_proto::broker::QueueName;
+use captionfleet_proto::job::{JobId, Lane};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::{self, AdminAddr, Readiness};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Shape of the published model's embeddings: for parts without any, when nothing tells a better one.
 const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
+
+/// Jobs that a remark names; the report has them all.
+const NAMED: usize = 10;
 
 /// How a submission is run.
 pub struct Manner {
@@ -95,6 +99,41 @@ pub async fn caption(settings: &WorkSettings, manner: &Manner) -> anyhow::Result
             fleet.close().await?;
             Err(error)
         }
+    }
+}
+
+/// Counts and tells what happens to jobs on their way to the broker.
+struct Publishing<'a> {
+    metrics: &'a Metrics,
+    display: Display,
+    queue: &'a QueueName,
+    returned: Mutex<Vec<JobId>>,
+}
+
+impl Publishing<'_> {
+    /// The jobs that came back.
+    fn jobs(&self) -> Vec<JobId> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl publish::Observer for Publishing<'_> {
+    fn confirmed(&self) {
+        self.metrics.job_published();
+    }
+
+    fn returned(&self, jobs: &[JobId]) {
+        self.metrics.jobs_returned(jobs.len());
+        let ids: Vec<&str> = jobs.iter().take(NAMED).map(JobId::as_str).collect();
+        let more = if jobs.len() > NAMED { ", …" } else { "" };
+        self.display.remark(format!(
+            "{} returned as unroutable, someone removed queue {}; it is declared again and they are published again: \
+             {}{more}",
+            counted(jobs.len() as u64, "job"),
+            self.queue,
+            ids.join(", ")
+        ));
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(jobs);
     }
 }
 
@@ -232,16 +271,23 @@ impl Submission<'_> {
             reply_to: mailbox.clone(),
             archive: self.settings.archive.clone(),
         };
-        let confirmed = || metrics.job_published();
+        let observer = Publishing {
+            metrics: &metrics,
+            display: self.manner.display,
+            queue: &destination.queue,
+            returned: Mutex::default(),
+        };
         let publishing = async {
             for (manifest, jobs) in &runs {
-                publish(&destination, manifest, jobs, &confirmed).await?;
+                publish(&destination, manifest, jobs, &observer).await?;
             }
             Ok(())
         };
         let Some(mailbox) = mailbox else {
             report.open_jobs = runs.iter().map(|(_, jobs)| jobs.len() as u64).sum();
-            return self.leave(publishing, report).await;
+            self.leave(publishing, report).await?;
+            report.returned_jobs = observer.jobs();
+            return Ok(());
         };
         let mut book = Book::default();
         let mut refused = self.refused();
@@ -277,6 +323,7 @@ impl Submission<'_> {
         }
         let manifests: Vec<_> = runs.iter().map(|(manifest, _)| manifest).collect();
         report.tracks = self.tracks(&manifests).await?;
+        report.returned_jobs = observer.jobs();
         let book = follower.book();
         refused.add(book.tally());
         report.rows = refused;
