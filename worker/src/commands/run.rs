@@ -13,6 +13,7 @@ use super::set_threads;
 use crate::app::run_worker;
 use crate::config::{RunArgs, RunSettings};
 use crate::demo_model;
+use crate::spot;
 use crate::telemetry::admin;
 
 /// Ended by a second signal.
@@ -23,6 +24,7 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     set_threads(settings.threads)?;
     let worker = settings.worker;
     let shutdown = stop_on_signals()?;
+    tokio::spawn(spot::watch(settings.spot, shutdown.clone()));
     let _admin =
         admin::serve(args.admin_addr, worker.metrics.registry().clone(), worker.readiness.clone()).await?;
 

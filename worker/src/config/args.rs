@@ -9,8 +9,10 @@ use captionfleet_model::trace::Stage;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use url::Url;
 
 use crate::app::{DeviceChoice, EngineSettings};
+use crate::spot::{METADATA_URL, SpotNotice};
 use crate::telemetry::LogFormat;
 use crate::telemetry::admin::AdminAddr;
 
@@ -196,6 +198,14 @@ pub struct RunArgs {
     /// Seconds to finish running pictures after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CAPTIONFLEET_GRACE")]
     pub grace: u64,
+
+    /// Whose spot notices drain this worker: aws, gcp, azure, off, or auto for the cloud that answers at the start
+    #[arg(long, value_name = "CLOUD", default_value = "auto", env = "CAPTIONFLEET_SPOT_NOTICE")]
+    pub spot_notice: SpotNotice,
+
+    /// Where the cloud's metadata service is
+    #[arg(long, value_name = "URL", default_value = METADATA_URL, env = "CAPTIONFLEET_METADATA_URL")]
+    pub metadata_url: Url,
 
     /// A folder whose pictures file:// items may name; none otherwise. May be given several times
     #[arg(long, value_name = "FOLDER", env = "CAPTIONFLEET_LOCAL_ROOT", value_delimiter = ':')]

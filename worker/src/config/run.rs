@@ -11,6 +11,7 @@ use super::args::{BrokerArgs, RunArgs};
 use crate::app::WorkerConfig;
 use crate::model_choice::ModelChoice;
 use crate::pipeline::{PipelineOptions, SpoolOptions};
+use crate::spot::{SpotNotice, SpotSettings};
 use crate::video::VideoLimits;
 
 /// A command line that cannot be meant: exit code 64.
@@ -33,6 +34,8 @@ pub struct RunSettings {
     pub worker: WorkerConfig,
     /// Threads for arithmetic and decoding.
     pub threads: Option<usize>,
+    /// Which spot notices end it.
+    pub spot: SpotSettings,
 }
 
 impl RunSettings {
@@ -70,8 +73,16 @@ impl RunSettings {
             storage: storage_options(args.storage.s3_endpoint.clone(), &args.local_root),
             worker: WorkerConfig { engine: args.model.engine(), pipeline, ..WorkerConfig::default() },
             threads: args.model.threads,
+            spot: SpotSettings { notice: spot_notice(args), url: args.metadata_url.clone() },
         })
     }
+}
+
+/// As asked; the usual variable that keeps programs away from the metadata service keeps us away, too.
+fn spot_notice(args: &RunArgs) -> SpotNotice {
+    let disabled =
+        std::env::var("AWS_EC2_METADATA_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"));
+    if args.spot_notice == SpotNotice::Auto && disabled { SpotNotice::Off } else { args.spot_notice }
 }
 
 /// Queue names from the prefix.

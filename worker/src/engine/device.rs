@@ -14,6 +14,7 @@ use half::f16;
 use super::feature_cache::{FeatureCache, key_of};
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
+use super::pulse::Pulse;
 use super::request::Work;
 use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
 use super::sequence::{Live, Sequence};
@@ -32,6 +33,7 @@ pub(super) struct DeviceThread {
     features: FeatureCache,
     observer: Arc<dyn EngineObserver>,
     inbox: Receiver<Work>,
+    pulse: Arc<Pulse>,
     next_id: u64,
     /// Why the thread ends although requests may still come.
     fatal: Option<EngineError>,
@@ -52,6 +54,7 @@ impl DeviceThread {
         options: EngineOptions,
         observer: Arc<dyn EngineObserver>,
         inbox: Receiver<Work>,
+        pulse: Arc<Pulse>,
     ) -> Self {
         let limits = options.limits();
         Self {
@@ -68,6 +71,7 @@ impl DeviceThread {
             features: FeatureCache::new(options.feature_cache),
             observer,
             inbox,
+            pulse,
             next_id: 0,
             fatal: None,
         }
@@ -79,7 +83,9 @@ impl DeviceThread {
         while self.fatal.is_none() && self.take_in() {
             self.sweep_cancelled();
             if let Some(batch) = self.scheduler.next_batch() {
+                self.pulse.begin();
                 self.run_batch(batch);
+                self.pulse.end();
             }
         }
         for (_, live) in self.live.drain() {

@@ -15,7 +15,7 @@ use crate::engine::memory::{Limit, StepMemory};
 use crate::engine::step::{Sight, Wanted};
 use crate::engine::{Priority, Stage, Unobserved};
 
-fn loaded() -> Arc<LoadedModel> {
+pub(super) fn loaded() -> Arc<LoadedModel> {
     static LOADED: OnceLock<Arc<LoadedModel>> = OnceLock::new();
     let load = || Arc::new(demo_model::bundle().unwrap().load(&Device::Cpu).unwrap());
     Arc::clone(LOADED.get_or_init(load))
@@ -25,7 +25,7 @@ fn options(slots: usize) -> EngineOptions {
     EngineOptions { slots, vision_batch: 8, prefill_batch: 8, max_len: 96, feature_cache: 0 }
 }
 
-fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
+pub(super) fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
     let memory = MemoryBudget {
         limit: None,
         limit_from: Limit::Unknown,
@@ -42,7 +42,7 @@ fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserv
     Engine::start_on(network, loaded(), options(slots), memory, observer).unwrap()
 }
 
-fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> CaptionRequest {
+pub(super) fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> CaptionRequest {
     let drawn = render(&Scene::sample(seed, Split::HeldOut), 200, 150);
     let picture = Picture { width: 200, height: 150, rgb: drawn.into_raw() };
     CaptionRequest {

@@ -39,6 +39,14 @@ pub enum EngineError {
         /// What the panic said.
         message: String,
     },
+    /// The device does not come back from a step.
+    #[error(
+        "the device has not finished a step within {seconds} s: it hangs, and only a new process can use it again"
+    )]
+    Hung {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The engine was stopped before the answer.
     #[error("the engine is stopping")]
     Stopped,
@@ -54,13 +62,17 @@ impl EngineError {
             | Self::Model(_)
             | Self::OutOfMemory(_)
             | Self::Panicked { .. }
+            | Self::Hung { .. }
             | Self::Stopped => "internal",
         }
     }
 
     /// Whether the same request may succeed on a fresh start or another worker.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Model(_) | Self::OutOfMemory(_) | Self::Panicked { .. } | Self::Stopped)
+        matches!(
+            self,
+            Self::Model(_) | Self::OutOfMemory(_) | Self::Panicked { .. } | Self::Hung { .. } | Self::Stopped
+        )
     }
 }
 

@@ -1,8 +1,9 @@
 //! The engine as the rest of the worker sees it.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
@@ -15,8 +16,12 @@ use super::device::DeviceThread;
 use super::memory::MemoryBudget;
 use super::network::Network;
 use super::observer::EngineObserver;
+use super::pulse::Pulse;
 use super::request::{CaptionRequest, CaptionResult, Reply, Work};
 use super::{EngineError, EngineOptions};
+
+/// How often a device is looked at that may hang.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What the engine serves.
 #[derive(Debug)]
@@ -55,6 +60,10 @@ pub struct EngineHandle {
     inbox: Sender<Work>,
     info: Arc<EngineInfo>,
     tokenizer: CaptionTokenizer,
+    pulse: Arc<Pulse>,
+    gone: CancellationToken,
+    /// Set when the device was given up.
+    hung: Arc<OnceLock<EngineError>>,
 }
 
 impl Engine {
@@ -106,7 +115,9 @@ impl Engine {
         let (inbox, received) = channel();
         let gone = CancellationToken::new();
         let says_gone = gone.clone().drop_guard();
-        let device = DeviceThread::new(loaded, network, cache, options, observer, received);
+        let pulse = Arc::new(Pulse::default());
+        let device =
+            DeviceThread::new(loaded, network, cache, options, observer, received, Arc::clone(&pulse));
         let run = move || {
             let _says_gone = says_gone;
             // The device thread is one of its own pool's threads: from outside of a pool every product would wait for
@@ -121,7 +132,15 @@ impl Engine {
         let thread = std::thread::Builder::new().name("device".to_owned()).spawn(run).map_err(|error| {
             EngineError::Model(format!("the device thread could not be started: {error}"))
         })?;
-        Ok(Self { handle: EngineHandle { inbox, info: Arc::new(info), tokenizer }, thread, gone })
+        let handle = EngineHandle {
+            inbox,
+            info: Arc::new(info),
+            tokenizer,
+            pulse,
+            gone: gone.clone(),
+            hung: Arc::default(),
+        };
+        Ok(Self { handle, thread, gone })
     }
 
     /// A handle to ask it.
@@ -129,16 +148,19 @@ impl Engine {
         self.handle.clone()
     }
 
-    /// Cancelled when the device thread has ended, for whatever reason.
+    /// Cancelled when the device thread has ended, for whatever reason, or hangs.
     pub fn gone(&self) -> CancellationToken {
         self.gone.clone()
     }
 
-    /// Waits until the device thread has ended; every other handle must be gone.
+    /// Waits until the device thread has ended; every other handle must be gone. A device that hangs is not waited for.
     ///
     /// # Errors
     /// Why it ended, if not because nobody can ask any more.
     pub fn join(self) -> Result<(), EngineError> {
+        if let Some(hung) = self.handle.hung.get() {
+            return Err(hung.clone());
+        }
         drop(self.handle);
         self.thread.join().unwrap_or_else(|_| {
             Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
@@ -193,6 +215,29 @@ impl EngineHandle {
         self.ask(|reply| Work::Picture { picture: Box::new(picture), reply }).await
     }
 
+    /// Whether the step that the device is at ends within `limit` of its beginning. When it does not, the device is given
+    /// up for good: [`Engine::gone`] is cancelled.
+    ///
+    /// # Errors
+    /// [`EngineError::Hung`].
+    pub async fn check_pulse(&self, limit: Duration) -> Result<(), EngineError> {
+        let step = self.pulse.running();
+        while let Some(running) = step.filter(|step| self.pulse.running() == Some(*step)) {
+            if running.elapsed() >= limit {
+                let error = self.hung.get_or_init(|| EngineError::Hung { seconds: limit.as_secs() });
+                self.gone.cancel();
+                return Err(error.clone());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Whether the device was given up.
+    pub fn is_hung(&self) -> bool {
+        self.hung.get().is_some()
+    }
+
     async fn ask<T>(&self, work: impl FnOnce(Reply<T>) -> Work) -> Result<T, EngineError> {
         let (reply, answer) = oneshot::channel();
         self.inbox.send(work(reply)).map_err(|_| EngineError::Stopped)?;
@@ -203,3 +248,7 @@ impl EngineHandle {
 #[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "fault_tests.rs"]
+pub(crate) mod fault_tests;

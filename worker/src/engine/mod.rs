@@ -14,6 +14,7 @@ pub mod memory;
 mod network;
 mod observer;
 mod options;
+mod pulse;
 mod repetition;
 mod request;
 pub mod scheduler;
@@ -22,6 +23,8 @@ mod step;
 mod throttle;
 
 pub use error::EngineError;
+#[cfg(test)]
+pub(crate) use handle::fault_tests;
 pub use handle::{Engine, EngineHandle, EngineInfo};
 pub use memory::try_steps;
 pub use observer::{EngineObserver, Stage, Unobserved};

@@ -12,7 +12,7 @@ use super::infer::{engine_failure, is_shared, request};
 use super::prompt::Plan;
 use super::task::Received;
 use super::{Failure, Pipeline};
-use crate::engine::{CaptionRequest, CaptionResult};
+use crate::engine::{CaptionRequest, CaptionResult, EngineError};
 use crate::telemetry::events;
 
 /// In whose company an item runs.
@@ -113,8 +113,24 @@ impl Pipeline {
             Mode::Alone => None,
         };
         let limit = self.options.item_deadline;
-        let answer = timeout(limit, self.engine.caption(request)).await;
-        answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))?.map_err(engine_failure)
+        self.ask_engine(limit, request).await?.map_err(engine_failure)
+    }
+
+    /// Asks the engine within `limit`. An item that is late because the device hangs is no failed row: this worker can
+    /// do nothing any more, and the jobs are for others.
+    pub(super) async fn ask_engine(
+        &self,
+        limit: Duration,
+        request: CaptionRequest,
+    ) -> Result<Result<CaptionResult, EngineError>, ItemFailure> {
+        if let Ok(answer) = timeout(limit, self.engine.caption(request)).await {
+            return Ok(answer);
+        }
+        let deadline = self.options.item_deadline;
+        match self.engine.check_pulse(deadline).await {
+            Ok(()) => Err(ItemFailure::deadline(deadline, "captioning")),
+            Err(hung) => Err(ItemFailure::Job(Failure::Engine(hung))),
+        }
     }
 
     /// The deadline covers reading, decoding and the engine; the wait for a place in the engine does not count,
@@ -140,13 +156,13 @@ impl Pipeline {
             Mode::Alone => None,
         };
         drop(upstream);
-        let answer = timeout(left, self.engine.caption(asked.clone())).await;
+        let answer = self.ask_engine(left, asked.clone()).await;
         events::paced(
             &self.metrics,
             task.lane,
             self.budgets.of(task.lane).finished(self.metrics.device_busy.get()),
         );
-        match answer.map_err(|_| ItemFailure::deadline(limit, "captioning"))? {
+        match answer? {
             Ok(answer) => Ok(answer),
             Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(asked))),
             Err(error) => Err(engine_failure(error)),

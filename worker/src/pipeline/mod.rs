@@ -32,6 +32,9 @@ mod task;
 mod timeline;
 mod watch;
 
+#[cfg(test)]
+mod hang_tests;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

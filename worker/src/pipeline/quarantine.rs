@@ -1,9 +1,11 @@
 //! A job on which a process may have died is run item by item, behind a marker that survives the process.
 //!
-//! The marker names the item being tried, and is written before the attempt. Whoever finds a marker of another
-//! life knows which item ended that life: it gets a failed row and is never tried again. While a job is in
-//! quarantine nothing else runs in the process, so that the marker cannot accuse an item of another's deed. A drain
-//! clears the name: ending in good order condemns nobody.
+//! The marker names the item being tried, and is written before the attempt. While a job is in quarantine nothing else
+//! runs in the process, so that the marker cannot accuse an item of another's deed. A process that dies by its own fault
+//! (an abort, a segmentation fault) condemns the item with its last words: it gets a failed row and is never tried
+//! again. A life that ended without a word may have been ended from outside, by `kill -9` or with its machine, and that
+//! is no item's fault: the item is tried once more, before all others, and is condemned when a second life ends over it.
+//! A drain clears the name: ending in good order condemns nobody.
 
 use bytes::Bytes;
 use captionfleet_proto::layout;
@@ -16,6 +18,8 @@ use super::fetch::Facts;
 use super::item::Mode;
 use super::task::{Inferred, Received, Suspicion};
 use super::{Failure, Pipeline};
+use crate::engine::EngineError;
+use crate::last_words::LastWords;
 use crate::telemetry::events;
 
 /// No marker is larger: it may name every item of a job.
@@ -32,6 +36,12 @@ pub(super) struct Marker {
     /// Items that ended a process.
     #[serde(default)]
     condemned: Vec<Suspect>,
+    /// Items over which the device hung.
+    #[serde(default)]
+    hung: Vec<Suspect>,
+    /// Items over which one process ended, nobody knows why.
+    #[serde(default)]
+    suspected: Vec<Suspect>,
     /// The item being tried.
     #[serde(default)]
     trying: Option<Suspect>,
@@ -45,20 +55,56 @@ struct Suspect {
 }
 
 impl Marker {
-    /// What a later life makes of it: the item being tried is to blame, unless it is this very process.
+    /// What a later life makes of it: nobody knows why the one before ended.
     fn inherited_by(mut self, life: &str) -> Self {
         if let Some(suspect) = self.trying.take()
             && self.life != life
             && !self.condemned.contains(&suspect)
         {
-            self.condemned.push(suspect);
+            if self.suspected.contains(&suspect) {
+                self.condemn(suspect);
+            } else {
+                self.suspected.push(suspect);
+            }
         }
         life.clone_into(&mut self.life);
         self
     }
 
-    fn condemns(&self, suspect: &Suspect) -> bool {
-        self.condemned.contains(suspect)
+    /// The marker that a process leaves which dies by its own fault.
+    fn last_words(&self) -> Self {
+        let mut last = self.clone();
+        if let Some(suspect) = last.trying.take() {
+            last.condemn(suspect);
+        }
+        last
+    }
+
+    fn condemn(&mut self, suspect: Suspect) {
+        self.suspected.retain(|other| *other != suspect);
+        self.condemned.push(suspect);
+    }
+
+    /// Code and message of an item that must not be tried again.
+    fn verdict_on(&self, suspect: &Suspect) -> Option<(&'static str, &'static str)> {
+        if self.condemned.contains(suspect) {
+            return Some(("worker_crash", "a worker process died while it worked on this item alone"));
+        }
+        self.hung
+            .contains(suspect)
+            .then_some(("deadline", "the device hung while it worked on this item alone"))
+    }
+
+    /// The items' indices in the order in which they are tried: those first that may end this life, too, so that a
+    /// life that ends soon for another reason does not meet them by chance.
+    fn order(&self, items: usize) -> Vec<usize> {
+        let suspected = |index: &usize| self.suspected.iter().any(|suspect| suspect.index == *index);
+        let (first, rest): (Vec<usize>, Vec<usize>) = (0..items).partition(suspected);
+        [first, rest].concat()
+    }
+
+    fn bytes(&self) -> Bytes {
+        serde_json::to_vec_pretty(self).expect("a marker is plain data with text keys").into()
     }
 }
 
@@ -99,25 +145,31 @@ impl Pipeline {
         events::quarantine_started(&self.metrics, &task.run, &task.id, marker.condemned.len());
         let plan = self.plan(&task.caption);
         let mut rows = Vec::with_capacity(task.caption.items.len());
-        for (index, item) in task.caption.items.iter().enumerate() {
+        for index in marker.order(task.caption.items.len()) {
+            let item = &task.caption.items[index];
             let suspect = Suspect { index, item: item.uri.to_string() };
-            if marker.condemns(&suspect) {
-                let message = "a worker process died while it worked on this item alone".to_owned();
-                events::item_failed(&task.id, item.uri.as_str(), "worker_crash", &message);
-                rows.push(self.failed_row(&task, item, Facts::planned(item), "worker_crash", message));
+            if let Some((code, message)) = marker.verdict_on(&suspect) {
+                events::item_failed(&task.id, item.uri.as_str(), code, message);
+                let row = self.failed_row(&task, item, Facts::planned(item), code, message.to_owned());
+                rows.push((index, vec![row]));
                 continue;
             }
             marker.trying = Some(suspect);
             self.write_marker(&task, &mut marker).await?;
+            let last_words = self.last_words(&task, &marker);
             let done = tokio::select! {
                 done = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(done),
                 () = drain.hard.cancelled() => None,
             };
+            drop(last_words);
             if let Some(Ok(done)) = done {
-                rows.extend(done);
+                rows.push((index, done));
                 continue;
             }
-            marker.trying = None;
+            let tried = marker.trying.take();
+            if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &done {
+                marker.hung.extend(tried);
+            }
             if let Err(error) = self.write_marker(&task, &mut marker).await {
                 events::marker_left(&task.id, &error);
             }
@@ -129,13 +181,28 @@ impl Pipeline {
         // From here on a death is no item's fault.
         marker.trying = None;
         self.write_marker(&task, &mut marker).await?;
+        rows.sort_unstable_by_key(|(index, _)| *index);
+        let rows = rows.into_iter().flat_map(|(_, rows)| rows).collect();
         Ok(Some(Inferred { task, rows, quarantined: true }))
+    }
+
+    /// Condemns the item being tried if this process dies by its own fault.
+    fn last_words(&self, task: &Received, marker: &Marker) -> LastWords {
+        let (archive, key) = (std::sync::Arc::clone(&task.archive), marker_key(task));
+        let bytes = marker.last_words().bytes();
+        LastWords::prepare(move || {
+            let (archive, key, bytes) = (std::sync::Arc::clone(&archive), key.clone(), bytes.clone());
+            async move {
+                if let Err(error) = archive.put(&key, bytes, PutMode::Overwrite).await {
+                    events::last_words_lost(&key, &error);
+                }
+            }
+        })
     }
 
     async fn write_marker(&self, task: &Received, marker: &mut Marker) -> Result<(), Failure> {
         marker.written_at = Some(Timestamp::now());
-        let text = serde_json::to_vec_pretty(marker).expect("a marker is plain data with text keys");
-        let written = task.archive.put(&marker_key(task), Bytes::from(text), PutMode::Overwrite).await;
+        let written = task.archive.put(&marker_key(task), marker.bytes(), PutMode::Overwrite).await;
         written.map(|_| ()).map_err(Failure::Archive)
     }
 
@@ -156,24 +223,38 @@ mod tests {
     use super::*;
 
     fn marker(life: &str, trying: Option<usize>) -> Marker {
-        let suspect = |index| Suspect { index, item: format!("s3://b/{index}") };
         Marker { life: life.to_owned(), trying: trying.map(suspect), ..Marker::default() }
     }
 
+    fn suspect(index: usize) -> Suspect {
+        Suspect { index, item: format!("s3://b/{index}") }
+    }
+
     #[test]
-    fn another_life_condemns_what_was_being_tried() {
-        let inherited = marker("one", Some(3)).inherited_by("two");
-        assert_eq!(inherited.condemned.len(), 1);
-        assert!(inherited.condemns(&Suspect { index: 3, item: "s3://b/3".to_owned() }));
-        assert_eq!(inherited.trying, None);
-        let mut again = inherited;
-        again.trying = Some(Suspect { index: 5, item: "s3://b/5".to_owned() });
-        assert_eq!(again.inherited_by("three").condemned.len(), 2);
+    fn a_second_life_that_ends_without_a_word_condemns() {
+        let once = marker("one", Some(3)).inherited_by("two");
+        assert_eq!((once.condemned.len(), &once.suspected, &once.trying), (0, &vec![suspect(3)], &None));
+        assert_eq!(once.order(5), [3, 0, 1, 2, 4]);
+        let mut twice = once.clone();
+        twice.trying = Some(suspect(3));
+        let twice = twice.inherited_by("three");
+        assert!(twice.verdict_on(&suspect(3)).is_some() && twice.suspected.is_empty());
+        let mut other = once;
+        other.trying = Some(suspect(4));
+        let other = other.inherited_by("three");
+        assert_eq!((other.condemned.len(), other.suspected.len()), (0, 2));
+    }
+
+    #[test]
+    fn last_words_condemn_at_once() {
+        let last = marker("one", Some(3)).last_words().inherited_by("two");
+        assert!(last.verdict_on(&suspect(3)).is_some() && last.suspected.is_empty());
     }
 
     #[test]
     fn neither_a_drain_nor_the_same_life_condemns() {
-        assert!(marker("one", None).inherited_by("two").condemned.is_empty());
-        assert!(marker("one", Some(3)).inherited_by("one").condemned.is_empty());
+        for marker in [marker("one", None).inherited_by("two"), marker("one", Some(3)).inherited_by("one")] {
+            assert!(marker.condemned.is_empty() && marker.suspected.is_empty());
+        }
     }
 }

@@ -32,7 +32,9 @@ impl Pipeline {
                 match done {
                     Ok(verdict) => verdict,
                     // The device is gone, through no fault of the job: another worker shall have it as it came.
-                    Err(Failure::Engine(EngineError::Stopped)) => Verdict::Returned,
+                    Err(Failure::Engine(EngineError::Stopped | EngineError::Hung { .. })) => {
+                        Verdict::Returned
+                    }
                     Err(failure) => Verdict::Failed(failure),
                 }
             }

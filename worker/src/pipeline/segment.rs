@@ -12,7 +12,6 @@ use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::PutMode;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::permit;
@@ -197,10 +196,10 @@ impl Pipeline {
 
     async fn ask(&self, asked: CaptionRequest, lane: Lane) -> Result<CaptionResult, Box<ItemFailure>> {
         let limit = self.options.item_deadline;
-        let answer = timeout(limit, self.engine.caption(asked.clone())).await;
+        let answer = self.ask_engine(limit, asked.clone()).await;
         events::paced(&self.metrics, lane, self.budgets.of(lane).finished(self.metrics.device_busy.get()));
         match answer {
-            Err(_) => Err(Box::new(ItemFailure::deadline(limit, "captioning"))),
+            Err(failure) => Err(Box::new(failure)),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) if is_shared(&error) => Err(Box::new(ItemFailure::Unclear(Box::new(asked)))),
             Ok(Err(error)) => Err(Box::new(engine_failure(error))),

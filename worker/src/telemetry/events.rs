@@ -156,6 +156,11 @@ pub fn marker_left(job: &JobId, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = %job, error.chain = %chain(error), "quarantine marker could not be removed");
 }
 
+/// The process dies and could not say over which item; a later life will find out.
+pub fn last_words_lost(marker: &str, error: &(dyn Error + 'static)) {
+    tracing::error!(object = marker, error.chain = %chain(error), "the dying process could not say over which item");
+}
+
 /// An outcome or reply did not reach its mailbox.
 pub fn notice_lost(id: &str, queue: &QueueName, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = id, %queue, error.chain = %chain(error), "outcome could not be sent");

@@ -6,10 +6,15 @@ use crate::bench::{Bench, Running, eventually, slow_png, verdicts};
 
 /// Waits until the marker says that the item at `index` is being tried.
 async fn trying(bench: &Bench, index: u64) {
+    marked(bench, |marker| marker["trying"]["index"] == index).await;
+}
+
+/// Waits until the marker is as it should be.
+async fn marked(bench: &Bench, holds: impl Fn(&serde_json::Value) -> bool) {
     eventually("the marker", || async {
         let marker: serde_json::Value =
             serde_json::from_slice(&std::fs::read(bench.marker_path("job-1")).ok()?).ok()?;
-        (marker["trying"]["index"] == index).then_some(())
+        holds(&marker).then_some(())
     })
     .await;
 }
@@ -22,7 +27,7 @@ async fn busy(worker: &Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_item_that_kills_twice_is_condemned_and_its_neighbours_are_done() {
+async fn an_item_over_which_two_lives_end_alone_is_condemned_and_its_neighbours_are_done() {
     let bench = Bench::new().await;
     let mut items = bench.scenes(3);
     items.insert(2, bench.file("slow.png", &slow_png()));
@@ -36,12 +41,33 @@ async fn an_item_that_kills_twice_is_condemned_and_its_neighbours_are_done() {
     second.kill().await;
     assert!(!bench.part_path("job-1").exists());
     let third = bench.start();
+    marked(&bench, |marker| marker["suspected"][0]["index"] == 2 && marker["trying"]["index"] == 2).await;
+    assert!(third.fetched() <= 1.0, "whatever may end this life as well is tried first");
+    third.kill().await;
+    let fourth = bench.start();
     let outcome = bench.outcome().await;
     assert_eq!((outcome.ok, outcome.failed["worker_crash"]), (3, 1));
     assert_eq!(verdicts(&bench.rows("job-1")), ["ok", "ok", "worker_crash", "ok"]);
-    third.stop().await;
+    fourth.stop().await;
     assert!(!bench.marker_path("job-1").exists());
     assert_eq!(bench.waiting(Lane::Bulk).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_ended_from_outside_condemns_nobody() {
+    let bench = Bench::new().await;
+    let mut items = bench.scenes(3);
+    items.insert(1, bench.file("slow.png", &slow_png()));
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    let first = bench.start();
+    trying(&bench, 1).await;
+    first.kill().await;
+    let second = bench.start();
+    assert_eq!(bench.outcome().await.ok, 4);
+    assert_eq!(verdicts(&bench.rows("job-1")), ["ok"; 4]);
+    second.stop().await;
+    assert!(!bench.marker_path("job-1").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
