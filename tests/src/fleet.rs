@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -65,8 +66,10 @@ impl Fleet {
         environment: BTreeMap<&'static str, String>,
         name: &str,
     ) -> anyhow::Result<Self> {
+        static TAKEN: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::Builder::new().prefix(&format!("captionfleet-{name}-")).tempdir()?;
-        let name = format!("{name}-{}", std::process::id());
+        std::fs::create_dir(folder.path().join("tmp"))?;
+        let name = format!("{name}-{}-{}", std::process::id(), TAKEN.fetch_add(1, Ordering::Relaxed));
         Ok(Self { endpoints, environment, name, folder })
     }
 
@@ -103,16 +106,25 @@ impl Fleet {
     /// The options that point either program at this test's services.
     #[must_use]
     pub fn service_options(&self) -> Vec<String> {
-        [
-            "--broker",
-            self.broker(),
-            "--queue-prefix",
-            self.queue_prefix(),
-            "--s3-endpoint",
-            self.s3_endpoint(),
-        ]
-        .map(str::to_owned)
-        .to_vec()
+        self.options_at(&self.endpoints)
+    }
+
+    fn options_at(&self, Endpoints { broker, s3 }: &Endpoints) -> Vec<String> {
+        ["--broker", broker, "--queue-prefix", self.queue_prefix(), "--s3-endpoint", s3]
+            .map(str::to_owned)
+            .to_vec()
+    }
+
+    /// The services of this test.
+    #[must_use]
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.endpoints
+    }
+
+    /// Where the workers of this test put temporary files.
+    #[must_use]
+    pub fn temporary(&self) -> PathBuf {
+        self.folder().join("tmp")
     }
 
     /// Starts a worker; its log is `WORKER.log` in the test's folder.
@@ -120,7 +132,7 @@ impl Fleet {
     /// # Errors
     /// When the program cannot be started.
     pub fn start_worker(&self, worker: &str, options: &[&str]) -> anyhow::Result<Child> {
-        self.spawn_worker(worker, "off", options)
+        self.start_worker_through(&self.endpoints, worker, "off", options)
     }
 
     /// Starts a worker whose admin port listens at `address`.
@@ -128,7 +140,7 @@ impl Fleet {
     /// # Errors
     /// As [`Self::start_worker`].
     pub fn start_worker_at(&self, address: &str, options: &[&str]) -> anyhow::Result<Child> {
-        self.spawn_worker("watched", address, options)
+        self.start_worker_through(&self.endpoints, "watched", address, options)
     }
 
     /// Runs `worker ARGUMENTS` to its end, however long it takes.
@@ -159,9 +171,34 @@ impl Fleet {
         Ok(command)
     }
 
-    fn spawn_worker(&self, name: &str, admin: &str, options: &[&str]) -> anyhow::Result<Child> {
+    /// Starts a dispatcher's command beside the test; its log is `NAME.log` in the test's folder.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_dispatcher<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Child> {
+        let mut command = self.program("dispatcher")?;
+        command.args(arguments).args(["--admin-addr", "off"]);
+        Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
+    }
+
+    /// Starts a worker that reaches the services by other ways, and whose admin port listens at `admin`.
+    ///
+    /// # Errors
+    /// As [`Self::start_worker`].
+    pub fn start_worker_through(
+        &self,
+        services: &Endpoints,
+        name: &str,
+        admin: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Child> {
         let mut command = self.program("worker")?;
-        command.arg("run").args(self.service_options()).args(["--admin-addr", admin]).args(options);
+        command.arg("run").args(self.options_at(services)).args(["--admin-addr", admin]).args(options);
+        command.env("TMPDIR", self.temporary());
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 }

@@ -3,5 +3,6 @@
 //!
 //! Nothing here is used in production; everything here is real: no service is mocked.
 
+pub mod faults;
 pub mod fleet;
 pub mod sandbox;

@@ -54,6 +54,11 @@ impl Child {
         kill(signal, &self.group.to_string());
     }
 
+    /// Sends a signal to the program and every process that it has started in its group.
+    pub fn signal_group(&self, signal: &str) {
+        kill(signal, &format!("-{}", self.group));
+    }
+
     /// Whether the program is still running.
     pub fn is_running(&mut self) -> bool {
         matches!(self.inner.try_wait(), Ok(None))
@@ -73,7 +78,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        kill("KILL", &format!("-{}", self.group));
+        self.signal_group("KILL");
     }
 }
 

@@ -11,6 +11,8 @@ use super::{Child, free_port};
 /// The package's scripts below `/usr/sbin` switch user; these do not.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const START_LIMIT: Duration = Duration::from_secs(90);
+/// What the nodes of a cluster have in common.
+const SHARED: [&str; 2] = ["HOME", "ERL_EPMD_PORT"];
 
 /// One node with its own Erlang port mapper, cookie, data and log folders.
 #[derive(Debug)]
@@ -41,6 +43,39 @@ impl RabbitMqNode {
         let mut node = Self { environment, amqp_port, log, server };
         node.wait_until_ready().await?;
         Ok(node)
+    }
+
+    /// Starts a node in the cluster of another one, with its data below `root`.
+    ///
+    /// # Errors
+    /// When it does not come up or does not join.
+    pub async fn start_beside(other: &Self, root: &Path, name: &str) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(root)?;
+        let amqp_port = free_port()?;
+        let mut environment = environment(root, name, amqp_port)?;
+        // One cookie and one port mapper for the cluster.
+        for (key, value) in environment.iter_mut().filter(|(key, _)| SHARED.contains(&key.as_str())) {
+            *value = other.variable(key).to_owned();
+        }
+        let log = root.join("node.log");
+        let server = spawn(&environment, &log)?;
+        let mut node = Self { environment, amqp_port, log, server };
+        node.wait_until_ready().await?;
+        for command in [&["stop_app"][..], &["join_cluster", other.name()], &["start_app"]] {
+            node.ctl(command).await?;
+        }
+        node.wait_until_ready().await?;
+        Ok(node)
+    }
+
+    /// What the cluster calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.variable("RABBITMQ_NODENAME")
+    }
+
+    fn variable(&self, name: &str) -> &str {
+        self.environment.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
     /// Where clients connect.
@@ -75,13 +110,41 @@ impl RabbitMqNode {
         Ok(printed)
     }
 
-    /// Kills the node outright and starts it again on the same data and port.
+    /// Stops the node in good order and starts it again on the same data and port.
     ///
     /// # Errors
     /// When it does not come back.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         self.server.signal("TERM");
         self.server.wait(Duration::from_secs(60)).await?;
+        self.start_again().await
+    }
+
+    /// Kills the node outright and starts it again on the same data and port.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn kill_and_start(&mut self) -> anyhow::Result<()> {
+        self.kill().await?;
+        self.start_again().await
+    }
+
+    /// Kills the node outright.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        // The start script is a parent of the Erlang machine, which must not outlive it.
+        self.server.signal_group("KILL");
+        self.server.wait(Duration::from_secs(10)).await?;
+        Ok(())
+    }
+
+    /// Starts a node that was killed on the same data and port.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.server = spawn(&self.environment, &self.log)?;
         self.wait_until_ready().await
     }

@@ -1,5 +1,6 @@
 //! Where the network runs.
 
+use anyhow::Context;
 use candle_core::Device;
 
 /// Where the network runs.
@@ -39,26 +40,14 @@ impl DeviceChoice {
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Auto if cfg!(feature = "cuda") => Ok(gpu(0).unwrap_or_else(|reason| {
-                tracing::info!(reason, "no GPU can be used: the network runs on the CPU");
+            Self::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+                tracing::info!(%error, "no GPU can be used: the network runs on the CPU");
                 Device::Cpu
             })),
             Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(_) if !cfg!(feature = "cuda") => anyhow::bail!(
-                "this program was built without CUDA: build it with deploy/cuda/build.sh, or use --device cpu"
-            ),
-            Self::Cuda(index) => gpu(index).map_err(|reason| {
-                anyhow::anyhow!(
-                    "GPU {index} cannot be used: {reason}; `nvidia-smi` shows which GPUs the driver sees, --device cpu \
-                     goes without"
-                )
+            Self::Cuda(index) => Device::new_cuda(index).with_context(|| {
+                format!("GPU {index} cannot be used (this needs a build with --features cuda and an NVIDIA driver)")
             }),
         }
     }
-}
-
-fn gpu(index: usize) -> Result<Device, String> {
-    // Behind the first line may come a trace of the backend's own calls, which says nothing more.
-    Device::new_cuda(index)
-        .map_err(|error| error.to_string().lines().next().unwrap_or("no reason is known").to_owned())
 }

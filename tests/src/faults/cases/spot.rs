@@ -1,0 +1,62 @@
+//! A machine that is about to be taken away.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use super::{Figures, Scale};
+use crate::faults::{Corpus, Expected, MetadataService, Scenario, wait_for};
+use crate::sandbox::free_port;
+
+/// Case 8: the notice of each cloud drains; a metadata service that is absent, slow or failing does no harm.
+pub(super) async fn notice(_: Scale) -> anyhow::Result<Figures> {
+    let mut figures = Figures::default();
+    for cloud in ["aws", "gcp", "azure"] {
+        let drained = drained_by(cloud).await.with_context(|| cloud.to_owned())?;
+        figures = figures.with(cloud, format!("{:.1} s", drained.as_secs_f64()));
+    }
+    undisturbed_by_the_service().await?;
+    Ok(figures)
+}
+
+/// Time from the notice to the orderly end of a busy worker.
+async fn drained_by(cloud: &str) -> anyhow::Result<Duration> {
+    let scenario = Scenario::new("spot", Corpus::shared().await?, 80).await?;
+    let service = MetadataService::start().await?;
+    let url = service.url();
+    let mut member =
+        scenario.worker("spot", &["--spot-notice", cloud, "--metadata-url", &url, "--grace", "5"])?;
+    let run = scenario.caption("run", &["--job-size", "20"])?;
+    let busy = || async { member.metric("captionfleet_worker_items_in_flight").await > 0.0 };
+    wait_for("items in flight", Duration::from_secs(60), busy).await?;
+    service.give_notice();
+    let since = Instant::now();
+    let status = member.child.wait(Duration::from_secs(20)).await?;
+    let drained = since.elapsed();
+    anyhow::ensure!(status.success(), "ended with {status}:\n{}", member.child.output());
+    let _next = scenario.worker("next", &[])?;
+    scenario.finish(run, Duration::from_secs(120)).await?;
+    scenario.judge(&Expected::default()).await?;
+    Ok(drained)
+}
+
+async fn undisturbed_by_the_service() -> anyhow::Result<()> {
+    let scenario = Scenario::new("spot-calm", Corpus::shared().await?, 24).await?;
+    let (failing, silent) = (MetadataService::start().await?, MetadataService::start().await?);
+    failing.fail();
+    silent.fall_silent();
+    let absent = format!("http://127.0.0.1:{}", free_port()?);
+    let mut members = Vec::new();
+    for (name, url) in [("absent", absent), ("failing", failing.url()), ("silent", silent.url())] {
+        members.push(scenario.worker(name, &["--spot-notice", "aws", "--metadata-url", &url])?);
+    }
+    for member in &members {
+        member.wait_until_ready().await?;
+    }
+    scenario.finish(scenario.caption("run", &["--job-size", "4"])?, Duration::from_secs(120)).await?;
+    scenario.judge(&Expected::default()).await?;
+    for member in &members {
+        anyhow::ensure!(member.is_ready().await, "{}", member.child.output());
+    }
+    Ok(())
+}

@@ -1,0 +1,314 @@
+//! One case's fleet: its services, its workers, its run, and the oracle.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::{Broker, Message, QueueName, Topology};
+use captionfleet_proto::job::{CaptionJob, Job, JobId, JobItem, Lane, RunId};
+use captionfleet_proto::rows::{Projection, Row, read_part};
+use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+use captionfleet_proto::{codec, layout};
+use futures::TryStreamExt;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::corpus::{Corpus, file_name};
+use super::member::{Member, wait_for};
+use crate::fleet::{Endpoints, Fleet, dispatcher};
+use crate::sandbox::{BUCKET, Child, free_port};
+
+/// The largest object of an archive that is read back.
+const MAX_OBJECT: u64 = 256 << 20;
+
+/// How long it takes at most until nothing waits any more after the run.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What differs from an undisturbed run.
+#[derive(Debug, Default)]
+pub struct Expected {
+    /// Files that have a failed row, with its code.
+    pub failed: BTreeMap<String, &'static str>,
+    /// Reasons of dead letters, with how many there are.
+    pub dead: BTreeMap<String, usize>,
+}
+
+/// The fleet of one case.
+pub struct Scenario {
+    /// Its share of the services.
+    pub fleet: Fleet,
+    /// The known pictures.
+    pub corpus: Arc<Corpus>,
+    /// Names of the pictures of this case.
+    pub files: Vec<String>,
+    /// A connection of the test's own, past every fault.
+    pub broker: Arc<dyn Broker>,
+    /// The names of the queues.
+    pub topology: Topology,
+    stores: Stores,
+}
+
+impl Scenario {
+    /// A case with the first `count` pictures of `corpus`, on the test command's services.
+    ///
+    /// # Errors
+    /// When the services are not there.
+    pub async fn new(case: &str, corpus: Arc<Corpus>, count: usize) -> anyhow::Result<Self> {
+        Self::at(case, corpus, count, Endpoints::from_environment()?).await
+    }
+
+    /// The same on other services.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub async fn at(
+        case: &str,
+        corpus: Arc<Corpus>,
+        count: usize,
+        endpoints: Endpoints,
+    ) -> anyhow::Result<Self> {
+        let stores = Stores::new(StorageOptions {
+            s3_endpoint: Some(endpoints.s3.clone()),
+            ..StorageOptions::default()
+        });
+        let fleet = Fleet::at(endpoints, BTreeMap::new(), case)?;
+        let files = corpus.take(count, &fleet.folder().join("in"))?;
+        let topology = Topology::with_prefix(fleet.queue_prefix())?;
+        let mut options = RabbitMqOptions::new(RabbitMqOptions::split_uris(fleet.broker()), topology.clone());
+        "the test's oracle".clone_into(&mut options.connection_name);
+        let broker: Arc<dyn Broker> = Arc::new(RabbitMq::connect(options).await?);
+        broker.declare().await?;
+        Ok(Self { fleet, corpus, files, broker, topology, stores })
+    }
+
+    /// The archive of the case.
+    #[must_use]
+    pub fn archive(&self) -> String {
+        self.fleet.s3_uri("archive")
+    }
+
+    /// The lane of bulk work.
+    #[must_use]
+    pub fn lane(&self) -> QueueName {
+        self.topology.lane_queue(Lane::Bulk)
+    }
+
+    /// Starts a worker on the case's services.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn worker(&self, name: &str, options: &[&str]) -> anyhow::Result<Member> {
+        self.worker_through(self.fleet.endpoints(), name, options)
+    }
+
+    /// Starts a worker that reaches the services by other ways.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn worker_through(
+        &self,
+        services: &Endpoints,
+        name: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Member> {
+        let admin = free_port()?;
+        let address = format!("127.0.0.1:{admin}");
+        let options = [&["--slots", "4"], options].concat();
+        Ok(Member { child: self.fleet.start_worker_through(services, name, &address, &options)?, admin })
+    }
+
+    /// The arguments of the run over this case's pictures.
+    #[must_use]
+    pub fn caption_arguments(&self, options: &[&str]) -> Vec<String> {
+        let source = self.fleet.folder().join("in").display().to_string();
+        let mut arguments = vec!["caption".to_owned(), source, "--archive".to_owned(), self.archive()];
+        arguments.push("--json".to_owned());
+        arguments.extend(self.fleet.service_options());
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
+        arguments
+    }
+
+    /// Starts the run as a process beside the test.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn caption(&self, name: &str, options: &[&str]) -> anyhow::Result<Child> {
+        self.fleet.start_dispatcher(name, self.caption_arguments(options))
+    }
+
+    /// Waits for a run to end well.
+    ///
+    /// # Errors
+    /// Holds what it printed otherwise.
+    pub async fn finish(&self, mut run: Child, limit: Duration) -> anyhow::Result<()> {
+        let status = run.wait(limit).await?;
+        anyhow::ensure!(status.success(), "the dispatcher ended with {status}:\n{}", run.output());
+        Ok(())
+    }
+
+    /// A job over some of the case's pictures, for cases that publish by themselves. The pictures are put into the
+    /// bucket first.
+    ///
+    /// # Errors
+    /// When the bucket cannot be written.
+    pub async fn job(&self, id: &str, files: &[String]) -> anyhow::Result<Job> {
+        let bucket = self.stores.bucket(BUCKET).await?;
+        let mut items = Vec::new();
+        for name in files {
+            let key = format!("{}/in/{name}", self.fleet.queue_prefix());
+            let bytes = std::fs::read(self.fleet.folder().join("in").join(name))?;
+            bucket.put(&key, bytes.into(), captionfleet_proto::storage::PutMode::Overwrite).await?;
+            items.push(JobItem::new(ItemUri::s3(BUCKET, &key)));
+        }
+        let archive = ArchiveUri::parse(&self.archive())?;
+        Ok(Job::caption(JobId::new(id)?, RunId::new("by-hand")?, archive, CaptionJob::new(items)))
+    }
+
+    /// Publishes a job to the bulk lane.
+    ///
+    /// # Errors
+    /// When the broker refuses it.
+    pub async fn publish(&self, job: &Job) -> anyhow::Result<()> {
+        let body = codec::encode_job(job)?;
+        Ok(self.broker.publish(&self.lane(), Message::new(job.id.as_str(), body)).await?)
+    }
+
+    /// The archive, past every fault.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn storage(&self) -> anyhow::Result<Arc<dyn Storage>> {
+        Ok(self.stores.archive(&ArchiveUri::parse(&self.archive())?).await?)
+    }
+
+    /// Keys of the parts that exist.
+    ///
+    /// # Errors
+    /// When the archive cannot be listed.
+    pub async fn parts(&self) -> anyhow::Result<Vec<String>> {
+        let storage = self.storage().await?;
+        let prefix = layout::parts_prefix(None);
+        let parts: Vec<_> = storage.list(&prefix).try_collect().await?;
+        Ok(parts.into_iter().map(|part| part.key).collect())
+    }
+
+    /// Waits until at least `count` parts exist.
+    ///
+    /// # Errors
+    /// When they do not within two minutes.
+    pub async fn wait_for_parts(&self, count: usize) -> anyhow::Result<()> {
+        wait_for(&format!("{count} parts"), Duration::from_secs(120), || async {
+            self.parts().await.is_ok_and(|parts| parts.len() >= count)
+        })
+        .await
+    }
+
+    /// Every row of the archive.
+    ///
+    /// # Errors
+    /// When a part cannot be read.
+    pub async fn rows(&self) -> anyhow::Result<Vec<Row>> {
+        let storage = self.storage().await?;
+        let mut rows = Vec::new();
+        for key in self.parts().await? {
+            rows.extend(read_part(storage.get(&key, MAX_OBJECT).await?.bytes, Projection::All)?);
+        }
+        Ok(rows)
+    }
+
+    /// The oracle: one row for every picture and no other, rows equal to the undisturbed ones except where expected,
+    /// queues empty, dead letters exactly the expected ones, no marker and no temporary file left.
+    ///
+    /// # Errors
+    /// Says what is not as it must be.
+    pub async fn judge(&self, expected: &Expected) -> anyhow::Result<()> {
+        self.judge_rows(expected).await?;
+        self.judge_queues(expected).await?;
+        let storage = self.storage().await?;
+        let markers: Vec<_> = storage.list("quarantine/").try_collect().await?;
+        anyhow::ensure!(markers.is_empty(), "markers were left: {markers:?}");
+        let left: Vec<_> = std::fs::read_dir(self.fleet.temporary())?.flatten().collect();
+        anyhow::ensure!(left.is_empty(), "temporary files were left: {left:?}");
+        Ok(())
+    }
+
+    async fn judge_rows(&self, expected: &Expected) -> anyhow::Result<()> {
+        let mut seen = BTreeMap::new();
+        for row in self.rows().await? {
+            let name = file_name(row.item.as_str()).to_owned();
+            if let Some(earlier) = seen.insert(name, row) {
+                anyhow::bail!("{} has two rows", earlier.item);
+            }
+        }
+        for name in &self.files {
+            let row = seen.remove(name).with_context(|| format!("{name} has no row"))?;
+            let code = row.error_code.as_deref();
+            anyhow::ensure!(
+                code == expected.failed.get(name).copied(),
+                "{name} is {} {code:?}: {:?}",
+                row.status.as_str(),
+                row.error_message
+            );
+            let wanted = &self.corpus.rows()[name];
+            if code.is_none() {
+                anyhow::ensure!(
+                    row.caption == wanted.caption && row.embedding == wanted.embedding,
+                    "{name} says {:?}, undisturbed it says {:?} (embeddings equal: {})",
+                    row.caption,
+                    wanted.caption,
+                    row.embedding == wanted.embedding
+                );
+            }
+        }
+        anyhow::ensure!(seen.is_empty(), "rows of nothing: {:?}", seen.keys());
+        Ok(())
+    }
+
+    async fn judge_queues(&self, expected: &Expected) -> anyhow::Result<()> {
+        let dead_queue = self.topology.dead_queue();
+        let waiting = self.topology.queues().into_iter().map(|queue| queue.name);
+        let waiting = waiting.filter(|name| *name != dead_queue && *name != self.topology.results_queue());
+        for name in waiting {
+            // Jobs that were published twice are found done one after the other.
+            wait_for(&format!("{name} to be empty"), QUIET, || async {
+                self.broker.depth(&name).await.is_ok_and(|depth| depth.messages == 0)
+            })
+            .await?;
+        }
+        let mut dead = BTreeMap::new();
+        for message in self.drain(&dead_queue).await? {
+            let reason = message.dead.map_or_else(|| "none".to_owned(), |reason| reason.code);
+            *dead.entry(reason).or_insert(0) += 1;
+        }
+        anyhow::ensure!(dead == expected.dead, "dead letters {dead:?}, expected {:?}", expected.dead);
+        Ok(())
+    }
+
+    /// Takes every message out of a queue.
+    ///
+    /// # Errors
+    /// When the queue cannot be consumed.
+    pub async fn drain(&self, queue: &QueueName) -> anyhow::Result<Vec<Message>> {
+        let mut consumer = self.broker.consume(queue, 50).await?;
+        let mut messages = Vec::new();
+        while let Ok(delivery) = timeout(Duration::from_millis(500), consumer.next()).await {
+            let Some(delivery) = delivery? else { break };
+            messages.push(delivery.message.clone());
+            delivery.ack().await?;
+        }
+        Ok(messages)
+    }
+
+    /// What `dispatcher verify` says; it must be content.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub async fn verify(&self) -> anyhow::Result<Value> {
+        let archive = self.archive();
+        let s3 = self.fleet.s3_endpoint();
+        dispatcher(["verify", "--archive", &archive, "--s3-endpoint", s3, "--json"]).await?.success()?.json()
+    }
+}

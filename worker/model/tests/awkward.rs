@@ -1,0 +1,228 @@
+//! Every awkward picture that an archive holds sooner or later, made here, and the outcome of each.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Cursor;
+use std::path::Path;
+
+use captionfleet_model::preprocess::{DecodeLimits, Picture, decode, resize_square};
+use image::codecs::gif::GifEncoder;
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::{DynamicImage, Frame, ImageEncoder, ImageFormat, Rgb, RgbImage};
+
+fn gradient(width: u32, height: u32) -> DynamicImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, y as u8, (x ^ y) as u8])).into()
+}
+
+fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+fn committed(name: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures").join(name)).unwrap()
+}
+
+/// `WIDTHxHEIGHT`, or the code of the failed row.
+fn outcome(bytes: &[u8]) -> String {
+    match decode(bytes, &DecodeLimits::default()) {
+        Ok(picture) => {
+            let square = resize_square(&picture, 224);
+            assert_eq!(square.rgb.len(), 224 * 224 * 3);
+            format!("{}x{}", picture.width, picture.height)
+        }
+        Err(error) => error.code().to_owned(),
+    }
+}
+
+fn pixels(bytes: &[u8]) -> Picture {
+    decode(bytes, &DecodeLimits::default()).unwrap()
+}
+
+fn check(table: &[(&str, Vec<u8>, &str)]) {
+    let wrong: Vec<String> = table
+        .iter()
+        .map(|(name, bytes, wanted)| (name, outcome(bytes), wanted))
+        .filter(|(_, got, wanted)| got != *wanted)
+        .map(|(name, got, wanted)| format!("{name}: {got} instead of {wanted}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_no_picture_says_so() {
+    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic".to_vec();
+    let avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf".to_vec();
+    let svg = b"<?xml version=\"1.0\"?><svg xmlns=\"http://www.w3.org/2000/svg\"/>".to_vec();
+    check(&[
+        ("0 bytes", Vec::new(), "empty"),
+        ("1 byte", vec![0xff], "unsupported_format"),
+        ("zeros", vec![0; 4096], "unsupported_format"),
+        ("HTML named .jpg", b"<!DOCTYPE html><html><body>404</body></html>".to_vec(), "unsupported_format"),
+        ("AVIF", avif, "unsupported_format"),
+        ("HEIC", heic, "unsupported_format"),
+        ("SVG", svg, "unsupported_format"),
+        ("start of a JPEG", vec![0xff, 0xd8, 0xff], "truncated"),
+        ("start of a PNG", b"\x89PNG\r\n\x1a\n".to_vec(), "truncated"),
+        ("start of a GIF", b"GIF89a".to_vec(), "truncated"),
+        ("start of a WebP", b"RIFF\x04\0\0\0WEBP".to_vec(), "truncated"),
+        ("start of a TIFF", b"II*\0".to_vec(), "truncated"),
+    ]);
+}
+
+#[test]
+fn every_kind_and_size_of_picture_is_read() {
+    let rgb = gradient(64, 48);
+    let mut with_profile = Cursor::new(Vec::new());
+    let mut encoder = PngEncoder::new(&mut with_profile);
+    encoder.set_icc_profile(vec![7; 600]).unwrap();
+    encoder.write_image(rgb.as_bytes(), 64, 48, rgb.color().into()).unwrap();
+    check(&[
+        ("JPEG", encoded(&rgb, ImageFormat::Jpeg), "64x48"),
+        ("PNG named .jpg", encoded(&rgb, ImageFormat::Png), "64x48"),
+        ("WebP", encoded(&rgb, ImageFormat::WebP), "64x48"),
+        ("BMP", encoded(&rgb, ImageFormat::Bmp), "64x48"),
+        ("TIFF", encoded(&rgb, ImageFormat::Tiff), "64x48"),
+        ("16 bit", encoded(&rgb.to_rgb16().into(), ImageFormat::Png), "64x48"),
+        ("grey", encoded(&rgb.to_luma8().into(), ImageFormat::Png), "64x48"),
+        ("grey and alpha", encoded(&rgb.to_luma_alpha8().into(), ImageFormat::Png), "64x48"),
+        ("16 bit grey and alpha", encoded(&rgb.to_luma_alpha16().into(), ImageFormat::Png), "64x48"),
+        ("colour profile", with_profile.into_inner(), "64x48"),
+        ("palette", committed("png_37x23_P.png"), "37x23"),
+        ("palette and transparency", committed("png_37x23_Ptrans.png"), "37x23"),
+        ("CMYK", committed("jpeg_48x33_q75_cmyk.jpg"), "48x33"),
+        ("YCCK", committed("jpeg_ycck.jpg"), "48x33"),
+        ("progressive", committed("jpeg_48x33_q75_s2_p.jpg"), "48x33"),
+        ("icon", committed("ico_45x31.ico"), "45x31"),
+        ("animated GIF", animated_gif(), "64x48"),
+        ("animated PNG", animated_png(), "64x48"),
+        ("animated WebP", animated_webp(), "64x48"),
+        ("1 x 1", encoded(&gradient(1, 1), ImageFormat::Png), "1x1"),
+        ("1 x 20,000", encoded(&gradient(1, 20_000), ImageFormat::Png), "1x20000"),
+        ("20,000 x 1", encoded(&gradient(20_000, 1), ImageFormat::Jpeg), "20000x1"),
+        ("17,000 px", encoded(&gradient(17_000, 500), ImageFormat::Jpeg), "17000x500"),
+        ("all black", encoded(&RgbImage::new(80, 60).into(), ImageFormat::Jpeg), "80x60"),
+        (
+            "all white",
+            encoded(&RgbImage::from_pixel(80, 60, Rgb([255; 3])).into(), ImageFormat::Jpeg),
+            "80x60",
+        ),
+    ]);
+}
+
+#[test]
+fn of_several_pictures_the_first_is_read() {
+    let first = gradient(64, 48).to_rgb8().into_raw();
+    assert!(pixels(&animated_png()).rgb == first);
+    assert!(pixels(&animated_gif()).rgb == vec![0; 64 * 48 * 3]);
+}
+
+/// As the reference: the orientation is not applied, whatever it says.
+#[test]
+fn orientation_is_not_applied() {
+    let plain = encoded(&gradient(64, 48), ImageFormat::Jpeg);
+    for orientation in 1..=8 {
+        let mut turned = Cursor::new(Vec::new());
+        let mut encoder = JpegEncoder::new(&mut turned);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.encode_image(&gradient(64, 48)).unwrap();
+        let turned = pixels(turned.get_ref());
+        let upright = pixels(&plain);
+        assert_eq!((turned.width, turned.height), (64, 48), "{orientation}");
+        assert_eq!(turned.rgb.len(), upright.rgb.len());
+    }
+    // An orientation of nonsense is no reason to refuse a picture.
+    assert_eq!(outcome(&committed("jpeg_exif_turned.jpg")), "48x33");
+}
+
+#[test]
+fn a_picture_cut_anywhere_is_truncated() {
+    let rgb = gradient(120, 90);
+    for (name, whole) in [
+        ("JPEG", encoded(&rgb, ImageFormat::Jpeg)),
+        ("progressive JPEG", committed("jpeg_48x33_q75_s2_p.jpg")),
+        ("PNG", encoded(&rgb, ImageFormat::Png)),
+        ("GIF", encoded(&rgb, ImageFormat::Gif)),
+        ("WebP", encoded(&rgb, ImageFormat::WebP)),
+        ("BMP", encoded(&rgb, ImageFormat::Bmp)),
+        ("TIFF", encoded(&rgb, ImageFormat::Tiff)),
+    ] {
+        for tenth in 1..10 {
+            let cut = &whole[..whole.len() * tenth / 10];
+            assert_eq!(outcome(cut), "truncated", "{name} at {tenth}0 %");
+        }
+    }
+}
+
+fn exif(orientation: u8) -> Vec<u8> {
+    let mut tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    tiff.extend_from_slice(&[orientation, 0, 0, 0, 0, 0, 0, 0]);
+    tiff
+}
+
+fn animated_gif() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new(&mut bytes);
+    for value in [0, 255] {
+        let frame = RgbImage::from_pixel(64, 48, Rgb([value; 3]));
+        encoder.encode_frame(Frame::new(DynamicImage::from(frame).to_rgba8())).unwrap();
+    }
+    drop(encoder);
+    bytes
+}
+
+fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let body = [&kind[..], data].concat();
+    let checksum = crc32fast::hash(&body);
+    [&(data.len() as u32).to_be_bytes(), &body[..], &checksum.to_be_bytes()].concat()
+}
+
+/// The ordinary picture with the chunks that make it the first frame of two.
+fn animated_png() -> Vec<u8> {
+    let still = encoded(&gradient(64, 48), ImageFormat::Png);
+    let header_end = 8 + 25;
+    let data_end = still.len() - 12;
+    let control = |number: u32| {
+        let fields = [number, 64, 48, 0, 0].map(u32::to_be_bytes).concat();
+        png_chunk(b"fcTL", &[&fields[..], &[0, 10, 0, 100, 0, 0]].concat())
+    };
+    let frames = png_chunk(b"acTL", &[2_u32, 0].map(u32::to_be_bytes).concat());
+    let other = encoded(&RgbImage::new(64, 48).into(), ImageFormat::Png);
+    let at = other.windows(4).position(|kind| kind == b"IDAT").unwrap();
+    let length = u32::from_be_bytes(other[at - 4..at].try_into().unwrap()) as usize;
+    let second = png_chunk(b"fdAT", &[&2_u32.to_be_bytes(), &other[at + 4..at + 4 + length]].concat());
+    [
+        &still[..header_end],
+        &frames,
+        &control(0),
+        &still[header_end..data_end],
+        &control(1),
+        &second,
+        &still[data_end..],
+    ]
+    .concat()
+}
+
+fn riff_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    let padding = &[0][..data.len() % 2];
+    [&kind[..], &(data.len() as u32).to_le_bytes(), data, padding].concat()
+}
+
+fn animated_webp() -> Vec<u8> {
+    let still = encoded(&gradient(64, 48), ImageFormat::WebP);
+    let picture = &still[12..];
+    let size = [63, 0, 0, 47, 0, 0];
+    let frame =
+        |picture: &[u8]| riff_chunk(b"ANMF", &[&[0; 6][..], &size, &[100, 0, 0, 0], picture].concat());
+    let other = encoded(&RgbImage::new(64, 48).into(), ImageFormat::WebP);
+    let body = [
+        b"WEBP".to_vec(),
+        riff_chunk(b"VP8X", &[&[2, 0, 0, 0][..], &size].concat()),
+        riff_chunk(b"ANIM", &[0; 6]),
+        frame(picture),
+        frame(&other[12..]),
+    ]
+    .concat();
+    [b"RIFF", &(body.len() as u32).to_le_bytes()[..], &body].concat()
+}
