@@ -3,9 +3,7 @@
 mod keywords;
 mod nearest;
 
-use crate::Filter;
 use crate::segment::{PartStamp, Record, Segment, Status};
-use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -47,19 +45,17 @@ struct Standing {
     has_vectors: bool,
     /// It is the latest that was captioned.
     has_caption: bool,
-    /// It is the latest of all.
-    is_latest: bool,
     /// How the latest of all ended.
     latest: Status,
 }
 
 const OLD: Standing =
-    Standing { has_vectors: false, has_caption: false, is_latest: false, latest: Status::Skipped };
+    Standing { has_vectors: false, has_caption: false, latest: Status::Skipped };
 
 /// The rows of one item that count.
 #[derive(Debug, Clone, Copy)]
 struct Item {
-    latest: (i64, Place, Status),
+    latest: (i64, Status),
     vectors: Option<(i64, Place)>,
     caption: Option<(i64, Place)>,
 }
@@ -83,10 +79,9 @@ impl View {
         for item in items.values() {
             let mut mark = |place: Place, set: fn(&mut Standing)| {
                 let standing = &mut standing[place.segment as usize][place.row as usize];
-                standing.latest = item.latest.2;
+                standing.latest = item.latest.1;
                 set(standing);
             };
-            mark(item.latest.1, |standing| standing.is_latest = true);
             if let Some((_, place)) = item.vectors {
                 mark(place, |standing| standing.has_vectors = true);
             }
@@ -117,47 +112,18 @@ impl View {
         let segment = &self.segments[place.segment as usize];
         (segment, segment.record(place.row as usize))
     }
-
-    /// The latest row of every item that `filter` lets through, the newest first.
-    pub fn browse(&self, filter: &Filter) -> Vec<Place> {
-        let mut rows: Vec<_> = self
-            .chosen(filter, |standing| standing.is_latest)
-            .into_iter()
-            .map(|place| (self.row(place).1, place))
-            .collect();
-        rows.sort_by(|(one, place), (other, other_place)| {
-            other.finished.cmp(&one.finished).then_with(|| place.cmp(other_place))
-        });
-        rows.into_iter().map(|(_, place)| place).collect()
-    }
-
-    /// Rows that count and that `filter` lets through.
-    fn chosen(&self, filter: &Filter, counts: impl Fn(&Standing) -> bool + Sync) -> Vec<Place> {
-        let segments = self.segments.par_iter().zip(&self.standing).enumerate();
-        segments
-            .flat_map_iter(|(number, (segment, standing))| {
-                let counts = &counts;
-                standing.iter().enumerate().filter_map(move |(row, standing)| {
-                    let through = counts(standing)
-                        && (filter.is_open()
-                            || filter.lets_through(segment, &segment.record(row), standing.latest));
-                    through.then_some(Place { segment: number as u32, row: row as u32 })
-                })
-            })
-            .collect()
-    }
 }
 
 /// Of equal times the first row seen counts: copies of a row in several segments are the same.
 fn note(items: &mut HashMap<u128, Item>, record: &Record, place: Place) {
     let finished = record.finished;
     let item = items.entry(record.key).or_insert(Item {
-        latest: (finished, place, record.status),
+        latest: (finished, record.status),
         vectors: None,
         caption: None,
     });
     if finished > item.latest.0 {
-        item.latest = (finished, place, record.status);
+        item.latest = (finished, record.status);
     }
     let newer = |known: Option<(i64, Place)>| known.is_none_or(|(known, _)| finished > known);
     if record.code.is_some() && newer(item.vectors) {
