@@ -6,7 +6,7 @@ use captionfleet_index::{NewRow, PartStamp, SegmentBuilder, Status};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{self, EmbeddingShape, Row};
 use captionfleet_proto::storage::{ObjectMeta, Storage, StorageErrorKind};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
 
 /// The parts of an archive as they are now, by key.
@@ -45,18 +45,7 @@ pub async fn read(
     archive: &dyn Storage,
     stamps: &[PartStamp],
 ) -> Result<(Vec<Part>, Vec<(PartStamp, String)>), ArchiveError> {
-    let reads = stamps.iter().map(|stamp| async move {
-        let object = match archive.get(&stamp.key, TABLE_BYTES).await {
-            Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
-            object => object?,
-        };
-        let read = move || rows::read_shaped_part(object.bytes);
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Ok((rows, shape))) => Ok(Some(Ok(Part { stamp: stamp.clone(), rows, shape }))),
-            Ok(Err(error)) => Ok(Some(Err((stamp.clone(), error.to_string())))),
-            Err(_) => Err(ArchiveError::Interrupted { key: stamp.key.clone() }),
-        }
-    });
+    let reads = stamps.iter().map(|stamp| read_one(archive, stamp.clone()).boxed());
     let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
     let (mut parts, mut damaged) = (Vec::new(), Vec::new());
     while let Some(part) = reads.next().await {
@@ -67,6 +56,22 @@ pub async fn read(
         }
     }
     Ok((parts, damaged))
+}
+
+/// `None` if the part is gone.
+async fn read_one(
+    archive: &dyn Storage,
+    stamp: PartStamp,
+) -> Result<Option<Result<Part, (PartStamp, String)>>, ArchiveError> {
+    let object = match archive.get(&stamp.key, TABLE_BYTES).await {
+        Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
+        object => object?,
+    };
+    match tokio::task::spawn_blocking(move || rows::read_shaped_part(object.bytes)).await {
+        Ok(Ok((rows, shape))) => Ok(Some(Ok(Part { stamp, rows, shape }))),
+        Ok(Err(error)) => Ok(Some(Err((stamp, error.to_string())))),
+        Err(_) => Err(ArchiveError::Interrupted { key: stamp.key }),
+    }
 }
 
 impl Part {

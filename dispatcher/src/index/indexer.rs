@@ -35,6 +35,9 @@ pub struct Indexed {
     pub left: u64,
 }
 
+/// Hears how many parts there are to do and how many were done.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
 /// Writes segments.
 #[derive(Debug)]
 pub struct Indexer {
@@ -63,12 +66,12 @@ impl Indexer {
     }
 
     /// Takes in every part that is not indexed, then tidies up. Stops in order when `stop` is cancelled; with `patience`
-    /// it waits while another indexer is at work. `progress` hears how many parts there are to do and were done.
+    /// it waits while another indexer is at work.
     pub async fn catch_up(
         &mut self,
-        stop: &CancellationToken,
+        stop: CancellationToken,
         patience: bool,
-        mut progress: impl FnMut(u64, u64),
+        progress: Progress,
     ) -> Result<Indexed, ArchiveError> {
         let mut done = Indexed::default();
         loop {
@@ -93,7 +96,7 @@ impl Indexer {
                 tidy::tidy(&self.shelf, missing.segments, missing.damaged, &missing.listing).await?;
                 continue;
             }
-            self.take_in(missing, &mut done, stop, &mut progress).await?;
+            done = self.take_in(missing, done, stop.clone(), progress.clone()).await?;
         }
         self.lease.release(self.shelf.archive()).await?;
         Ok(done)
@@ -133,16 +136,16 @@ impl Indexer {
     async fn take_in(
         &mut self,
         missing: Missing,
-        done: &mut Indexed,
-        stop: &CancellationToken,
-        progress: &mut impl FnMut(u64, u64),
-    ) -> Result<(), ArchiveError> {
+        mut done: Indexed,
+        stop: CancellationToken,
+        progress: Progress,
+    ) -> Result<Indexed, ArchiveError> {
         let Missing { mut spaces, parts: missing, .. } = missing;
         let total = missing.len() as u64 + done.parts;
         let mut rest = missing.as_slice();
         while !rest.is_empty() && !stop.is_cancelled() {
             if !self.lease.hold(self.shelf.archive()).await? {
-                return Ok(());
+                return Ok(done);
             }
             let (batch, after) = rest.split_at(batch(rest));
             rest = after;
@@ -177,7 +180,7 @@ impl Indexer {
             done.parts += batch.len() as u64;
             progress(total, done.parts);
         }
-        Ok(())
+        Ok(done)
     }
 
     async fn write(

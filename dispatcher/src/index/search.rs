@@ -58,6 +58,9 @@ pub struct Finding {
     pub frame_ms: Option<u64>,
     /// Its caption.
     pub caption: String,
+    /// Where the frame is kept as a small picture, if that was asked for and there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thumbnail: Option<String>,
     /// Where its row is.
     pub part: String,
     /// When the row was made.
@@ -312,6 +315,7 @@ impl Ready {
             item: segment.item(&record).to_owned(),
             frame_ms: record.frame_ms,
             caption: segment.caption(&record).unwrap_or_default().to_owned(),
+            thumbnail: None,
             part: segment.parts()[record.part as usize].key.clone(),
             finished_at: Timestamp::from_microsecond(record.finished).unwrap_or_default(),
             duplicates: others.collect(),
