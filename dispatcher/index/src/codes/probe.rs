@@ -1,7 +1,7 @@
 //! A query against codes.
 
 use super::encode::Encoder;
-use super::signs::{LARGEST, Level};
+use super::signs::{LARGEST, Level, Sums};
 use super::{ItemCodes, LANES, MIDDLE, Shape, WEIGHTS};
 use half::f16;
 
@@ -51,7 +51,7 @@ impl Probe {
         let mut values = Vec::new();
         let mut vectors = Vec::new();
         for block in 0..shape.blocks() {
-            decode(shape, item, block, &mut values);
+            decode(shape, Level::detect(), item, block, &mut values);
             let lanes = LANES.min(shape.vectors - block * LANES);
             vectors.extend((0..lanes).map(|lane| values.iter().skip(lane).step_by(LANES).copied().collect()));
         }
@@ -95,9 +95,7 @@ impl Probe {
             for (first, second) in item.first.chunks_exact(length).zip(item.second.chunks_exact(length)) {
                 let (first, second) =
                     (self.level.sums(first, &vector.table), self.level.sums(second, &vector.table));
-                for (first, second) in first.iter().zip(&second) {
-                    best = best.max(WEIGHTS[0] * f32::from(*first) + WEIGHTS[1] * f32::from(*second));
-                }
+                best = best.max(self.level.run(|| largest(&first, &second)));
             }
             best * vector.step + (WEIGHTS[0] + WEIGHTS[1]) * vector.base
         };
@@ -109,7 +107,7 @@ impl Probe {
         let mut best = vec![f32::NEG_INFINITY; self.vectors.len()];
         let mut largest = 0.0_f32;
         for block in 0..self.shape.blocks() {
-            let scale = decode(self.shape, item, block, &mut scratch.values);
+            let scale = decode(self.shape, self.level, item, block, &mut scratch.values);
             largest = largest.max(scale);
             for (best, vector) in best.iter_mut().zip(&self.vectors) {
                 let dots = self.level.dots(&vector.turned, &scratch.values);
@@ -139,29 +137,48 @@ impl ProbeVector {
     }
 }
 
+/// The largest weighted sum of two layers.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "plain code must take on the instruction set of its caller")]
+fn largest(first: &Sums, second: &Sums) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    for lane in 0..LANES {
+        sums[lane] = WEIGHTS[0] * f32::from(first[lane]) + WEIGHTS[1] * f32::from(second[lane]);
+    }
+    sums.into_iter().fold(0.0, |largest, sum| if sum > largest { sum } else { largest })
+}
+
 /// One block's values, `32 × dim`, lanes side by side; also the largest step of the third layer.
-fn decode(shape: Shape, item: ItemCodes<'_>, block: usize, values: &mut Vec<f32>) -> f32 {
-    let (turned, deviation) = (shape.turned(), shape.deviation());
+fn decode(shape: Shape, level: Level, item: ItemCodes<'_>, block: usize, values: &mut Vec<f32>) -> f32 {
+    let turned = shape.turned();
     values.resize(turned * LANES, 0.0);
-    let first = &item.first[block * shape.sign_block()..][..shape.sign_block()];
-    let second = &item.second[block * shape.sign_block()..][..shape.sign_block()];
+    let signs = block * shape.sign_block()..(block + 1) * shape.sign_block();
+    let (first, second) = (&item.first[signs.clone()], &item.second[signs]);
     let rest = &item.rest[block * LANES * turned / 2..][..LANES * turned / 2];
     let mut scales = [0.0; LANES];
     let stored = item.scales[block * LANES * 2..][..LANES * 2].as_chunks::<2>().0;
     for (scale, stored) in scales.iter_mut().zip(stored) {
         *scale = f16::from_le_bytes(*stored).to_f32();
     }
-    let (one, two) = (2.0 * WEIGHTS[0] * deviation, 2.0 * WEIGHTS[1] * deviation);
-    let base = -(WEIGHTS[0] + WEIGHTS[1]) * deviation;
+    level.run(|| decode_rows(shape.deviation(), [first, second, rest], &scales, values));
+    scales.into_iter().fold(0.0, f32::max)
+}
+
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "plain code must take on the instruction set of its caller")]
+fn decode_rows(deviation: f32, layers: [&[u8]; 3], scales: &[f32; LANES], values: &mut [f32]) {
+    let (one, two) = (WEIGHTS[0] * deviation, WEIGHTS[1] * deviation);
+    let [first, second, rest] = layers.map(|layer| layer.as_chunks::<LANES>().0);
     for (place, row) in values.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-        let signs = place / 8 * LANES;
-        let (first, second) = (&first[signs..signs + LANES], &second[signs..signs + LANES]);
-        let rest = &rest[place / 2 * LANES..][..LANES];
-        let (bit, shift) = (place % 8, place % 2 * 4);
+        let (first, second, rest) = (&first[place / 8], &second[place / 8], &rest[place / 2]);
+        let (bit, shift) = (place as u32 % 8, place as u32 % 2 * 4);
         for lane in 0..LANES {
-            let signs = f32::from(first[lane] >> bit & 1) * one + f32::from(second[lane] >> bit & 1) * two;
-            row[lane] = base + signs + (f32::from(rest[lane] >> shift & 15) - MIDDLE) * scales[lane];
+            // Whole numbers of 32 bits: what vector instructions turn into floats.
+            let sign = |signs: u8| (u32::from(signs) >> bit << 1 & 2) as i32 - 1;
+            let number = (u32::from(rest[lane]) >> shift & 15) as i32;
+            row[lane] = sign(first[lane]) as f32 * one
+                + sign(second[lane]) as f32 * two
+                + (number as f32 - MIDDLE) * scales[lane];
         }
     }
-    scales.into_iter().fold(0.0, f32::max)
 }

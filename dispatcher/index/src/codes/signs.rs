@@ -29,6 +29,18 @@ impl Level {
         Self::Portable
     }
 
+    /// Runs plain code, which must be inlined, with all that the processor has.
+    #[inline(always)]
+    #[allow(clippy::inline_always, reason = "plain code must take on the instruction set of its caller")]
+    pub(super) fn run<T>(self, work: impl FnOnce() -> T) -> T {
+        match self {
+            Self::Portable => work(),
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `detect` has found AVX2 and FMA.
+            Self::Avx2 => unsafe { avx2::run(work) },
+        }
+    }
+
     /// For each lane of `block` the sum of its entries of `table`, which has 16 for each four signs.
     pub(super) fn sums(self, block: &[u8], table: &[u8]) -> Sums {
         assert_eq!(block.len(), table.len(), "a table has 16 entries for each half row of 32 lanes");
@@ -89,6 +101,11 @@ fn dots(query: &[f32], values: &[f32]) -> [f32; LANES] {
 mod avx2 {
     use super::{LANES, Sums};
     use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn run<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
 
     #[target_feature(enable = "avx2")]
     pub(super) fn sums(block: &[u8], table: &[u8]) -> Sums {
