@@ -55,9 +55,15 @@ impl Dice {
     fn unit(&mut self) -> Vec<f32> {
         // Four sums of two 8-bit numbers a draw: near enough to normal in 256 dimensions.
         let mut vector: Vec<f32> = (0..DIM / 4)
-            .flat_map(|_| self.next().to_le_bytes().as_chunks::<2>().0.iter().map(|pair| {
-                f32::from(pair[0]) + f32::from(pair[1]) - 255.0
-            }).collect::<Vec<_>>())
+            .flat_map(|_| {
+                self.next()
+                    .to_le_bytes()
+                    .as_chunks::<2>()
+                    .0
+                    .iter()
+                    .map(|pair| f32::from(pair[0]) + f32::from(pair[1]) - 255.0)
+                    .collect::<Vec<_>>()
+            })
             .collect();
         normalise(&mut vector);
         vector
@@ -160,8 +166,10 @@ fn main() {
         let last = (first + PER_SEGMENT).min(count);
         for first in (first..last).step_by(4096) {
             let last = (first + 4096).min(last);
-            let items: Vec<Vec<f16>> = (first..last).into_par_iter().map(|number| item(kind, number)).collect();
-            let names: Vec<String> = (first..last).map(|number| format!("s3://made/{number:08}.jpg")).collect();
+            let items: Vec<Vec<f16>> =
+                (first..last).into_par_iter().map(|number| item(kind, number)).collect();
+            let names: Vec<String> =
+                (first..last).map(|number| format!("s3://made/{number:08}.jpg")).collect();
             let rows: Vec<NewRow<'_>> = items
                 .iter()
                 .zip(&names)
@@ -222,7 +230,8 @@ fn main() {
                 let found = view.nearest(&probe, &Filter::default(), HITS);
                 times.push((round, started.elapsed().as_secs_f64()));
                 let share = |hits: Vec<usize>| {
-                    truth.iter().filter(|(_, number)| hits.contains(number)).count() as f64 / truth.len() as f64
+                    truth.iter().filter(|(_, number)| hits.contains(number)).count() as f64
+                        / truth.len() as f64
                 };
                 let number = |found: &Found| {
                     let (segment, record) = view.row(found.place);
@@ -241,7 +250,8 @@ fn main() {
             }
         }
         // The first round warms up.
-        let mut times: Vec<f64> = times.into_iter().filter(|(round, _)| *round > 0).map(|(_, time)| time * 1e3).collect();
+        let mut times: Vec<f64> =
+            times.into_iter().filter(|(round, _)| *round > 0).map(|(_, time)| time * 1e3).collect();
         if times.is_empty() {
             continue;
         }

@@ -44,9 +44,10 @@ impl Filter {
             && size(self.largest_size, u32::le)
             && self.parts.as_ref().is_none_or(|prefix| part().starts_with(prefix))
             && self.source.as_ref().is_none_or(|prefix| segment.item(record).starts_with(prefix))
-            && self.caption.as_ref().is_none_or(|wanted| {
-                segment.caption(record).is_some_and(|caption| contains(caption, wanted))
-            })
+            && self
+                .caption
+                .as_ref()
+                .is_none_or(|wanted| segment.caption(record).is_some_and(|caption| contains(caption, wanted)))
     }
 }
 

@@ -21,5 +21,7 @@ mod words;
 pub use codes::Probe;
 pub use filter::Filter;
 pub use fusion::{groups, reciprocal_ranks};
-pub use segment::{NewRow, PartStamp, Record, Segment, SegmentBuilder, SegmentError, Status, item_key, merge};
+pub use segment::{
+    NewRow, PartStamp, Record, Segment, SegmentBuilder, SegmentError, Status, item_key, merge,
+};
 pub use view::{Found, Place, View, doubtful};

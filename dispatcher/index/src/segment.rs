@@ -145,7 +145,8 @@ impl Segment {
                 return Err(SegmentError("a record is damaged"));
             }
             if let Some(code) = record.code {
-                let place = rows_of_codes.get_mut(code as usize).ok_or(SegmentError("a record is damaged"))?;
+                let place =
+                    rows_of_codes.get_mut(code as usize).ok_or(SegmentError("a record is damaged"))?;
                 *place = row as u32;
             }
         }

@@ -49,8 +49,7 @@ struct Standing {
     latest: Status,
 }
 
-const OLD: Standing =
-    Standing { has_vectors: false, has_caption: false, latest: Status::Skipped };
+const OLD: Standing = Standing { has_vectors: false, has_caption: false, latest: Status::Skipped };
 
 /// The rows of one item that count.
 #[derive(Debug, Clone, Copy)]

@@ -91,7 +91,9 @@ fn what_may_be_among_the_best_holds_the_best() {
             let probe = Probe::new(shape, &query).unwrap();
             let found = view.nearest(&probe, &Filter::default(), 10);
             let possible: BTreeSet<String> =
-                names(&view, found[..doubtful(&found, 10)].iter().map(|found| found.place)).into_iter().collect();
+                names(&view, found[..doubtful(&found, 10)].iter().map(|found| found.place))
+                    .into_iter()
+                    .collect();
             right += truth[..10].iter().filter(|(_, number)| possible.contains(&number.to_string())).count();
             rounds += 1;
             for hit in &found[..10] {

@@ -78,7 +78,10 @@ fn tell(answer: &Answer, json: bool) -> anyhow::Result<()> {
     };
     output::line(format!("{done}; the index has {}", counted(answer.segments as u64, "segment")));
     if damaged > 0 {
-        output::remark(format!("{} could not be read; `dispatcher verify` says which", counted(damaged, "part")));
+        output::remark(format!(
+            "{} could not be read; `dispatcher verify` says which",
+            counted(damaged, "part")
+        ));
     }
     if left > 0 {
         output::remark(format!("stopped; {} to go: run the same command again", counted(left, "part")));

@@ -48,7 +48,9 @@ pub(super) async fn keep_up(
             display.remark(format!("the search index lacks {parts}; `dispatcher index` takes them in"));
         }
         Err(error) => {
-            display.remark(format!("the search index is behind ({error}); `dispatcher index` takes in the rest"));
+            display.remark(format!(
+                "the search index is behind ({error}); `dispatcher index` takes in the rest"
+            ));
         }
     }
 }

@@ -87,7 +87,11 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         limit: args.top_k as usize,
         group: args.group,
     };
-    let needs_index = !asked.filter.is_open() || asked.words.is_some() || asked.offset > 0 || asked.group || wanted.len() > 1;
+    let needs_index = !asked.filter.is_open()
+        || asked.words.is_some()
+        || asked.offset > 0
+        || asked.group
+        || wanted.len() > 1;
     if args.exact && needs_index {
         return Err(UsageError::new("--exact takes one text or one picture, without filters").into());
     }
@@ -110,7 +114,6 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
     found.show(&search, args.output.json)?;
     Ok(Ended::Well)
 }
-
 
 fn checked(text: &str) -> Result<&str, UsageError> {
     let text = text.trim();
@@ -147,7 +150,8 @@ impl Search<'_> {
             Vec::new()
         } else {
             let _busy = self.display.busy("embedding the query");
-            embedded(self.settings, self.uri, &*archive, stores, self.wanted, self.display, self.patience).await?
+            embedded(self.settings, self.uri, &*archive, stores, self.wanted, self.display, self.patience)
+                .await?
         };
         let space = embedded.first().map(|embedded| embedded.space.clone());
         anyhow::ensure!(

@@ -169,7 +169,8 @@ fn source(text: &str) -> Result<String, UsageError> {
 
 /// Microseconds since 1970.
 fn time(flag: &str, text: &str) -> Result<i64, UsageError> {
-    let day = || text.parse::<Date>().and_then(|date| date.to_zoned(TimeZone::UTC)).map(|zoned| zoned.timestamp());
+    let day =
+        || text.parse::<Date>().and_then(|date| date.to_zoned(TimeZone::UTC)).map(|zoned| zoned.timestamp());
     let time = text.parse::<Timestamp>().or_else(|_| day());
     time.map(Timestamp::as_microsecond).map_err(|_| {
         let examples = "2025-01-31 or 2025-01-31T12:00:00Z";
@@ -178,7 +179,8 @@ fn time(flag: &str, text: &str) -> Result<i64, UsageError> {
 }
 
 fn size(flag: &str, text: &str) -> Result<(u32, u32), UsageError> {
-    let sides = text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    let sides =
+        text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     sides.ok_or_else(|| {
         UsageError::new(format!("{flag}: `{}` is no size; write 1024x768", text.escape_debug()))
     })

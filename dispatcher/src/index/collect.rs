@@ -82,7 +82,10 @@ impl Part {
             self.rows.iter().filter_map(|row| row.embedding_space.as_ref()).collect();
         spaces.sort_unstable();
         spaces.dedup();
-        shape.into_iter().flat_map(|shape| spaces.iter().map(move |space| ((*space).clone(), shape))).collect()
+        shape
+            .into_iter()
+            .flat_map(|shape| spaces.iter().map(move |space| ((*space).clone(), shape)))
+            .collect()
     }
 }
 

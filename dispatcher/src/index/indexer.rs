@@ -78,7 +78,8 @@ impl Indexer {
             let missing = self.missing().await?;
             done.damaged = self.damaged;
             done.left = missing.parts.len() as u64;
-            let tidy = missing.parts.is_empty() && !tidy::is_due(&missing.segments, &missing.damaged, &missing.listing);
+            let tidy = missing.parts.is_empty()
+                && !tidy::is_due(&missing.segments, &missing.damaged, &missing.listing);
             if tidy || stop.is_cancelled() {
                 break;
             }
@@ -157,7 +158,8 @@ impl Indexer {
                 self.damaged += 1;
             }
             let found: BTreeMap<String, Shape> = parts.iter().flat_map(Part::spaces).collect();
-            let new: HashSet<String> = found.keys().filter(|space| !spaces.contains_key(*space)).cloned().collect();
+            let new: HashSet<String> =
+                found.keys().filter(|space| !spaces.contains_key(*space)).cloned().collect();
             for (space, shape) in found {
                 spaces.entry(space).or_insert(shape);
             }
@@ -172,7 +174,8 @@ impl Indexer {
             let parts = Arc::new(parts);
             for (space, shape) in &spaces {
                 let lacks = |part: &Part| {
-                    new.contains(space) || lacking.get(&part.stamp.key).is_some_and(|lacking| lacking.contains(space))
+                    new.contains(space)
+                        || lacking.get(&part.stamp.key).is_some_and(|lacking| lacking.contains(space))
                 };
                 let wanted: Vec<usize> = (0..parts.len()).filter(|place| lacks(&parts[*place])).collect();
                 self.write(space, *shape, parts.clone(), wanted).await?;

@@ -79,7 +79,9 @@ impl Lease {
 async fn read(archive: &dyn Storage) -> Result<Option<Notice>, ArchiveError> {
     match archive.get(layout::INDEX_LEASE, BYTES).await {
         Ok(object) => Ok(serde_json::from_slice(&object.bytes).ok()),
-        Err(error) if matches!(error.kind(), StorageErrorKind::NotFound | StorageErrorKind::TooLarge) => Ok(None),
+        Err(error) if matches!(error.kind(), StorageErrorKind::NotFound | StorageErrorKind::TooLarge) => {
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }

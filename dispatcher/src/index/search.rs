@@ -194,13 +194,15 @@ impl Ready {
             }
         }
         let order = if fused {
-            let places = |(_, ranking): &(_, Vec<(Place, f32)>)| ranking.iter().map(|(place, _)| *place).collect();
+            let places =
+                |(_, ranking): &(_, Vec<(Place, f32)>)| ranking.iter().map(|(place, _)| *place).collect();
             reciprocal_ranks(&rankings.iter().map(places).collect::<Vec<Vec<Place>>>())
         } else {
             rankings.pop().map(|(_, ranking)| ranking).unwrap_or_default()
         };
         let ready = self.clone();
-        let groups = computed(move || if asked.group { ready.grouped(&order) } else { alone(&order) }).await?;
+        let groups =
+            computed(move || if asked.group { ready.grouped(&order) } else { alone(&order) }).await?;
         let page = groups.into_iter().enumerate().skip(asked.offset).take(asked.limit);
         let hits = page.map(|(rank, group)| self.finding(rank + 1, &group, &mut matched)).collect();
         Ok(Hits { hits, pictures: self.pictures(), index: self.freshness.clone() })
@@ -213,9 +215,10 @@ impl Ready {
         filter: &Filter,
         count: usize,
     ) -> Result<Vec<(Place, f32)>, ArchiveError> {
-        let Some((probe, query)) = self.shape.and_then(|shape| {
-            Some((Probe::new(shape, vectors)?, Query::new(vectors.to_vec()).ok()?))
-        }) else {
+        let Some((probe, query)) = self
+            .shape
+            .and_then(|shape| Some((Probe::new(shape, vectors)?, Query::new(vectors.to_vec()).ok()?)))
+        else {
             return Ok(Vec::new());
         };
         let (ready, filter) = (self.clone(), filter.clone());
@@ -287,9 +290,8 @@ impl Ready {
         let mut scratch = captionfleet_index::codes::Scratch::default();
         let groups = groups(order.len(), |leader, other| {
             let shape = self.shape;
-            let probe = probes
-                .entry(leader)
-                .or_insert_with(|| Some(Probe::of_item(shape?, codes(order[leader].0)?)));
+            let probe =
+                probes.entry(leader).or_insert_with(|| Some(Probe::of_item(shape?, codes(order[leader].0)?)));
             let pair = probe.as_ref().zip(codes(order[other].0));
             pair.is_some_and(|(probe, codes)| probe.all(codes, &mut scratch).0 >= ALIKE)
         });
@@ -371,5 +373,7 @@ fn scored(part: &Embeddings, rows: Vec<(Place, String, Option<u64>)>, query: &Qu
 
 /// Runs `work` away from the threads that wait for the network.
 async fn computed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })
 }

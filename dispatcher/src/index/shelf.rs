@@ -145,7 +145,11 @@ impl Shelf {
         if let Place::Cache(folder) = &self.place {
             let wanted: HashSet<String> = keys.iter().map(|key| file_name(key)).collect();
             for file in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                if file.file_name().to_str().is_some_and(|name| name.ends_with(".segment") && !wanted.contains(name)) {
+                if file
+                    .file_name()
+                    .to_str()
+                    .is_some_and(|name| name.ends_with(".segment") && !wanted.contains(name))
+                {
                     drop(std::fs::remove_file(file.path()));
                 }
             }

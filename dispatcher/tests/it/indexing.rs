@@ -59,15 +59,19 @@ fn words_and_filters_choose_what_is_ranked() {
     let captions: Vec<(String, String)> = desk
         .rows()
         .into_iter()
-        .map(|row| (row.item.as_str().rsplit('/').next().unwrap().to_owned(), row.caption.unwrap_or_default()))
+        .map(|row| {
+            (row.item.as_str().rsplit('/').next().unwrap().to_owned(), row.caption.unwrap_or_default())
+        })
         .collect();
     let with = |word: &str| -> BTreeSet<String> {
-        let has = |caption: &str| caption.to_lowercase().split(|c: char| !c.is_alphanumeric()).any(|w| w == word);
+        let has =
+            |caption: &str| caption.to_lowercase().split(|c: char| !c.is_alphanumeric()).any(|w| w == word);
         captions.iter().filter(|(_, caption)| has(caption)).map(|(file, _)| file.clone()).collect()
     };
     let (red, star) = (with("red"), with("star"));
     assert!(!red.is_empty() && red.len() < 40 && !star.is_empty(), "the scenes differ");
-    let by_words: BTreeSet<_> = files(&search(&desk, &["red", "--keywords", "-k", "100"])).into_iter().collect();
+    let by_words: BTreeSet<_> =
+        files(&search(&desk, &["red", "--keywords", "-k", "100"])).into_iter().collect();
     assert_eq!(by_words, red);
 
     // A filter leaves as many hits as there are, however far down they would have stood.
@@ -91,7 +95,9 @@ fn words_and_filters_choose_what_is_ranked() {
         assert_eq!(files(&search(&desk, &all)).len(), count, "{arguments:?}");
     }
     let hybrid = search(&desk, &["a red star", "--hybrid", "-k", "5"]);
-    assert!(hybrid["hits"][0]["matched"]["text"].is_number() && hybrid["hits"][0]["matched"]["words"].is_number());
+    assert!(
+        hybrid["hits"][0]["matched"]["text"].is_number() && hybrid["hits"][0]["matched"]["words"].is_number()
+    );
     let ran = desk.run(["search", "x", "--archive", "archive", "--since", "soon"]);
     assert!(ran.code == 64 && ran.stderr.contains("--since"), "{}", ran.stderr);
 }
@@ -103,7 +109,8 @@ fn new_rows_and_removed_parts_show_at_once() {
     desk.caption(&["--job-size", "4"]).json();
     let other = desk.root().join("more");
     let more = Desk::draw(&other, 4, 24);
-    desk.run(["caption", "more", "--archive", "archive", "--json", "--no-index", "--admin-addr", "off"]).json();
+    desk.run(["caption", "more", "--archive", "archive", "--json", "--no-index", "--admin-addr", "off"])
+        .json();
     let found = search(&desk, &[&more[0].retrieval, "-k", "100"]);
     assert_eq!(files(&found).len(), 16);
     assert_eq!(found["index"]["unindexed"], 1, "{found}");
@@ -154,7 +161,10 @@ fn two_indexers_and_a_killed_one_leave_every_row_once() {
     assert_eq!(found["index"]["unindexed"], 0);
 
     // A segment that was cut off is no use, and is made anew.
-    let whole = segments(&desk).into_iter().find(|path| path.extension().is_some_and(|end| end == "segment")).unwrap();
+    let whole = segments(&desk)
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "segment"))
+        .unwrap();
     let bytes = std::fs::read(&whole).unwrap();
     std::fs::remove_file(&whole).unwrap();
     std::fs::write(&whole, &bytes[..bytes.len() / 2]).unwrap();

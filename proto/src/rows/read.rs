@@ -33,12 +33,15 @@ pub fn read_part(bytes: Bytes, projection: Projection) -> Result<Vec<Row>, Table
 pub fn read_shaped_part(bytes: Bytes) -> Result<(Vec<Row>, Option<EmbeddingShape>), TableError> {
     let mut columns = NARROW.to_vec();
     columns.push(EMBEDDING);
-    let each = |(rows, shape): &mut (Vec<Row>, Option<EmbeddingShape>), batch: &RecordBatch, before: usize| {
-        if shape.is_none() && batch.column_by_name(EMBEDDING).is_some_and(|lists| lists.null_count() < lists.len()) {
-            *shape = Some(shape_of(&batch.schema())?);
-        }
-        append(rows, batch, before)
-    };
+    let each =
+        |(rows, shape): &mut (Vec<Row>, Option<EmbeddingShape>), batch: &RecordBatch, before: usize| {
+            if shape.is_none()
+                && batch.column_by_name(EMBEDDING).is_some_and(|lists| lists.null_count() < lists.len())
+            {
+                *shape = Some(shape_of(&batch.schema())?);
+            }
+            append(rows, batch, before)
+        };
     table::read(bytes, &columns, each, (Vec::new(), None))
 }
 

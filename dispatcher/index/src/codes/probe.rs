@@ -38,7 +38,8 @@ pub struct Scratch {
 impl Probe {
     /// `query` is one or more vectors of `shape.dim` values; `None` if they are not.
     pub fn new(shape: Shape, query: &[Vec<f32>]) -> Option<Self> {
-        let fits = |vector: &Vec<f32>| vector.len() == shape.dim && vector.iter().all(|value| value.is_finite());
+        let fits =
+            |vector: &Vec<f32>| vector.len() == shape.dim && vector.iter().all(|value| value.is_finite());
         if query.is_empty() || !query.iter().all(fits) {
             return None;
         }
@@ -127,7 +128,8 @@ impl ProbeVector {
         let mut table = Vec::with_capacity(turned.len() * 4);
         for four in fours() {
             for signs in 0..16 {
-                let signed = |(bit, value): (usize, &f32)| if signs >> bit & 1 == 1 { *value } else { -value };
+                let signed =
+                    |(bit, value): (usize, &f32)| if signs >> bit & 1 == 1 { *value } else { -value };
                 let sum: f32 = four.iter().enumerate().map(signed).sum();
                 table.push(((sum + reach(four)) / step).round().clamp(0.0, LARGEST) as u8);
             }

@@ -78,7 +78,8 @@ fn portable(block: &[u8], table: &[u8]) -> Sums {
     let mut sums = [0; LANES];
     for (row, table) in block.chunks_exact(LANES).zip(table.chunks_exact(32)) {
         for (sum, signs) in sums.iter_mut().zip(row) {
-            *sum += u16::from(table[usize::from(signs & 15)]) + u16::from(table[16 + usize::from(signs >> 4)]);
+            *sum +=
+                u16::from(table[usize::from(signs & 15)]) + u16::from(table[16 + usize::from(signs >> 4)]);
         }
     }
     sums
@@ -97,7 +98,10 @@ fn dots(query: &[f32], values: &[f32]) -> [f32; LANES] {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[allow(clippy::wildcard_imports, reason = "the intrinsics of an instruction set are a language of their own")]
+#[allow(
+    clippy::wildcard_imports,
+    reason = "the intrinsics of an instruction set are a language of their own"
+)]
 mod avx2 {
     use super::{LANES, Sums};
     use std::arch::x86_64::*;

@@ -65,7 +65,8 @@ impl SegmentBuilder {
     pub fn add_part(&mut self, stamp: PartStamp, rows: &[NewRow<'_>]) {
         let part = self.open_part(stamp);
         let shape = self.shape;
-        let vectors: Vec<&[f16]> = rows.iter().filter(|row| fits_shape(row, shape)).filter_map(|row| row.embedding).collect();
+        let vectors: Vec<&[f16]> =
+            rows.iter().filter(|row| fits_shape(row, shape)).filter_map(|row| row.embedding).collect();
         let sizes = layer_sizes(self.shape);
         let before = self.layers.each_ref().map(Vec::len);
         for (layer, size) in self.layers.iter_mut().zip(sizes) {
@@ -108,7 +109,13 @@ impl SegmentBuilder {
     }
 
     /// Takes over a row of another segment of the same space.
-    pub(super) fn copy(&mut self, mut record: Record, item: &str, caption: Option<&str>, codes: Option<ItemCodes<'_>>) {
+    pub(super) fn copy(
+        &mut self,
+        mut record: Record,
+        item: &str,
+        caption: Option<&str>,
+        codes: Option<ItemCodes<'_>>,
+    ) {
         record.code = codes.map(|codes| {
             let [first, second, rest, scales] = &mut self.layers;
             first.extend_from_slice(codes.first);

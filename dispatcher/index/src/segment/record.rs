@@ -70,7 +70,8 @@ impl Record {
             caption_length: optional(44),
             part: u32_at(bytes, 48),
             code: optional(52),
-            size: Some((u32_at(bytes, 56), u32_at(bytes, 60))).filter(|(width, height)| *width > 0 && *height > 0),
+            size: Some((u32_at(bytes, 56), u32_at(bytes, 60)))
+                .filter(|(width, height)| *width > 0 && *height > 0),
             status: match bytes[64] {
                 0 => Status::Ok,
                 1 => Status::Failed,

@@ -26,8 +26,8 @@ impl View {
                     continue;
                 }
                 let (times, length) = (times as f32, record.words as f32 / mean);
-                let weight = times * (SATURATION + 1.0)
-                    / (times + SATURATION * (1.0 - LENGTH + LENGTH * length));
+                let weight =
+                    times * (SATURATION + 1.0) / (times + SATURATION * (1.0 - LENGTH + LENGTH * length));
                 *scores.entry(place).or_default() += rarity * weight;
             }
         }

@@ -82,7 +82,12 @@ impl View {
     }
 
     /// The `count` codes with the highest scores, in the order in which they were given.
-    fn best(&self, codes: Vec<Code>, count: usize, score: impl Fn(&Segment, usize) -> f32 + Sync) -> Vec<Code> {
+    fn best(
+        &self,
+        codes: Vec<Code>,
+        count: usize,
+        score: impl Fn(&Segment, usize) -> f32 + Sync,
+    ) -> Vec<Code> {
         if codes.len() <= count {
             return codes;
         }

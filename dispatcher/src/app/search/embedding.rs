@@ -54,7 +54,8 @@ pub(super) async fn embedded(
         fleet.start_worker(model, WorkerMetrics::new());
     }
     let (broker, topology) = (fleet.broker.clone(), fleet.topology.clone());
-    let asked = queries.into_iter().map(|query| embed(&*broker, &topology, uri, bundle.clone(), query, patience));
+    let asked =
+        queries.into_iter().map(|query| embed(&*broker, &topology, uri, bundle.clone(), query, patience));
     let embedded = tokio::select! {
         embedded = futures::future::try_join_all(asked) => embedded,
         gone = fleet.worker_gone() => Err(gone),

@@ -17,7 +17,8 @@ pub(super) fn hit(hit: &Hit) -> String {
 
 /// One hit of a search through the index, with what it matched where several rankings took part.
 pub(super) fn finding(finding: &Finding) -> String {
-    let mut text = line(finding.rank, finding.score, &name(&finding.item, finding.frame_ms), &finding.caption);
+    let mut text =
+        line(finding.rank, finding.score, &name(&finding.item, finding.frame_ms), &finding.caption);
     text.push_str(&thumbnail(finding.thumbnail.as_deref()));
     if finding.matched.len() > 1 {
         let matched: Vec<_> =

@@ -45,7 +45,8 @@ pub(super) async fn tidy(
         let merged = tokio::task::spawn_blocking(move || {
             let segments: Vec<&Segment> = group.iter().map(|stored| &*stored.segment).collect();
             let merged = merge(&segments, |part| !exists(&there, part))?;
-            let parts = segments.iter().flat_map(|segment| segment.parts()).filter(|part| exists(&there, part));
+            let parts =
+                segments.iter().flat_map(|segment| segment.parts()).filter(|part| exists(&there, part));
             let mut parts: Vec<&PartStamp> = parts.collect();
             parts.sort();
             parts.dedup();
