@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod config;
 pub mod exit;
 pub mod history;
+pub mod index;
 pub mod ledger;
 pub mod output;
 pub mod plan;

@@ -55,6 +55,15 @@ pub struct Busy {
     bar: Option<ProgressBar>,
 }
 
+impl Busy {
+    /// Says how far it is.
+    pub fn tell(&self, text: String) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text);
+        }
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         if let Some(bar) = &self.bar {

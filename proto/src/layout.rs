@@ -10,7 +10,8 @@
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
 //! videos/RUN/videos.parquet      the finished videos of a run
 //! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
-//! index/                         search index (LanceDB's own files)
+//! index/SPACE/NAME.segment       one segment of the search index of one embedding space
+//! index/lease.json               who writes the search index
 //! ```
 
 use sha2::{Digest, Sha256};
@@ -23,12 +24,15 @@ pub const TOP_FOLDERS: [&str; 8] =
     ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index"];
 /// Everything that describes runs.
 pub const RUNS_PREFIX: &str = "runs/";
-/// Where the search index keeps its files.
+/// Where the search index keeps its segments.
 pub const INDEX_PREFIX: &str = "index/";
+/// Who writes the search index.
+pub const INDEX_LEASE: &str = "index/lease.json";
 
 const PARTS: &str = "parts/";
 const MANIFEST_SUFFIX: &str = ".json";
 const PART_SUFFIX: &str = ".parquet";
+const SEGMENT_SUFFIX: &str = ".segment";
 
 /// Manifest of a run.
 pub fn run_manifest(run: &RunId) -> String {
@@ -128,6 +132,24 @@ pub fn videos(run: &RunId) -> String {
     format!("{}videos.parquet", tracks_prefix(run))
 }
 
+/// A segment of the search index. `space` and `name` are hexadecimal digits.
+pub fn index_segment(space: &str, name: &str) -> String {
+    format!("{INDEX_PREFIX}{space}/{name}{SEGMENT_SUFFIX}")
+}
+
+/// Whether a segment of the search index lies at `key`.
+pub fn is_index_segment(key: &str) -> bool {
+    key.strip_prefix(INDEX_PREFIX).is_some_and(|rest| {
+        rest.strip_suffix(SEGMENT_SUFFIX)
+            .and_then(|rest| rest.split_once('/'))
+            .is_some_and(|(space, name)| [space, name].iter().all(|part| is_hexadecimal(part)))
+    })
+}
+
+fn is_hexadecimal(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 fn by_digest(folder: &str, sha256: &str) -> String {
     format!("{folder}/{}/{sha256}", sha256.get(..2).unwrap_or_default())
 }
@@ -154,6 +176,7 @@ mod tests {
             "videos/r1/_C3_BCber_20den_20D_C3_A4chern.mp4.21628bc0.vtt"
         );
         assert_eq!(videos(&run), "videos/r1/videos.parquet");
+        assert_eq!(index_segment("0a", "1b"), "index/0a/1b.segment");
     }
 
     #[test]
@@ -162,6 +185,8 @@ mod tests {
         assert_eq!(job_of_part(&part(&run, &job)), Some((run.clone(), job)));
         assert_eq!(run_of_manifest(&run_manifest(&run)), Some(run.clone()));
         assert_eq!(run_of_manifest(&run_items(&run, 0)), None);
+        assert!(is_index_segment(&index_segment("0a", "1b")));
+        assert!(!is_index_segment(INDEX_LEASE) && !is_index_segment("index/../1b.segment"));
         for stranger in
             ["parts/r/x.csv", "parts/x.parquet", "parts/r/a/b.parquet", "runs/r.json", "parts/../x.parquet"]
         {

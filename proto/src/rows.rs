@@ -15,7 +15,7 @@ use jiff::Timestamp;
 pub use column::schema;
 pub use embeddings::{Embeddings, read_embeddings};
 pub use keys::{RowKey, read_keys};
-pub use read::{Projection, read_part};
+pub use read::{Projection, read_part, read_shaped_part};
 pub use write::write_part;
 
 use crate::job::{JobId, RunId};

@@ -39,6 +39,14 @@ async fn a_worker_killed_in_the_middle_loses_and_doubles_nothing() {
     let hits: Vec<&str> =
         found["hits"].as_array().unwrap().iter().map(|hit| hit["item"].as_str().unwrap()).collect();
     assert!(hits.iter().any(|item| item.ends_with(&scene.file)), "{} is not in {hits:?}", scene.file);
+    assert_eq!((&found["pictures"], &found["index"]["unindexed"]), (&500.into(), &0.into()), "{found}");
+
+    // The index has everything already; two indexers at once agree about that.
+    let index = ["index", "--archive", &archive, "--s3-endpoint", fleet.s3_endpoint(), "--json"];
+    let (one, other) = tokio::join!(dispatcher(index), dispatcher(index));
+    for indexed in [one, other] {
+        assert_eq!(indexed.unwrap().success().unwrap().json().unwrap()["left"], 0);
+    }
 
     steady.signal("TERM");
     let status = steady.wait(Duration::from_secs(30)).await.unwrap();

@@ -1,6 +1,7 @@
 //! `dispatcher caption`: plan, write down, publish, follow, report.
 
 use super::fleet::Fleet;
+use super::indexing::keep_up;
 use super::prepare::{Prepared, prepare};
 use super::stopping;
 use crate::config::UsageError;
@@ -39,6 +40,8 @@ const NAMED: usize = 10;
 pub struct Manner {
     /// Publish and leave.
     pub detach: bool,
+    /// Keep the search index up to date.
+    pub index: bool,
     /// Where metrics are served.
     pub admin: AdminAddr,
     /// What the user sees meanwhile.
@@ -56,6 +59,7 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
     }
     let manner = Manner {
         detach: args.detach,
+        index: !args.no_index,
         admin: admin_address(&args.admin_addr)?,
         display: Display::choose(args.output.quiet),
         stop: stopping::on_signal()?,
@@ -153,7 +157,18 @@ impl Submission<'_> {
             self.fleet.close().await?;
             return Ok(report);
         }
-        let outcome = self.work(&mut report).await;
+        let outcome = if self.manner.index && !self.manner.detach {
+            let (archive, last) = (self.prepared.archive.clone(), CancellationToken::new());
+            let indexing = keep_up(archive, &self.settings.archive, last.clone(), self.manner.display);
+            let working = async {
+                let outcome = self.work(&mut report).await;
+                last.cancel();
+                outcome
+            };
+            tokio::join!(working, indexing).0
+        } else {
+            self.work(&mut report).await
+        };
         let closed = self.fleet.close().await;
         outcome?;
         closed?;

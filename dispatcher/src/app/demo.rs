@@ -50,7 +50,13 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<Ended> {
 }
 
 fn manner() -> anyhow::Result<Manner> {
-    Ok(Manner { detach: false, admin: AdminAddr::Off, display: Display::Quiet, stop: stopping::on_signal()? })
+    Ok(Manner {
+        detach: false,
+        index: true,
+        admin: AdminAddr::Off,
+        display: Display::Quiet,
+        stop: stopping::on_signal()?,
+    })
 }
 
 /// Where everything lies.

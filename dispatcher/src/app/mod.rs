@@ -3,6 +3,8 @@
 pub mod caption;
 pub mod demo;
 pub mod fleet;
+pub mod index;
+mod indexing;
 pub mod plan;
 pub mod prepare;
 pub mod retry;
@@ -21,6 +23,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Demo(args) => demo::run(args).await,
         Command::Caption(args) => caption::run(args).await,
         Command::Search(args) => search::run(args).await,
+        Command::Index(args) => index::run(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Status(args) => status::run(args.archive).await,
         Command::Verify(args) => verify::run(args.archive).await,

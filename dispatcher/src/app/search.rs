@@ -1,27 +1,25 @@
-//! `dispatcher search`: embed the query, compare it with every picture, show the best.
+//! `dispatcher search`: embed the query, look it up in the index or compare it with every picture, show the best.
 
-use super::fleet::{Fleet, Model};
+mod embedding;
+mod lines;
+mod thumbnails;
+
 use super::stopping;
 use crate::archive;
 use crate::config::UsageError;
-use crate::config::args::SearchArgs;
+use crate::config::search_args::SearchArgs;
 use crate::config::settings::{FleetSettings, archive as archive_uri};
 use crate::exit::Ended;
-use crate::output::{self, clipped, counted, plain};
-use crate::progress::{Display, clock};
-use crate::search::query::{Embedded, embed};
+use crate::index::{Asked, Freshness, Hits, Opened, Ready, Shelf};
+use crate::output::{self, counted};
+use crate::progress::Display;
+use crate::search::query::Embedded;
 use crate::search::{Hit, Query as QueryVectors, Ranking, rank};
-use crate::staging::address;
-use anyhow::Context as _;
-use captionfleet_proto::job::{JobItem, Query};
-use captionfleet_proto::layout;
-use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind, Stores};
-use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
-use captionfleet_worker::demo_model;
-use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
-use futures::{StreamExt as _, TryStreamExt as _};
+use captionfleet_index::Filter;
+use captionfleet_proto::storage::{Storage, Stores};
+use captionfleet_proto::uri::ArchiveUri;
+use embedding::embedded;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,21 +27,42 @@ use std::time::Duration;
 /// The longest query text, in bytes; the model cuts it far below that.
 const TEXT_BYTES: usize = 4096;
 
-/// The answer.
+/// The answer without an index.
 #[derive(Debug, Serialize)]
-struct Answer {
+struct ExactAnswer {
     archive: String,
     embedding_space: String,
     pictures: usize,
     hits: Vec<Hit>,
 }
 
+/// The answer through the index.
+#[derive(Debug, Serialize)]
+struct Answer {
+    archive: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding_space: Option<String>,
+    #[serde(flatten)]
+    found: Hits,
+}
+
 /// What is searched for.
+#[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
     /// Pictures that a text describes.
     Text(&'a str),
     /// Pictures like one in a file.
     Image(&'a Path),
+}
+
+impl Wanted<'_> {
+    /// What hits call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Image(_) => "image",
+        }
+    }
 }
 
 /// Runs the command.
@@ -54,60 +73,46 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         let reason = "--broker needs an s3:// archive; leave out --broker to search a folder's archive";
         return Err(UsageError::new(format!("--archive {uri}: {reason}")).into());
     }
-    let wanted = match (&args.text, &args.image) {
-        (_, Some(image)) => Wanted::Image(image),
-        (Some(text), None) => Wanted::Text(checked(text)?),
-        (None, None) => return Err(UsageError::new("give a text or --image FILE").into()),
+    let text = args.text.as_deref().map(checked).transpose()?;
+    let mut wanted = Vec::new();
+    if !args.keywords {
+        wanted.extend(text.map(Wanted::Text));
+        wanted.extend(args.image.as_deref().map(Wanted::Image));
+    }
+    let asked = Asked {
+        vectors: Vec::new(),
+        words: text.filter(|_| args.hybrid || args.keywords).map(str::to_owned),
+        filter: args.filter.filter()?,
+        offset: args.offset as usize,
+        limit: args.top_k as usize,
+        group: args.group,
     };
-    let display = Display::choose(args.output.quiet);
+    let needs_index = !asked.filter.is_open()
+        || asked.words.is_some()
+        || asked.offset > 0
+        || asked.group
+        || wanted.len() > 1;
+    if args.exact && needs_index {
+        return Err(UsageError::new("--exact takes one text or one picture, without filters").into());
+    }
+    let search = Search {
+        settings: &settings,
+        uri: &uri,
+        wanted: &wanted,
+        asked,
+        display: Display::choose(args.output.quiet),
+        patience: Duration::from_secs(args.timeout),
+        exact: args.exact,
+        needs_index,
+        thumbnails: args.thumbnails,
+    };
     let stop = stopping::on_signal()?;
-    let searching = search(&settings, &uri, &wanted, display, Duration::from_secs(args.timeout));
-    let (ranking, space) = tokio::select! {
-        found = searching => found?,
+    let found = tokio::select! {
+        found = search.run() => found?,
         () = stop.cancelled() => anyhow::bail!("stopped"),
     };
-    let pictures = ranking.pictures();
-    let mut hits = ranking.best(args.top_k as usize);
-    if args.thumbnails {
-        find_thumbnails(&mut hits, &settings, &uri).await?;
-    }
-    if args.output.json {
-        output::json(&Answer { archive: uri.to_string(), embedding_space: space, pictures, hits })?;
-    } else {
-        for hit in &hits {
-            output::line(line(hit));
-        }
-        display.remark(format!("compared with {}", counted(pictures as u64, "picture")));
-    }
+    found.show(&search, args.output.json)?;
     Ok(Ended::Well)
-}
-
-/// Heads of objects that are asked for at once.
-const HEADS_AT_ONCE: usize = 16;
-
-/// Says of every frame found where its small picture is.
-async fn find_thumbnails(hits: &mut [Hit], settings: &FleetSettings, uri: &ArchiveUri) -> anyhow::Result<()> {
-    let archive = archive::open(&Stores::new(settings.storage.clone()), uri).await?;
-    let frames = hits.iter_mut().filter_map(|hit| {
-        let key = layout::thumbnail(&ItemUri::parse(&hit.item).ok()?, hit.frame_ms?);
-        Some((hit, key))
-    });
-    futures::stream::iter(frames)
-        .map(|(hit, key)| {
-            let archive = &archive;
-            async move {
-                match archive.head(&key).await {
-                    Ok(_) => hit.thumbnail = Some(address(uri, &key).to_string()),
-                    Err(error) if error.kind() == StorageErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-                Ok(())
-            }
-        })
-        .buffer_unordered(HEADS_AT_ONCE)
-        .try_collect::<()>()
-        .await?;
-    Ok(())
 }
 
 fn checked(text: &str) -> Result<&str, UsageError> {
@@ -116,6 +121,153 @@ fn checked(text: &str) -> Result<&str, UsageError> {
         return Err(UsageError::new(format!("the text must have 1 to {TEXT_BYTES} bytes")));
     }
     Ok(text)
+}
+
+/// One search.
+struct Search<'a> {
+    settings: &'a FleetSettings,
+    uri: &'a ArchiveUri,
+    wanted: &'a [Wanted<'a>],
+    asked: Asked,
+    display: Display,
+    patience: Duration,
+    exact: bool,
+    needs_index: bool,
+    thumbnails: bool,
+}
+
+/// What it found.
+enum Outcome {
+    Exact { hits: Vec<Hit>, pictures: usize, space: String },
+    Indexed { found: Hits, space: Option<String> },
+}
+
+impl Search<'_> {
+    async fn run(&self) -> anyhow::Result<Outcome> {
+        let stores = Arc::new(Stores::new(self.settings.storage.clone()));
+        let archive = open(&stores, self.uri).await?;
+        let embedded = if self.wanted.is_empty() {
+            Vec::new()
+        } else {
+            let _busy = self.display.busy("embedding the query");
+            embedded(self.settings, self.uri, &*archive, stores, self.wanted, self.display, self.patience)
+                .await?
+        };
+        let space = embedded.first().map(|embedded| embedded.space.clone());
+        anyhow::ensure!(
+            embedded.iter().all(|embedded| Some(&embedded.space) == space.as_ref()),
+            "text and picture were embedded by workers with different models; name one with --model"
+        );
+        let shelf = Shelf::new(archive.clone(), self.uri);
+        if let Some(ready) = self.ready(&shelf, space.as_deref()).await? {
+            let vectors = self.wanted.iter().map(|wanted| wanted.name());
+            let vectors = vectors.zip(embedded.iter().map(|embedded| embedded.vectors.clone())).collect();
+            let asked = Asked { vectors, ..self.asked.clone() };
+            let _busy = self.display.busy("searching");
+            let mut found = Arc::new(ready).search(&shelf, asked).await?;
+            if self.thumbnails {
+                let frames = found.hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
+                thumbnails::find(&*archive, self.uri, frames.collect()).await?;
+            }
+            return Ok(Outcome::Indexed { found, space });
+        }
+        match embedded.into_iter().next() {
+            Some(embedded) => {
+                let (ranking, space) = compare(&*archive, self.uri, embedded, self.display).await?;
+                let pictures = ranking.pictures();
+                let mut hits = ranking.best(self.asked.limit);
+                if self.thumbnails {
+                    let frames = hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
+                    thumbnails::find(&*archive, self.uri, frames.collect()).await?;
+                }
+                Ok(Outcome::Exact { hits, pictures, space })
+            }
+            None => anyhow::bail!("{}: no row here can be read", self.uri),
+        }
+    }
+
+    /// The index, if it is to be used.
+    async fn ready(&self, shelf: &Shelf, space: Option<&str>) -> anyhow::Result<Option<Ready>> {
+        if self.exact {
+            return Ok(None);
+        }
+        let ours = |segment: &captionfleet_index::Segment| space.is_none_or(|space| segment.space() == space);
+        let indexed = shelf.segments().await?.0.iter().any(|stored| ours(&stored.segment));
+        if !indexed && !self.needs_index {
+            return Ok(None);
+        }
+        let _busy = self.display.busy("opening the index");
+        match Ready::open(shelf, space).await? {
+            // The exact search says why there is nothing to compare with.
+            Opened::Ready(ready) if ready.pictures() == 0 && !self.wanted.is_empty() => Ok(None),
+            Opened::Ready(ready) => Ok(Some(*ready)),
+            Opened::Behind { unindexed } => {
+                let uri = self.uri;
+                let lacking = format!(
+                    "the index of {uri} lacks {} (`dispatcher index --archive {uri}` takes them in)",
+                    counted(unindexed as u64, "part")
+                );
+                anyhow::ensure!(!self.needs_index, "{lacking}; this search needs it");
+                self.display.remark(format!("{lacking}; comparing with every part instead"));
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl Outcome {
+    fn show(self, search: &Search<'_>, json: bool) -> anyhow::Result<()> {
+        let archive = search.uri.to_string();
+        match self {
+            Self::Exact { hits, pictures, space } => {
+                if json {
+                    return output::json(&ExactAnswer { archive, embedding_space: space, pictures, hits });
+                }
+                for hit in &hits {
+                    output::line(lines::hit(hit));
+                }
+                search.display.remark(format!("compared with {}", counted(pictures as u64, "picture")));
+            }
+            Self::Indexed { found, space } => {
+                if json {
+                    return output::json(&Answer { archive, embedding_space: space, found });
+                }
+                for finding in &found.hits {
+                    output::line(lines::finding(finding));
+                }
+                if found.hits.is_empty() && search.asked.filter != Filter::default() {
+                    search.display.remark("nothing passes the filters");
+                }
+                tell_freshness(&found.index, found.pictures, search.display);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn tell_freshness(index: &Freshness, pictures: usize, display: Display) {
+    let (pictures, parts) = (counted(pictures as u64, "picture"), counted(index.parts as u64, "part"));
+    display.remark(match index.unindexed {
+        0 => format!("searched {pictures}; the index has all {parts}"),
+        behind => format!("searched {pictures}; {behind} of {parts} are not in the index yet and were read"),
+    });
+    if !index.foreign.is_empty() {
+        let foreign = index.foreign.iter().map(|(space, rows)| (space, *rows as u64));
+        display.remark(lines::foreign(foreign));
+    }
+    if index.damaged > 0 {
+        display.remark(lines::damaged(index.damaged as u64));
+    }
+}
+
+/// Opens an archive that has something in it.
+async fn open(stores: &Stores, uri: &ArchiveUri) -> anyhow::Result<Arc<dyn Storage>> {
+    let archive = archive::open(stores, uri).await?;
+    anyhow::ensure!(
+        !archive::parts(&*archive, None).await?.is_empty(),
+        "{uri}: there is nothing to search here yet; `dispatcher caption … --archive {uri}` fills it"
+    );
+    Ok(archive)
 }
 
 /// Compares the query with every picture of the archive; also the name of the embedding space.
@@ -127,90 +279,25 @@ pub async fn search(
     patience: Duration,
 ) -> anyhow::Result<(Ranking, String)> {
     let stores = Arc::new(Stores::new(settings.storage.clone()));
-    let archive = archive::open(&stores, uri).await?;
-    anyhow::ensure!(
-        !archive::parts(&*archive, None).await?.is_empty(),
-        "{uri}: there is nothing to search here yet; `dispatcher caption … --archive {uri}` fills it"
-    );
-    let embedded = {
-        let _busy = display.busy("embedding the query");
-        embedded(settings, uri, &*archive, stores.clone(), wanted, display, patience).await?
-    };
+    let archive = open(&stores, uri).await?;
+    let embedded = embedded(settings, uri, &*archive, stores, &[*wanted], display, patience).await?;
+    let embedded = embedded.into_iter().next().expect("one query has one embedding");
+    compare(&*archive, uri, embedded, display).await
+}
+
+async fn compare(
+    archive: &dyn Storage,
+    uri: &ArchiveUri,
+    embedded: Embedded,
+    display: Display,
+) -> anyhow::Result<(Ranking, String)> {
     let query = QueryVectors::new(embedded.vectors)?;
     let (ranking, damaged) = {
         let _busy = display.busy("comparing");
-        rank(&*archive, query, &embedded.space).await?
+        rank(archive, query, &embedded.space).await?
     };
     tell(&ranking, damaged, &embedded.space, uri, display)?;
     Ok((ranking, embedded.space))
-}
-
-/// Embeds the query by the fleet, or by a worker in this process.
-async fn embedded(
-    settings: &FleetSettings,
-    uri: &ArchiveUri,
-    archive: &dyn Storage,
-    stores: Arc<Stores>,
-    wanted: &Wanted<'_>,
-    display: Display,
-    patience: Duration,
-) -> anyhow::Result<Embedded> {
-    let model = match (settings.is_remote(), &settings.model) {
-        (true, None) => None,
-        _ => Some(Model::resolve(settings, &stores).await?),
-    };
-    if let Some(model) = &model {
-        anyhow::ensure!(
-            model.embedding_space().is_some(),
-            "this model has no retrieval heads and cannot search: name another one with --model"
-        );
-    }
-    let bundle = model.as_ref().map(Model::id);
-    let mut fleet = if settings.is_remote() {
-        Fleet::remote(settings, stores).await?
-    } else {
-        Fleet::embedded(settings, stores).await?
-    };
-    let query = query(wanted, uri, archive, settings.is_remote()).await?;
-    if let (Some(model), false) = (model, settings.is_remote()) {
-        if model.is_demo {
-            display.remark(demo_model::NOTICE);
-        }
-        fleet.start_worker(model, WorkerMetrics::new());
-    }
-    let (broker, topology) = (fleet.broker.clone(), fleet.topology.clone());
-    let embedded = tokio::select! {
-        embedded = embed(&*broker, &topology, uri, bundle, query, patience) => embedded,
-        gone = fleet.worker_gone() => Err(gone),
-    };
-    let closed = fleet.close().await;
-    let embedded = embedded?;
-    closed?;
-    Ok(embedded)
-}
-
-/// The query; a picture is copied into the archive where workers elsewhere must read it.
-async fn query(
-    wanted: &Wanted<'_>,
-    uri: &ArchiveUri,
-    archive: &dyn Storage,
-    remote: bool,
-) -> anyhow::Result<Query> {
-    let path = match wanted {
-        Wanted::Text(text) => return Ok(Query::Text { text: (*text).to_owned() }),
-        Wanted::Image(path) => *path,
-    };
-    let unreadable = || format!("--image {}: the file cannot be read", path.display());
-    let bytes = std::fs::read(path).with_context(unreadable)?;
-    let mut item = JobItem::new(ItemUri::from_path(&std::path::absolute(path)?.canonicalize()?)?);
-    let sha256 = hex::encode(Sha256::digest(&bytes));
-    if remote {
-        let key = layout::query_image(&sha256);
-        archive.put(&key, bytes.into(), PutMode::IfAbsent).await?;
-        item.fetch = Some(address(uri, &key));
-    }
-    item.sha256 = Some(sha256);
-    Ok(Query::Image { item })
 }
 
 /// Says what the search could not see.
@@ -221,44 +308,21 @@ fn tell(
     uri: &ArchiveUri,
     display: Display,
 ) -> anyhow::Result<()> {
-    let foreign: Vec<_> = ranking
-        .foreign()
-        .iter()
-        .map(|(space, rows)| format!("{space} ({})", counted(*rows, "row")))
-        .collect();
+    let foreign = || ranking.foreign().iter().map(|(space, rows)| (space, *rows));
     if ranking.pictures() == 0 {
         anyhow::ensure!(
-            foreign.is_empty(),
+            ranking.foreign().is_empty(),
             "{uri}: the query was embedded in the space {space}, but this archive has {}; name the model that made \
              it with --model",
-            foreign.join(", ")
+            lines::spaces(foreign())
         );
         anyhow::bail!("{uri}: no picture here has an embedding; was it made with --no-embed?");
     }
-    if !foreign.is_empty() {
-        display.remark(format!("not compared, because made by other models: {}", foreign.join(", ")));
+    if !ranking.foreign().is_empty() {
+        display.remark(lines::foreign(foreign()));
     }
     if damaged > 0 {
-        let parts = counted(damaged, "part");
-        display.remark(format!("{parts} could not be read; `dispatcher verify` says which"));
+        display.remark(lines::damaged(damaged));
     }
     Ok(())
-}
-
-/// One hit as text, with the picture's name as people write it.
-fn line(hit: &Hit) -> String {
-    let frame = hit.frame_ms.map(|frame| format!(" at {}", clock(frame))).unwrap_or_default();
-    let thumbnail = hit.thumbnail.as_ref().map(|at| format!("  {at}")).unwrap_or_default();
-    let name = match ItemUri::parse(&hit.item).as_ref().map(ItemUri::location) {
-        Ok(Location::File(path)) => path.display().to_string(),
-        Ok(Location::S3 { bucket, key }) => format!("s3://{bucket}/{key}"),
-        Err(_) => hit.item.clone(),
-    };
-    format!(
-        "{:>3}  {:.3}  {}{frame}  {}{thumbnail}",
-        hit.rank,
-        hit.score,
-        plain(&name),
-        clipped(&plain(&hit.caption), 100)
-    )
 }

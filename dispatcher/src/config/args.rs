@@ -1,5 +1,6 @@
 //! The command line, as typed.
 
+use super::search_args::SearchArgs;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub enum Command {
     Caption(CaptionArgs),
     /// Find pictures by text or by another picture
     Search(SearchArgs),
+    /// Bring the search index of an archive up to its parts
+    Index(IndexArgs),
     /// Say what `caption` would do, without doing it
     Plan(PlanArgs),
     /// List the runs of an archive and how far they are
@@ -210,6 +213,10 @@ pub struct CaptionArgs {
     #[arg(long)]
     pub detach: bool,
 
+    /// Leave the search index as it is
+    #[arg(long)]
+    pub no_index: bool,
+
     /// Exit with 1 when any row failed
     #[arg(long)]
     pub strict: bool,
@@ -240,43 +247,27 @@ pub struct PlanArgs {
     pub output: OutputArgs,
 }
 
-/// `dispatcher search`.
+/// `dispatcher index`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  dispatcher search \"two people on a boat\" --archive ./captions
-  dispatcher search --image boat.jpg --archive s3://photos/captions --top-k 20 --json
+  dispatcher index --archive ./captions
+  dispatcher index --archive s3://photos/captions --watch
 
-The query must be embedded by the model that made the archive: name it with --model, or let the fleet's workers do
-it with --broker.")]
-pub struct SearchArgs {
-    /// What to look for
-    #[arg(value_name = "TEXT", required_unless_present = "image", conflicts_with = "image")]
-    pub text: Option<String>,
-
-    /// Look for pictures like this one
-    #[arg(long, value_name = "FILE")]
-    pub image: Option<PathBuf>,
-
+`caption` keeps the index up to date while it runs; this takes in what came before or from elsewhere. The index is made
+from the parts alone and may be deleted. Several indexers may be started: one works, the others wait for it.")]
+pub struct IndexArgs {
     /// The archive: a folder, or s3://bucket/prefix
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: String,
 
-    /// How many pictures to show
-    #[arg(long, short = 'k', value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub top_k: u32,
+    /// Endpoint of an S3 server other than AWS
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
 
-    /// Say where the small picture of each frame found is, where `caption --thumbnails` kept one
+    /// Go on and look for new parts until interrupted
     #[arg(long)]
-    pub thumbnails: bool,
-
-    /// Seconds to wait for a worker's answer
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pub timeout: u64,
-
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub fleet: FleetArgs,
+    pub watch: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]

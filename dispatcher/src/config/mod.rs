@@ -4,6 +4,7 @@
 //! [`settings`] what follows from it.
 
 pub mod args;
+pub mod search_args;
 pub mod settings;
 
 pub use args::{Cli, Command};

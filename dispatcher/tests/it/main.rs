@@ -6,6 +6,7 @@ mod awkward;
 mod desk;
 mod errors;
 mod finding;
+mod indexing;
 mod resume;
 mod verifying;
 mod videos;

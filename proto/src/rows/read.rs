@@ -6,8 +6,8 @@ use arrow_array::{Array, FixedSizeListArray, RecordBatch};
 use bytes::Bytes;
 use half::f16;
 
-use super::column::{EMBEDDING, NARROW};
-use super::{Row, Status, TableError};
+use super::column::{EMBEDDING, NARROW, shape_of};
+use super::{EmbeddingShape, Row, Status, TableError};
 use crate::table::{self, Cells, TextColumn};
 
 /// How much of a row is read.
@@ -27,6 +27,22 @@ pub fn read_part(bytes: Bytes, projection: Projection) -> Result<Vec<Row>, Table
         columns.push(EMBEDDING);
     }
     table::read(bytes, &columns, append, Vec::new())
+}
+
+/// Reads all rows of a part, and how the vectors of those that have any are arranged.
+pub fn read_shaped_part(bytes: Bytes) -> Result<(Vec<Row>, Option<EmbeddingShape>), TableError> {
+    let mut columns = NARROW.to_vec();
+    columns.push(EMBEDDING);
+    let each =
+        |(rows, shape): &mut (Vec<Row>, Option<EmbeddingShape>), batch: &RecordBatch, before: usize| {
+            if shape.is_none()
+                && batch.column_by_name(EMBEDDING).is_some_and(|lists| lists.null_count() < lists.len())
+            {
+                *shape = Some(shape_of(&batch.schema())?);
+            }
+            append(rows, batch, before)
+        };
+    table::read(bytes, &columns, each, (Vec::new(), None))
 }
 
 fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(), TableError> {

@@ -1,16 +1,19 @@
-//! Where fetched models are kept between starts.
+//! Where what was fetched is kept between starts.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
 /// The folder named by `CAPTIONFLEET_CACHE`, or the user's cache folder.
-pub(super) fn folder() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When none of them is known.
+pub fn folder() -> anyhow::Result<PathBuf> {
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     variable("CAPTIONFLEET_CACHE")
         .or_else(|| variable("XDG_CACHE_HOME").map(|cache| cache.join("captionfleet")))
         .or_else(|| variable("HOME").map(|home| home.join(".cache/captionfleet")))
-        .context("there is no place to keep fetched models: set CAPTIONFLEET_CACHE to a folder")
+        .context("there is no place to keep what is fetched: set CAPTIONFLEET_CACHE to a folder")
 }
 
 /// Writes a file that is either whole or not there.

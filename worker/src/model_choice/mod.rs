@@ -7,6 +7,7 @@ mod remote;
 use std::path::PathBuf;
 
 use anyhow::Context;
+pub use cache::folder as cache_folder;
 /// A checked bundle, for callers that hold one without knowing the model crate.
 pub use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::storage::Stores;

@@ -1,0 +1,134 @@
+//! Many segments seen as one.
+
+mod keywords;
+mod nearest;
+
+use crate::segment::{PartStamp, Record, Segment, Status};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use nearest::doubtful;
+
+/// A row of a view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Which segment.
+    pub segment: u32,
+    /// Which of its rows.
+    pub row: u32,
+}
+
+/// A row that answers a query.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Found {
+    /// The row.
+    pub place: Place,
+    /// How well it does.
+    pub score: f32,
+    /// How far `score` may typically be from the true one.
+    pub error: f32,
+}
+
+/// Several segments, of which the latest row of each item counts.
+#[derive(Debug)]
+pub struct View {
+    segments: Vec<Arc<Segment>>,
+    /// For each row whether it counts, and how the item ended last.
+    standing: Vec<Vec<Standing>>,
+    items: usize,
+}
+
+/// What a row is among the rows of its item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    /// It is the latest that has codes.
+    has_vectors: bool,
+    /// It is the latest that was captioned.
+    has_caption: bool,
+    /// How the latest of all ended.
+    latest: Status,
+}
+
+const OLD: Standing = Standing { has_vectors: false, has_caption: false, latest: Status::Skipped };
+
+/// The rows of one item that count.
+#[derive(Debug, Clone, Copy)]
+struct Item {
+    latest: (i64, Status),
+    vectors: Option<(i64, Place)>,
+    caption: Option<(i64, Place)>,
+}
+
+impl View {
+    /// Looks at `segments`, without the parts for which `exists` says no.
+    pub fn new(segments: Vec<Arc<Segment>>, exists: impl Fn(&PartStamp) -> bool) -> Self {
+        let mut items: HashMap<u128, Item> =
+            HashMap::with_capacity(segments.iter().map(|segment| segment.rows()).sum());
+        for (number, segment) in segments.iter().enumerate() {
+            let there: Vec<bool> = segment.parts().iter().map(&exists).collect();
+            for row in 0..segment.rows() {
+                let record = segment.record(row);
+                if there[record.part as usize] {
+                    note(&mut items, &record, Place { segment: number as u32, row: row as u32 });
+                }
+            }
+        }
+        let mut standing: Vec<Vec<Standing>> =
+            segments.iter().map(|segment| vec![OLD; segment.rows()]).collect();
+        for item in items.values() {
+            let mut mark = |place: Place, set: fn(&mut Standing)| {
+                let standing = &mut standing[place.segment as usize][place.row as usize];
+                standing.latest = item.latest.1;
+                set(standing);
+            };
+            if let Some((_, place)) = item.vectors {
+                mark(place, |standing| standing.has_vectors = true);
+            }
+            if let Some((_, place)) = item.caption {
+                mark(place, |standing| standing.has_caption = true);
+            }
+        }
+        Self { segments, standing, items: items.len() }
+    }
+
+    /// Its segments.
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        &self.segments
+    }
+
+    /// Number of different items.
+    pub fn items(&self) -> usize {
+        self.items
+    }
+
+    /// Number of items that can be found by their vectors.
+    pub fn pictures(&self) -> usize {
+        self.standing.iter().flatten().filter(|standing| standing.has_vectors).count()
+    }
+
+    /// The segment and the record of a row.
+    pub fn row(&self, place: Place) -> (&Segment, Record) {
+        let segment = &self.segments[place.segment as usize];
+        (segment, segment.record(place.row as usize))
+    }
+}
+
+/// Of equal times the first row seen counts: copies of a row in several segments are the same.
+fn note(items: &mut HashMap<u128, Item>, record: &Record, place: Place) {
+    let finished = record.finished;
+    let item = items.entry(record.key).or_insert(Item {
+        latest: (finished, record.status),
+        vectors: None,
+        caption: None,
+    });
+    if finished > item.latest.0 {
+        item.latest = (finished, record.status);
+    }
+    let newer = |known: Option<(i64, Place)>| known.is_none_or(|(known, _)| finished > known);
+    if record.code.is_some() && newer(item.vectors) {
+        item.vectors = Some((finished, place));
+    }
+    if record.status == Status::Ok && newer(item.caption) {
+        item.caption = Some((finished, place));
+    }
+}

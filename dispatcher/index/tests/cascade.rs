@@ -1,0 +1,187 @@
+//! Segments and views: what they find against exhaustive search, and which rows count.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use captionfleet_index::codes::Shape;
+use captionfleet_index::{
+    Filter, NewRow, PartStamp, Probe, Segment, SegmentBuilder, Status, View, doubtful, merge,
+};
+use half::f16;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+struct Dice(u64);
+
+impl Dice {
+    fn unit(&mut self, dim: usize) -> Vec<f32> {
+        let mut vector: Vec<f32> = (0..dim)
+            .map(|_| {
+                self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                ((self.0 >> 40) as f32) / 8_388_608.0 - 1.0
+            })
+            .collect();
+        let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        vector.iter_mut().for_each(|value| *value /= norm);
+        vector
+    }
+
+    fn item(&mut self, shape: Shape) -> Vec<f16> {
+        (0..shape.vectors).flat_map(|_| self.unit(shape.dim)).map(f16::from_f32).collect()
+    }
+}
+
+fn row<'a>(item: &'a str, finished: i64, embedding: Option<&'a [f16]>) -> NewRow<'a> {
+    NewRow {
+        item,
+        frame_ms: None,
+        finished,
+        status: if embedding.is_some() { Status::Ok } else { Status::Failed },
+        caption: embedding.is_some().then_some("a red star"),
+        size: Some((640, 480)),
+        embedding,
+    }
+}
+
+fn stamp(key: &str) -> PartStamp {
+    PartStamp { key: key.to_owned(), size: 1, etag: None }
+}
+
+fn segment(shape: Shape, key: &str, rows: &[NewRow<'_>]) -> Arc<Segment> {
+    let mut builder = SegmentBuilder::new("space", shape);
+    builder.add_part(stamp(key), rows);
+    Arc::new(builder.open().unwrap())
+}
+
+fn score(query: &[Vec<f32>], item: &[f16]) -> f32 {
+    let dim = query[0].len();
+    let dot = |one: &[f32], other: &[f16]| one.iter().zip(other).map(|(a, b)| a * b.to_f32()).sum::<f32>();
+    let best = |query: &Vec<f32>| {
+        item.chunks_exact(dim).map(|vector| dot(query, vector)).fold(f32::NEG_INFINITY, f32::max)
+    };
+    query.iter().map(best).sum::<f32>() / query.len() as f32
+}
+
+fn names(view: &View, places: impl IntoIterator<Item = captionfleet_index::Place>) -> Vec<String> {
+    let name = |place| {
+        let (segment, record) = view.row(place);
+        segment.item(&record).to_owned()
+    };
+    places.into_iter().map(name).collect()
+}
+
+/// Shapes whose vectors do not fill a block, fill one, need two, and are no power of two long.
+#[test]
+fn what_may_be_among_the_best_holds_the_best() {
+    for (vectors, dim, count) in [(8, 64, 3000), (32, 64, 3000), (33, 48, 2500), (1, 300, 3000)] {
+        let shape = Shape::new(vectors, dim).unwrap();
+        let mut dice = Dice(7);
+        let items: Vec<Vec<f16>> = (0..count).map(|_| dice.item(shape)).collect();
+        let labels: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+        let rows: Vec<NewRow<'_>> =
+            items.iter().zip(&labels).map(|(item, name)| row(name, 0, Some(item))).collect();
+        let (first, second) = rows.split_at(count / 3);
+        let view = View::new(vec![segment(shape, "a", first), segment(shape, "b", second)], |_| true);
+        assert_eq!(view.pictures(), count);
+        let (mut right, mut rounds) = (0, 0);
+        for queries in [1, 1, 1, 1, vectors] {
+            let query: Vec<Vec<f32>> = (0..queries).map(|_| dice.unit(dim)).collect();
+            let mut truth: Vec<(f32, usize)> =
+                items.iter().enumerate().map(|(number, item)| (score(&query, item), number)).collect();
+            truth.sort_by(|one, other| other.0.total_cmp(&one.0));
+            let probe = Probe::new(shape, &query).unwrap();
+            let found = view.nearest(&probe, &Filter::default(), 10);
+            let possible: BTreeSet<String> =
+                names(&view, found[..doubtful(&found, 10)].iter().map(|found| found.place))
+                    .into_iter()
+                    .collect();
+            right += truth[..10].iter().filter(|(_, number)| possible.contains(&number.to_string())).count();
+            rounds += 1;
+            for hit in &found[..10] {
+                let number: usize = names(&view, [hit.place])[0].parse().unwrap();
+                assert!((hit.score - score(&query, &items[number])).abs() < 6.0 * hit.error + 1e-3);
+            }
+        }
+        assert!(right * 100 >= rounds * 10 * 98, "{vectors}x{dim}: {right} of {}", rounds * 10);
+    }
+}
+
+#[test]
+fn the_latest_row_counts_wherever_it_is_and_copies_count_once() {
+    let shape = Shape::new(2, 16).unwrap();
+    let mut dice = Dice(3);
+    let (old, new) = (dice.item(shape), dice.item(shape));
+    let early = segment(shape, "early", &[row("x", 1, Some(&old)), row("y", 1, Some(&old))]);
+    let late = segment(shape, "late", &[row("x", 2, Some(&new))]);
+    let failed = segment(shape, "failed", &[row("y", 3, None)]);
+    let query: Vec<Vec<f32>> = vec![new[..16].iter().map(|value| value.to_f32()).collect()];
+    let probe = Probe::new(shape, &query).unwrap();
+    let all = [early.clone(), late.clone(), failed.clone(), early.clone()];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]] {
+        let view = View::new(order.iter().map(|place| all[*place].clone()).collect(), |_| true);
+        let found = view.nearest(&probe, &Filter::default(), 10);
+        assert_eq!(names(&view, found.iter().map(|found| found.place)), ["x", "y"]);
+        assert!(found[0].score > 0.95, "the new vectors of x count");
+        // A row that failed later leaves the picture findable, and is told by the filter.
+        let only_ok = Filter { status: Some(Status::Ok), ..Filter::default() };
+        let found = view.nearest(&probe, &only_ok, 10);
+        assert_eq!(names(&view, found.iter().map(|found| found.place)), ["x"]);
+    }
+    // The part of the new row is removed: the old one counts again, merged or not.
+    let gone = |part: &PartStamp| part.key == "late";
+    let merged = Arc::new(merge(&[&early, &late, &early], |_| false).unwrap().open().unwrap());
+    assert_eq!(merged.rows(), 3, "a part that several have is taken once");
+    for segments in [all.to_vec(), vec![merged.clone()]] {
+        let view = View::new(segments, |part| !gone(part));
+        let found = view.nearest(&probe, &Filter::default(), 10);
+        assert_eq!(found.len(), 2);
+        assert!(found[0].score < 0.95);
+    }
+    assert_eq!(merge(&[&merged], gone).unwrap().rows(), 2);
+}
+
+#[test]
+fn rare_words_weigh_more_and_filters_come_first() {
+    let shape = Shape::new(1, 8).unwrap();
+    let captions = ["a red star", "a red circle", "a red square on a red ground", "a blue star"];
+    let rows: Vec<NewRow<'_>> = captions
+        .iter()
+        .map(|caption| NewRow { caption: Some(caption), status: Status::Ok, ..row(caption, 0, None) })
+        .collect();
+    let view = View::new(vec![segment(shape, "parts/one/x", &rows)], |_| true);
+    let search = |text: &str, filter: &Filter| {
+        names(&view, view.keywords(text, filter, 10).into_iter().map(|found| found.place))
+    };
+    assert_eq!(search("STAR", &Filter::default()).len(), 2);
+    assert_eq!(search("red star", &Filter::default())[0], "a red star");
+    assert_eq!(search("blue red", &Filter::default())[0], "a blue star");
+    let filter = Filter { caption: Some("Circle".to_owned()), ..Filter::default() };
+    assert_eq!(search("red", &filter), ["a red circle"]);
+    for (parts, count) in [("parts/one/", 3), ("parts/two/", 0)] {
+        let filter = Filter { parts: Some(parts.to_owned()), ..Filter::default() };
+        assert_eq!(search("red", &filter).len(), count);
+    }
+}
+
+#[test]
+fn damaged_bytes_are_refused_and_never_read_out_of_range() {
+    let shape = Shape::new(2, 16).unwrap();
+    let mut dice = Dice(5);
+    let item = dice.item(shape);
+    let mut builder = SegmentBuilder::new("space", shape);
+    builder.add_part(stamp("a"), &[row("x", 1, Some(&item)), row("y", 1, None)]);
+    let whole = builder.finish();
+    for cut in 0..whole.len() {
+        assert!(Segment::open(whole.slice(..cut)).is_err(), "{cut} of {} bytes", whole.len());
+    }
+    let probe = Probe::new(shape, &[dice.unit(16)]).unwrap();
+    for place in 0..whole.len() {
+        let mut bytes = whole.to_vec();
+        bytes[place] ^= 0xff;
+        // It may be refused or be searched with other results.
+        if let Ok(segment) = Segment::open(bytes.into()) {
+            let view = View::new(vec![Arc::new(segment)], |_| true);
+            drop(view.nearest(&probe, &Filter::default(), 10));
+            drop(view.keywords("red star", &Filter::default(), 10));
+        }
+    }
+}

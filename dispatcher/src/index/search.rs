@@ -1,0 +1,379 @@
+//! Searching an archive through its index; parts that it lacks are read and take part.
+
+use super::collect::{self, Listing, Part};
+use super::shelf::Shelf;
+use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
+use crate::search::Query;
+use captionfleet_index::codes::Shape;
+use captionfleet_index::{
+    Filter, Found, PartStamp, Place, Probe, Segment, SegmentBuilder, View, doubtful, groups, reciprocal_ranks,
+};
+use captionfleet_proto::rows::{Embeddings, read_embeddings};
+use captionfleet_proto::storage::StorageErrorKind;
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use serde::Serialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+/// Most parts that are read because the index lacks them: some hundred thousand pictures, under a gigabyte of codes.
+pub const MOST_UNINDEXED: usize = 2048;
+/// Parts that become one segment in memory.
+const PARTS_OF_A_SEGMENT: usize = 128;
+/// Hits of each ranking that take part in a fusion, at least.
+const FUSED: usize = 200;
+/// Pictures that are as alike as this show the same.
+const ALIKE: f32 = 0.97;
+
+/// What is asked.
+#[derive(Debug, Clone, Default)]
+pub struct Asked {
+    /// Vectors to compare with: of a text, of a picture, or of both.
+    pub vectors: Vec<(&'static str, Vec<Vec<f32>>)>,
+    /// Words to look for in captions.
+    pub words: Option<String>,
+    /// What may be found.
+    pub filter: Filter,
+    /// Hits to leave out.
+    pub offset: usize,
+    /// Hits to show.
+    pub limit: usize,
+    /// Near-duplicates follow their best one instead of standing by themselves.
+    pub group: bool,
+}
+
+/// One hit.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// Place, from 1.
+    pub rank: usize,
+    /// What the order follows: the similarity, BM25, or, where several rankings are fused, the sum of reciprocal ranks.
+    pub score: f32,
+    /// What each ranking says: `text` and `image` are similarities from -1 to 1, `words` is BM25.
+    pub matched: BTreeMap<&'static str, f32>,
+    /// The picture's URI.
+    pub item: String,
+    /// Time of the frame in a video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_ms: Option<u64>,
+    /// Its caption.
+    pub caption: String,
+    /// Where the frame is kept as a small picture, if that was asked for and there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thumbnail: Option<String>,
+    /// Where its row is.
+    pub part: String,
+    /// When the row was made.
+    pub finished_at: Timestamp,
+    /// Pictures that show the same, each with a lower score.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub duplicates: Vec<String>,
+}
+
+/// All hits that were asked for.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Hits {
+    /// In their order.
+    pub hits: Vec<Finding>,
+    /// Pictures whose embeddings could have been found.
+    pub pictures: usize,
+    /// How much of the archive the index has.
+    pub index: Freshness,
+}
+
+/// How much of an archive its index has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Freshness {
+    /// Segments.
+    pub segments: usize,
+    /// Parts of the archive.
+    pub parts: usize,
+    /// Parts that were read for this search, because no segment has them.
+    pub unindexed: usize,
+    /// Parts that could not be read.
+    pub damaged: usize,
+    /// Pictures whose embeddings lie in other spaces, by space: they cannot be compared.
+    pub foreign: BTreeMap<String, usize>,
+}
+
+/// An archive, ready to be searched in one embedding space.
+#[derive(Debug)]
+pub struct Ready {
+    view: View,
+    shape: Option<Shape>,
+    freshness: Freshness,
+}
+
+/// What opening found.
+#[derive(Debug)]
+pub enum Opened {
+    /// It can be searched.
+    Ready(Box<Ready>),
+    /// The index lacks so many parts that reading them would take too long.
+    Behind {
+        /// How many.
+        unindexed: usize,
+    },
+}
+
+impl Ready {
+    /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most rows is taken.
+    pub async fn open(shelf: &Shelf, space: Option<&str>) -> Result<Opened, ArchiveError> {
+        let listing = collect::list(shelf.archive()).await?;
+        let (stored, _) = shelf.segments().await?;
+        let mut rows: HashMap<&str, usize> = HashMap::new();
+        for stored in &stored {
+            *rows.entry(stored.segment.space()).or_default() += stored.segment.rows();
+        }
+        let fullest = || rows.iter().max_by_key(|(space, rows)| (**rows, **space)).map(|(space, _)| *space);
+        let space = space.or_else(fullest).unwrap_or_default().to_owned();
+        let (mut segments, mut foreign) = (Vec::new(), BTreeMap::new());
+        for stored in &stored {
+            if stored.segment.space() == space {
+                segments.push(stored.segment.clone());
+            } else if stored.segment.coded() > 0 {
+                *foreign.entry(stored.segment.space().to_owned()).or_default() += stored.segment.coded();
+            }
+        }
+        let unindexed = unindexed(&listing, &segments);
+        if unindexed.len() > MOST_UNINDEXED {
+            return Ok(Opened::Behind { unindexed: unindexed.len() });
+        }
+        let mut freshness = Freshness {
+            segments: segments.len(),
+            parts: listing.len(),
+            unindexed: unindexed.len(),
+            damaged: 0,
+            foreign,
+        };
+        let shape = segments.first().map(|segment| segment.shape());
+        for stamps in unindexed.chunks(PARTS_OF_A_SEGMENT) {
+            let (parts, damaged) = collect::read(shelf.archive(), stamps).await?;
+            freshness.damaged += damaged.len();
+            segments.push(in_memory(space.clone(), shape, parts).await?);
+        }
+        let view = tokio::task::spawn_blocking(move || {
+            View::new(segments, |part| listing.get(&part.key).is_some_and(|there| there.matches(part)))
+        });
+        let view = view.await.map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })?;
+        let coded = |segment: &&Arc<Segment>| segment.coded() > 0;
+        let shape = shape.or_else(|| view.segments().iter().find(coded).map(|segment| segment.shape()));
+        Ok(Opened::Ready(Box::new(Self { view, shape, freshness })))
+    }
+
+    /// Pictures whose embeddings can be found.
+    pub fn pictures(&self) -> usize {
+        self.view.pictures()
+    }
+
+    /// How much of the archive the index has.
+    pub fn freshness(&self) -> &Freshness {
+        &self.freshness
+    }
+
+    /// Answers. Similarities of hits are exact: the vectors of the best are read from their parts.
+    pub async fn search(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Hits, ArchiveError> {
+        let fused = asked.vectors.len() + usize::from(asked.words.is_some()) > 1;
+        let wanted = asked.offset.saturating_add(asked.limit);
+        // Followers of a group stand behind their leader: without more hits than wanted there would be too few groups.
+        let wanted = if asked.group { wanted.saturating_mul(2).saturating_add(50) } else { wanted };
+        let depth = if fused { wanted.max(FUSED) } else { wanted };
+        let mut rankings: Vec<(&'static str, Vec<(Place, f32)>)> = Vec::new();
+        for (name, vectors) in &asked.vectors {
+            rankings.push((name, self.nearest(shelf, vectors, &asked.filter, depth).await?));
+        }
+        if let Some(words) = asked.words.clone() {
+            let (ready, filter) = (self.clone(), asked.filter.clone());
+            let found = computed(move || ready.view.keywords(&words, &filter, depth)).await?;
+            rankings.push(("words", found.into_iter().map(|found| (found.place, found.score)).collect()));
+        }
+        let mut matched: HashMap<Place, BTreeMap<&'static str, f32>> = HashMap::new();
+        for (name, ranking) in &rankings {
+            for (place, score) in ranking {
+                matched.entry(*place).or_default().insert(name, *score);
+            }
+        }
+        let order = if fused {
+            let places =
+                |(_, ranking): &(_, Vec<(Place, f32)>)| ranking.iter().map(|(place, _)| *place).collect();
+            reciprocal_ranks(&rankings.iter().map(places).collect::<Vec<Vec<Place>>>())
+        } else {
+            rankings.pop().map(|(_, ranking)| ranking).unwrap_or_default()
+        };
+        let ready = self.clone();
+        let groups =
+            computed(move || if asked.group { ready.grouped(&order) } else { alone(&order) }).await?;
+        let page = groups.into_iter().enumerate().skip(asked.offset).take(asked.limit);
+        let hits = page.map(|(rank, group)| self.finding(rank + 1, &group, &mut matched)).collect();
+        Ok(Hits { hits, pictures: self.pictures(), index: self.freshness.clone() })
+    }
+
+    async fn nearest(
+        self: &Arc<Self>,
+        shelf: &Shelf,
+        vectors: &[Vec<f32>],
+        filter: &Filter,
+        count: usize,
+    ) -> Result<Vec<(Place, f32)>, ArchiveError> {
+        let Some((probe, query)) = self
+            .shape
+            .and_then(|shape| Some((Probe::new(shape, vectors)?, Query::new(vectors.to_vec()).ok()?)))
+        else {
+            return Ok(Vec::new());
+        };
+        let (ready, filter) = (self.clone(), filter.clone());
+        let found = computed(move || {
+            let mut found = ready.view.nearest(&probe, &filter, count);
+            found.truncate(doubtful(&found, count));
+            found
+        })
+        .await?;
+        let mut exact = self.exactly(shelf, found, &query).await?;
+        exact.sort_by(|(one, score), (other, other_score)| {
+            other_score.total_cmp(score).then_with(|| self.name(*one).cmp(&self.name(*other)))
+        });
+        exact.truncate(count);
+        Ok(exact)
+    }
+
+    /// Scores rows by the vectors in their parts. A part that is gone meanwhile takes its rows with it.
+    async fn exactly(
+        &self,
+        shelf: &Shelf,
+        found: Vec<Found>,
+        query: &Query,
+    ) -> Result<Vec<(Place, f32)>, ArchiveError> {
+        let mut parts: BTreeMap<String, Vec<(Place, String, Option<u64>)>> = BTreeMap::new();
+        for found in found {
+            let (segment, record) = self.view.row(found.place);
+            let part = segment.parts()[record.part as usize].key.clone();
+            let row = (found.place, segment.item(&record).to_owned(), record.frame_ms);
+            parts.entry(part).or_default().push(row);
+        }
+        let reads = parts.into_iter().map(|(key, rows)| {
+            let query = query.clone();
+            async move {
+                let object = match shelf.archive().get(&key, TABLE_BYTES).await {
+                    Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Vec::new()),
+                    object => object?,
+                };
+                computed(move || match read_embeddings(object.bytes) {
+                    Ok(part) => scored(&part, rows, &query),
+                    Err(error) => {
+                        tracing::warn!(part = key, %error, "a part cannot be read and its rows are left out");
+                        Vec::new()
+                    }
+                })
+                .await
+            }
+        });
+        let mut reads = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        let mut exact = Vec::new();
+        while let Some(part) = reads.next().await {
+            exact.extend(part?);
+        }
+        Ok(exact)
+    }
+
+    fn name(&self, place: Place) -> (&str, Option<u64>) {
+        let (segment, record) = self.view.row(place);
+        (segment.item(&record), record.frame_ms)
+    }
+
+    /// Each place with those that show the same, best first.
+    fn grouped(&self, order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
+        let codes = |place: Place| {
+            let (segment, record) = self.view.row(place);
+            record.code.map(|code| segment.codes(code as usize))
+        };
+        let mut probes: HashMap<usize, Option<Probe>> = HashMap::new();
+        let mut scratch = captionfleet_index::codes::Scratch::default();
+        let groups = groups(order.len(), |leader, other| {
+            let shape = self.shape;
+            let probe =
+                probes.entry(leader).or_insert_with(|| Some(Probe::of_item(shape?, codes(order[leader].0)?)));
+            let pair = probe.as_ref().zip(codes(order[other].0));
+            pair.is_some_and(|(probe, codes)| probe.all(codes, &mut scratch).0 >= ALIKE)
+        });
+        let with = |(leader, followers): (usize, Vec<usize>)| {
+            std::iter::once(leader).chain(followers).map(|place| order[place]).collect()
+        };
+        groups.into_iter().map(with).collect()
+    }
+
+    fn finding(
+        &self,
+        rank: usize,
+        group: &[(Place, f32)],
+        matched: &mut HashMap<Place, BTreeMap<&'static str, f32>>,
+    ) -> Finding {
+        let (place, score) = group[0];
+        let (segment, record) = self.view.row(place);
+        let others = group[1..].iter().map(|(place, _)| self.name(*place).0.to_owned());
+        Finding {
+            rank,
+            score,
+            matched: matched.remove(&place).unwrap_or_default(),
+            item: segment.item(&record).to_owned(),
+            frame_ms: record.frame_ms,
+            caption: segment.caption(&record).unwrap_or_default().to_owned(),
+            thumbnail: None,
+            part: segment.parts()[record.part as usize].key.clone(),
+            finished_at: Timestamp::from_microsecond(record.finished).unwrap_or_default(),
+            duplicates: others.collect(),
+        }
+    }
+}
+
+fn alone(order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
+    order.iter().map(|found| vec![*found]).collect()
+}
+
+/// The parts that no segment has, in the order of their keys.
+fn unindexed(listing: &Listing, segments: &[Arc<Segment>]) -> Vec<PartStamp> {
+    let indexed: HashSet<&str> = segments
+        .iter()
+        .flat_map(|segment| segment.parts())
+        .filter(|part| listing.get(&part.key).is_some_and(|there| there.matches(part)))
+        .map(|part| part.key.as_str())
+        .collect();
+    listing.values().filter(|stamp| !indexed.contains(stamp.key.as_str())).cloned().collect()
+}
+
+/// Parts as a segment that is never written.
+async fn in_memory(
+    space: String,
+    shape: Option<Shape>,
+    parts: Vec<Part>,
+) -> Result<Arc<Segment>, ArchiveError> {
+    computed(move || {
+        let found = || parts.iter().flat_map(Part::spaces).find(|(found, _)| *found == space);
+        // Without vectors any shape will do: the rows have words.
+        let shape = shape.or_else(|| Some(found()?.1)).or_else(|| Shape::new(1, 8));
+        let mut builder = SegmentBuilder::new(&*space, shape.expect("one vector of eight values is a shape"));
+        for part in &parts {
+            collect::add(&mut builder, &space, part);
+        }
+        Arc::new(builder.open().expect("what was just written can be read"))
+    })
+    .await
+}
+
+fn scored(part: &Embeddings, rows: Vec<(Place, String, Option<u64>)>, query: &Query) -> Vec<(Place, f32)> {
+    let length = part.shape.map_or(0, captionfleet_proto::rows::EmbeddingShape::len);
+    let mut scratch = Vec::new();
+    let score = |(place, item, frame): (Place, String, Option<u64>)| {
+        let same = |row: &usize| part.items[*row].as_str() == item && part.frame_ms[*row] == frame;
+        let row = (0..part.items.len()).find(same)?;
+        let vectors = part.values.get(row * length..(row + 1) * length)?;
+        Some((place, query.score(vectors, &mut scratch)?))
+    };
+    rows.into_iter().filter_map(score).collect()
+}
+
+/// Runs `work` away from the threads that wait for the network.
+async fn computed<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ArchiveError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })
+}
