@@ -4,25 +4,22 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_tests::fleet::{Fleet, dispatcher};
-use captionfleet_world::{ExportOptions, FileFormat, Split, export};
+use captionfleet_world::{Scene, Split, render};
 use serde_json::Value;
 
 /// A film of `scenes` scenes of three seconds each.
 fn film(folder: &Path, name: &str, scenes: usize) {
     let frames = folder.join("frames");
-    let options = ExportOptions {
-        count: scenes,
-        seed: 5,
-        split: Split::HeldOut,
-        format: FileFormat::Png,
-        distinct: true,
-    };
-    let drawn = export(&options, &frames).unwrap();
-    let line = |file: &str| format!("file '{}'\n", frames.join(file).display());
-    let mut list: String = drawn.iter().map(|scene| line(&scene.file) + "duration 3\n").collect();
+    std::fs::create_dir(&frames).unwrap();
+    let mut list = String::new();
     // The last duration counts only if something follows.
-    list += &line(&drawn[0].file);
+    for number in (0..scenes).chain([0]) {
+        let path = frames.join(format!("{number}.png"));
+        render(&Scene::sample(number as u64, Split::HeldOut), 160, 120).save(&path).unwrap();
+        list += &format!("file '{}'\nduration 3\n", path.display());
+    }
     let names = folder.join("list.txt");
     std::fs::write(&names, list).unwrap();
     std::fs::create_dir_all(folder.join("in")).unwrap();
@@ -71,11 +68,21 @@ async fn three_workers_share_a_film_and_one_may_die() {
     let expected = dispatcher([&["caption", &source, "--archive", &alone][..], &options].concat()).await;
     let expected = expected.unwrap().success().unwrap().json().unwrap();
 
+    let stores = Stores::new(StorageOptions {
+        s3_endpoint: Some(fleet.s3_endpoint().to_owned()),
+        ..StorageOptions::default()
+    });
+    let bucket = fleet.s3_uri("in");
+    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+    let store = stores.bucket(name).await.unwrap();
+    let film = fleet.folder().join("in/a long film.mp4");
+    store.put_file(&format!("{prefix}/a long film.mp4"), &film).await.unwrap();
+
     let mut workers = Vec::new();
     for name in ["doomed", "one", "other"] {
         workers.push(fleet.start_worker(name, &["--slots", "2", "--prefetch", "1"]).unwrap());
     }
-    let mut arguments: Vec<String> = ["caption", &source, "--archive", &archive].map(str::to_owned).to_vec();
+    let mut arguments: Vec<String> = ["caption", &bucket, "--archive", &archive].map(str::to_owned).to_vec();
     arguments.extend(options.map(str::to_owned));
     arguments.extend(fleet.service_options());
     let run = tokio::spawn(dispatcher(arguments));
@@ -87,6 +94,14 @@ async fn three_workers_share_a_film_and_one_may_die() {
     let verify = ["verify", "--archive", &archive, "--s3-endpoint", fleet.s3_endpoint(), "--json"];
     dispatcher(verify).await.unwrap().success().unwrap();
     assert_eq!(rows(&archive, fleet.s3_endpoint()).await, rows(&alone, fleet.s3_endpoint()).await);
+
+    // A film of this machine is copied into the archive once, for all of its segments.
+    let staged = fleet.s3_uri("staged");
+    let mut arguments: Vec<String> = ["caption", &source, "--archive", &staged].map(str::to_owned).to_vec();
+    arguments.extend(options.map(str::to_owned));
+    arguments.extend(fleet.service_options());
+    let report = dispatcher(arguments).await.unwrap().success().unwrap().json().unwrap();
+    assert_eq!((&report["complete"], &report["ok"]), (&true.into(), &expected["ok"]), "{report}");
     for worker in &mut workers[1..] {
         worker.signal("TERM");
         assert!(worker.wait(Duration::from_secs(30)).await.unwrap().success(), "{}", worker.output());

@@ -1,16 +1,23 @@
 //! Films from the command line: counted, resumed, verified, found again, and said to players.
 
 use crate::desk::Desk;
+use captionfleet_world::{Scene, Split, render};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A film of scenes, each for four seconds.
 fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
     let drawn = desk.root().join(format!("frames of {}", name.replace('.', " ")));
-    Desk::draw(&drawn, scenes, seed);
-    let mut pictures: Vec<_> =
-        std::fs::read_dir(&drawn).unwrap().map(|entry| entry.unwrap().path()).collect();
-    pictures.sort();
+    std::fs::create_dir(&drawn).unwrap();
+    let pictures: Vec<PathBuf> = (0..scenes)
+        .map(|number| {
+            let path = drawn.join(format!("{number}.png"));
+            // All of one size: ffmpeg begins anew where it changes.
+            let scene = Scene::sample(1000 * seed + number as u64, Split::Train);
+            render(&scene, 160, 120).save(&path).unwrap();
+            path
+        })
+        .collect();
     let line = |picture: &PathBuf| format!("file '{}'\n", picture.display());
     let mut list: String = pictures.iter().map(|picture| line(picture) + "duration 4\n").collect();
     // The last duration counts only if something follows.
@@ -18,8 +25,7 @@ fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
     let names = desk.root().join("list.txt");
     std::fs::write(&names, list).unwrap();
     std::fs::create_dir_all(desk.pictures()).unwrap();
-    let size =
-        ["-vf", "scale=160:120,fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
+    let size = ["-vf", "fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
     let length = (4 * scenes).to_string();
     ffmpeg(
         &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap(), "-t", &length][..], &size].concat(),

@@ -216,9 +216,11 @@ impl Report {
         let Some(stream) = self.streams.iter().find(is_film) else {
             let kinds: Vec<_> =
                 self.streams.iter().filter_map(|stream| stream.codec_type.as_deref()).collect();
-            let kinds =
-                if kinds.is_empty() { "nothing that is known".to_owned() } else { kinds.join(" and ") };
-            return Err(VideoError::NoVideo(kinds));
+            return Err(if kinds.is_empty() {
+                VideoError::NoFrames
+            } else {
+                VideoError::NoVideo(kinds.join(" and "))
+            });
         };
         if stream.codec_name.as_deref().is_none_or(|name| name == "unknown" || name == "none") {
             return Err(VideoError::Unsupported("the codec of the video is unknown".to_owned()));

@@ -83,8 +83,9 @@ pub fn times(path: &Path) -> Vec<(u64, bool)> {
     text.lines()
         .filter_map(|line| {
             let (key, rest) = line.split_once(',')?;
-            let seconds: f64 = rest.split(',').next()?.parse().ok()?;
-            Some(((seconds * 1000.0).round() as u64, key == "1"))
+            // Six digits behind the point: whole microseconds, so that halves of a millisecond are seen as such.
+            let us: u64 = rest.split(',').next()?.replace('.', "").parse().ok()?;
+            Some(((us + 500) / 1000, key == "1"))
         })
         .collect()
 }
