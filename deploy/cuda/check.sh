@@ -72,7 +72,13 @@ for weights in q8_0:f16 f16:f16 q4_0:q8_0; do
     try "$worker" bench --model "$bundle" --device "$device" --invariance --count 200 | tee "$out/invariance.txt"
     step "5. a budget of 8 GiB"
     try "$worker" bench --model "$bundle" --device "$device" --memory-budget 8GiB --slot-tokens 192 --slots-list 16 \
-      --items-only | tee "$out/memory.txt"
+      --items-only --json >"$out/memory.json"
+    try python3 -c '
+import json, sys
+items = json.load(open(sys.argv[1]))["items"][0]
+most, slots, budget = items["most_in_use"], items["slots"], 8 * 2**30
+print(f"{most / 2**30:.2f} GiB at the most with {slots} slots")
+sys.exit(most > budget)' "$out/memory.json"
     try "$worker" bench --model "$bundle" --device "$device" --memory-budget 8GiB --slot-tokens 192 --slots 16 \
       --soak 30s | tee "$out/soak.txt"
   fi

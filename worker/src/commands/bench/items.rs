@@ -9,6 +9,7 @@ use futures::future::join_all;
 
 use super::report::Items;
 use crate::app::{EngineSettings, ReadyModel};
+use crate::engine::memory::Meter;
 use crate::engine::{CaptionRequest, EngineError, EngineObserver, Priority, Stage};
 
 /// How full the decode batches were, while there was anything to fill them with.
@@ -54,6 +55,8 @@ pub(super) async fn measure(
     let handle = engine.handle();
     let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
     let embed = handle.info().embedding_space.is_some();
+    let meter = Meter::new(model.loaded().model.device());
+    meter.restart();
     let since = Instant::now();
     let answers = join_all(pictures.iter().enumerate().map(|(number, picture)| {
         let sampling = SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() };
@@ -71,6 +74,7 @@ pub(super) async fn measure(
     }))
     .await;
     let seconds = since.elapsed().as_secs_f64();
+    let most_in_use = meter.most();
     for answer in answers {
         match answer {
             Ok(_) | Err(EngineError::Degenerate(_)) => {}
@@ -89,6 +93,7 @@ pub(super) async fn measure(
         pictures_per_second: pictures.len() as f64 / seconds,
         tokens_per_second: so_far.tokens as f64 / seconds,
         decode_fill: waiting.iter().sum::<f64>() / waiting.len().max(1) as f64,
+        most_in_use,
         memory,
     })
 }

@@ -64,6 +64,8 @@ pub(super) struct Items {
     pub(super) tokens_per_second: f64,
     /// Mean share of the decode batch in use while pictures waited for a slot.
     pub(super) decode_fill: f64,
+    /// Bytes on the device at the highest point, as the operating system or the driver counts them.
+    pub(super) most_in_use: u64,
     pub(super) memory: MemoryBudget,
 }
 
@@ -141,18 +143,19 @@ impl Printer {
     }
 
     pub(super) fn items_heading(self) {
-        self.line("\nslots  pictures   seconds  pictures/s  tokens/s  decode batch full");
+        self.line("\nslots  pictures   seconds  pictures/s  tokens/s  decode batch full  most in use");
     }
 
     pub(super) fn items(self, items: &Items) {
         self.line(format_args!(
-            "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:9.0} %",
+            "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:15.0} %  {:>11}",
             items.slots,
             items.pictures,
             items.seconds,
             items.pictures_per_second,
             items.tokens_per_second,
-            100.0 * items.decode_fill
+            100.0 * items.decode_fill,
+            ByteSize(items.most_in_use).to_string()
         ));
     }
 

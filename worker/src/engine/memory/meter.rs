@@ -53,7 +53,8 @@ impl Meter {
         (result, self.most().saturating_sub(held))
     }
 
-    fn restart(&self) {
+    /// Forgets what was in use so far.
+    pub fn restart(&self) {
         match &self.source {
             #[cfg(target_os = "linux")]
             Source::Process => linux::forget_peak(),
@@ -63,8 +64,8 @@ impl Meter {
         }
     }
 
-    /// The most in use since the last restart.
-    fn most(&self) -> u64 {
+    /// The most bytes in use since the last restart; 0 where the system does not say.
+    pub fn most(&self) -> u64 {
         match &self.source {
             #[cfg(target_os = "linux")]
             Source::Process => linux::peak(),
