@@ -112,6 +112,7 @@ mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
+    #[allow(clippy::cast_ptr_alignment, reason = "the stores are unaligned ones")]
     pub(super) fn sums(block: &[u8], table: &[u8]) -> Sums {
         let (even, odd) = halves(block, table);
         let mut sums = [0; LANES];
