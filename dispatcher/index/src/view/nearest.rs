@@ -19,7 +19,7 @@ const OF_ONE: Width = Width { first: 200.0, second: 6.0 };
 /// For queries of many: their scores, as means, lie closer together.
 const OF_MANY: Width = Width { first: 300.0, second: 10.0 };
 /// Rows that reach the third layer at the least, and for each wanted hit.
-const LEAST: (usize, usize) = (1536, 16);
+const LEAST: (usize, usize) = (2048, 16);
 /// Codes that one thread reads in a row.
 const AT_A_TIME: usize = 1024;
 /// How many typical errors a score is believed to be off at the most.
