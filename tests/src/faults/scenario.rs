@@ -195,6 +195,20 @@ impl Scenario {
         Ok(parts.into_iter().map(|part| part.key).collect())
     }
 
+    /// Removes the parts of a run, so that the oracle does not see them.
+    ///
+    /// # Errors
+    /// When the archive cannot be changed.
+    pub async fn forget_run(&self, run: &str) -> anyhow::Result<()> {
+        let storage = self.storage().await?;
+        for key in self.parts().await? {
+            if key.contains(&format!("/{run}/")) {
+                storage.delete(&key).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until at least `count` parts exist.
     ///
     /// # Errors
