@@ -13,7 +13,7 @@ pub struct Cue {
     pub text: String,
 }
 
-/// Shortest chapter: what is over sooner belongs to the one before.
+/// Shortest chapter.
 const CHAPTER_MS: u64 = 10_000;
 /// Most captions of a summary.
 const TYPICAL: usize = 5;
@@ -36,25 +36,34 @@ pub fn cues(rows: &[Row]) -> Vec<Cue> {
     cues
 }
 
-/// Chapters by scene: a new one begins where the caption changes for longer than a moment. Each is called by the caption
-/// that lasts longest in it.
+/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for more than a moment. Each is called
+/// by the caption that lasts longest in it; neighbours of one name are one.
 pub fn chapters(cues: &[Cue]) -> Vec<Cue> {
-    let mut chapters: Vec<Vec<Cue>> = Vec::new();
+    let mut pieces: Vec<Vec<Cue>> = Vec::new();
     for cue in cues {
-        let is_long = cue.end_ms - cue.start_ms >= CHAPTER_MS;
+        match pieces.last_mut() {
+            Some(piece) if spent(piece) < CHAPTER_MS => piece.push(cue.clone()),
+            _ => pieces.push(vec![cue.clone()]),
+        }
+    }
+    // What is left at the end is no chapter of its own.
+    if pieces.len() > 1
+        && let Some(rest) = pieces.pop_if(|piece| spent(piece) < CHAPTER_MS)
+        && let Some(last) = pieces.last_mut()
+    {
+        last.extend(rest);
+    }
+    let mut chapters: Vec<Cue> = Vec::new();
+    for piece in pieces {
+        let (Some(first), Some(last)) = (piece.first(), piece.last()) else { continue };
+        let (start_ms, end_ms) = (first.start_ms, last.end_ms);
+        let Some(Cue { text, .. }) = by_time(&piece).into_iter().next() else { continue };
         match chapters.last_mut() {
-            Some(chapter) if !is_long || spent(chapter) < CHAPTER_MS => chapter.push(cue.clone()),
-            _ => chapters.push(vec![cue.clone()]),
+            Some(before) if before.text == text => before.end_ms = end_ms,
+            _ => chapters.push(Cue { start_ms, end_ms, text }),
         }
     }
     chapters
-        .into_iter()
-        .filter_map(|chapter| {
-            let (start_ms, end_ms) = (chapter.first()?.start_ms, chapter.last()?.end_ms);
-            let text = by_time(&chapter).into_iter().next()?.text;
-            Some(Cue { start_ms, end_ms, text })
-        })
-        .collect()
 }
 
 /// The most typical captions: those that last longest in all, in the order in which they are first heard.
@@ -104,7 +113,9 @@ mod tests {
     #[test]
     fn a_moment_makes_no_chapter() {
         let cues = film(&[(20, "a boat"), (2, "a gull"), (30, "a boat"), (40, "a house"), (3, "a cat")]);
-        assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (22, "a boat"), (52, "a house")]);
+        assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (52, "a house")]);
+        let even = film(&[(6, "a"), (6, "b"), (6, "c"), (6, "d"), (6, "e")]);
+        assert_eq!(names(&chapters(&even)), [(0, "a"), (12, "c")]);
         let short = film(&[(2, "a"), (3, "b"), (2, "a")]);
         assert_eq!(names(&chapters(&short)), [(0, "a")]);
         assert!(chapters(&[]).is_empty());
