@@ -8,9 +8,10 @@ use std::path::Path;
 use std::process::Stdio;
 
 use captionfleet_proto::job::{SampleBy, Sampling};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdout};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -65,7 +66,7 @@ pub struct Decoding {
     film: Film,
     silence: std::time::Duration,
     child: Child,
-    times: Lines<BufReader<pipe::Receiver>>,
+    times: mpsc::UnboundedReceiver<std::io::Result<String>>,
     pixels: ChildStdout,
     words: JoinHandle<String>,
     /// The time on the line that was read last.
@@ -125,7 +126,7 @@ impl Decoding {
             film: film.clone(),
             silence: limits.silence,
             child,
-            times: BufReader::new(times).lines(),
+            times: drain(times),
             pixels,
             words: tokio::spawn(tool::words(errors)),
             at: None,
@@ -238,8 +239,8 @@ impl Decoding {
     }
 
     async fn line(&mut self) -> Result<Option<String>, VideoError> {
-        match timeout(self.silence, self.times.next_line()).await {
-            Ok(line) => line.map_err(|source| VideoError::Talk { program: PROGRAM, source }),
+        match timeout(self.silence, self.times.recv()).await {
+            Ok(line) => line.transpose().map_err(|source| VideoError::Talk { program: PROGRAM, source }),
             Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
         }
     }
@@ -247,13 +248,35 @@ impl Decoding {
     /// The pixels of one frame; `None` if the program ended first.
     async fn read_pixels(&mut self) -> Result<Option<Vec<u8>>, VideoError> {
         let mut rgb = vec![0; self.film.width as usize * self.film.height as usize * 3];
-        match timeout(self.silence, self.pixels.read_exact(&mut rgb)).await {
-            Ok(Ok(_)) => Ok(Some(rgb)),
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(None),
-            Ok(Err(source)) => Err(VideoError::Talk { program: PROGRAM, source }),
-            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+        let (mut filled, mut lines) = (0, self.times.len());
+        while filled < rgb.len() {
+            match timeout(self.silence, self.pixels.read(&mut rgb[filled..])).await {
+                Ok(Ok(0)) => return Ok(None),
+                Ok(Ok(count)) => filled += count,
+                Ok(Err(source)) => return Err(VideoError::Talk { program: PROGRAM, source }),
+                // The last pixels may be held back until the next frame is chosen: decoding goes on meanwhile.
+                Err(_) if self.times.len() > lines => lines = self.times.len(),
+                Err(_) => return Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+            }
         }
+        Ok(Some(rgb))
     }
+}
+
+/// Takes the lines as they come: a decoder that waits for them to be read would hold back the pixels that its reader
+/// waits for. There are as many as frames between two chosen ones, and a few in flight.
+fn drain(times: pipe::Receiver) -> mpsc::UnboundedReceiver<std::io::Result<String>> {
+    let (lines, drained) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut times = BufReader::new(times).lines();
+        while let Some(line) = times.next_line().await.transpose() {
+            let failed = line.is_err();
+            if lines.send(line).is_err() || failed {
+                break;
+            }
+        }
+    });
+    drained
 }
 
 /// The milliseconds in `12   pts:480000  pts_time:0.48`, whose `pts` are microseconds.

@@ -35,7 +35,6 @@ fn expression(sampling: &Sampling, span: Span) -> String {
     let ms = |pts: &str| format!("round({pts}/1000)");
     let anchor = sampling.anchor_ms();
     let after = format!("gte({},{})", ms("pts"), span.start_ms);
-    let before = span.end_ms.map(|end| format!("*lt({},{end})", ms("pts"))).unwrap_or_default();
     // What grows from one interval to the next, and from one anchor to the next.
     let place = |pts: &str| {
         let ms = ms(pts);
@@ -52,5 +51,9 @@ fn expression(sampling: &Sampling, span: Span) -> String {
         SampleBy::Scenes { cut } => format!("gt(scene,{cut})+{first}"),
         SampleBy::Keyframes => "1".to_owned(),
     };
-    format!("{after}{before}*({chosen})")
+    let Some(end) = span.end_ms else { return format!("{after}*({chosen})") };
+    // Everything behind the segment is let through, until the reader ends the program: ffmpeg holds the last chosen frame
+    // back until others come after it.
+    let at = ms("pts");
+    format!("{after}*(lt({at},{end})*({chosen})+gte({at},{end}))")
 }

@@ -140,6 +140,22 @@ async fn a_static_film_costs_a_frame_a_minute() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_segment_does_not_wait_for_the_rest_of_the_film() {
+    let mut bench = Bench::new().await;
+    // Far more frames behind the segment than any pipe holds, and no time for a decoder that hangs.
+    bench.options.item_deadline = std::time::Duration::from_secs(20);
+    let path = bench.folder.path().join("still.mp4");
+    let source = ["-f", "lavfi", "-i", "smptebars=size=320x240:rate=10:duration=1200"];
+    ffmpeg(&[&source[..], &["-c:v", "libx264", "-preset", "ultrafast"]].concat(), &path);
+    for (job, start, every_ms) in [("often", 60_000, 1000), ("seldom", 0, 59_000)] {
+        let item = segment(&path, start, Some(60_000), every(every_ms, 0.0));
+        let rows = rows_of(&bench, job, vec![item]).await;
+        assert_eq!(verdicts(&rows), vec!["ok"; (60_000_u64.div_ceil(every_ms)) as usize], "{job}");
+        assert_eq!(rows.last().map(|row| row.frame_ms.unwrap() + row.span_ms.unwrap()), Some(start + 60_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn films_of_any_shape_are_shown_upright() {
     let bench = Bench::new().await;
     let film = Film::of_scenes(&bench, "upright.mp4", &[10]);
