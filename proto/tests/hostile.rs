@@ -92,6 +92,7 @@ fn other_major_versions_are_told_before_anything_else() {
 
 #[test]
 fn every_rule_has_its_code() {
+    let sample = json!({"by": "interval", "every_us": 1_000_000, "min_change": 0.04});
     let sha256 = "ab".repeat(32);
     for (pointer, value, code) in [
         ("/id", Value::Null, "message_malformed"),
@@ -117,6 +118,8 @@ fn every_rule_has_its_code() {
         ("/items", json!([{"uri": "s3://b/a", "size": -1}]), "message_malformed"),
         ("/items", json!([{"uri": "s3://b/a", "size": u64::MAX}]), "message_invalid"),
         ("/items", json!([{"uri": "s3://b/a", "span_ms": 5}]), "message_invalid"),
+        ("/items", json!([{"uri": "s3://b/a", "frame_ms": 1}]), "message_invalid"),
+        ("/items", json!([{"uri": "s3://b/a", "frame_ms": 1, "sample": sample}]), "message_invalid"),
         ("/items", json!([{"uri": "s3://b/a", "etag": "x".repeat(1025)}]), "message_invalid"),
         ("/prompt", json!("caption"), "message_malformed"),
         ("/prompt", json!({"task": "sing"}), "message_malformed"),
@@ -144,7 +147,13 @@ fn every_rule_has_its_code() {
         assert!(text.len() < 700 && !text.chars().any(char::is_control), "one short line: {text}");
     }
     for (pointer, value) in [
-        ("/items", json!([{"uri": "s3://b/a", "frame_ms": 1}, {"uri": "s3://b/a", "frame_ms": 2}])),
+        (
+            "/items",
+            json!([
+                {"uri": "s3://b/a", "frame_ms": 0, "span_ms": 60_000, "sample": sample},
+                {"uri": "s3://b/a", "frame_ms": 60_000, "sample": sample},
+            ]),
+        ),
         ("/prompt", json!({"task": "ask", "question": "Was ist das? 日本"})),
         ("/bundle", Value::Null),
         ("/max_tokens", json!(4096)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use captionfleet_proto::conformance::storage::{Conditional, storage_suite};
+use captionfleet_proto::conformance::storage::{Conditional, storage_suite, takes_large_files};
 use captionfleet_proto::storage::{
     LocalRoots, LocalStorage, PutMode, Storage, StorageError, StorageErrorKind as Kind, StorageOptions,
     Stores,
@@ -20,7 +20,9 @@ use futures::TryStreamExt;
 async fn passes_the_suite() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("not/there/yet");
-    storage_suite(Arc::new(LocalStorage::new(root.clone())), Conditional::Exact).await;
+    let store = Arc::new(LocalStorage::new(root.clone()));
+    storage_suite(store.clone(), Conditional::Exact).await;
+    takes_large_files(store).await;
     assert_eq!(files(&root), Vec::<PathBuf>::new(), "no stray files are left");
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::Credentials;
 use bytes::Bytes;
-use captionfleet_proto::conformance::storage::{Conditional, storage_suite};
+use captionfleet_proto::conformance::storage::{Conditional, storage_suite, takes_large_files};
 use captionfleet_proto::storage::{
     PutMode, S3Checksums, Storage, StorageError, StorageErrorKind as Kind, StorageOptions, Stores,
 };
@@ -55,7 +55,8 @@ async fn passes_the_suite() {
     storage_suite(archive(&endpoint, &format!("s3://{bucket}")).await, Conditional::Settled).await;
     let nested = archive(&endpoint, &format!("s3://{bucket}/an archive/of ours/")).await;
     assert_eq!(nested.location(), format!("s3://{bucket}/an%20archive/of%20ours"));
-    storage_suite(nested, Conditional::Settled).await;
+    storage_suite(nested.clone(), Conditional::Settled).await;
+    takes_large_files(nested).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

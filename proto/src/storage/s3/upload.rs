@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
@@ -19,6 +19,8 @@ use crate::uri::ItemUri;
 const PIECE: u64 = 16 << 20;
 /// Longest that one piece may take, at 128 KiB a second.
 const PIECE_TIME: Duration = Duration::from_secs(160);
+/// Of every piece.
+const CHECKSUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc32;
 const WRITING: &str = "writing";
 
 /// A file to send.
@@ -51,7 +53,9 @@ pub(super) async fn send(
 ) -> Result<(), StorageError> {
     let object = String::from(ItemUri::s3(bucket, key));
     let client = &connection.client;
-    let begun = client.create_multipart_upload().bucket(bucket).key(key).send().await;
+    // Servers that check refuse pieces with a checksum that was not announced, and the other way round.
+    let begun = client.create_multipart_upload().checksum_algorithm(CHECKSUM);
+    let begun = begun.bucket(bucket).key(key).send().await;
     let begun = begun.map_err(|error| fault::new(error, WRITING, &object, &connection.server))?;
     let id = begun.upload_id().unwrap_or_default().to_owned();
     let sent = pieces(connection, bucket, key, &id, file, &object).await;
@@ -86,13 +90,17 @@ async fn pieces(
             .key(key)
             .upload_id(id)
             .part_number(number)
+            .checksum_algorithm(CHECKSUM)
             .body(ByteStream::from(bytes))
             .customize()
             .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))
             .send()
             .await
             .map_err(|error| fault::new(error, WRITING, object, &connection.server))?;
-        let part = CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag().map(str::to_owned));
+        let part = CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag().map(str::to_owned))
+            .set_checksum_crc32(sent.checksum_crc32().map(str::to_owned));
         parts.push(part.build());
     }
     let all = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();

@@ -80,12 +80,14 @@ pub(super) async fn kill_everything_twice(scale: Scale) -> anyhow::Result<Figure
         let members = (0..3)
             .map(|at| scenario.worker(&format!("worker-{round}-{at}"), &[]))
             .collect::<anyhow::Result<Vec<_>>>()?;
-        let run = scenario.caption(&format!("run-{round}"), &["--job-size", "16"])?;
+        let run = scenario.caption(&format!("run-{round}"), &["--job-size", "4"])?;
         if round == 2 {
             scenario.finish(run, LIMIT).await?;
             break;
         }
-        scenario.wait_for_parts(parts.last().copied().unwrap_or(0) + 2).await?;
+        // Small jobs, so that a fast machine has not finished before it is killed.
+        let begun = parts.last().copied().unwrap_or(0) + 2;
+        scenario.wait_for_parts(begun.min(items / 4)).await?;
         tokio::time::sleep(Duration::from_millis(dice.random_range(0..400))).await;
         for member in &members {
             member.child.signal("KILL");
