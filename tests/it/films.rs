@@ -1,5 +1,6 @@
 //! Films over RabbitMQ and S3.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -18,7 +19,7 @@ fn film(folder: &Path, name: &str, scenes: usize) {
     for number in (0..scenes).chain([0]) {
         let path = frames.join(format!("{number}.png"));
         render(&Scene::sample(number as u64, Split::HeldOut), 160, 120).save(&path).unwrap();
-        list += &format!("file '{}'\nduration 3\n", path.display());
+        writeln!(list, "file '{}'\nduration 3", path.display()).unwrap();
     }
     let names = folder.join("list.txt");
     std::fs::write(&names, list).unwrap();

@@ -72,7 +72,9 @@ impl Dice {
 
 fn normalise(vector: &mut [f32]) {
     let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-    vector.iter_mut().for_each(|value| *value /= norm);
+    for value in vector.iter_mut() {
+        *value /= norm;
+    }
 }
 
 fn near(centre: &[f32], dice: &mut Dice, spread: f32) -> Vec<f32> {
@@ -143,6 +145,7 @@ fn mapped(path: &std::path::Path, segment: bytes::Bytes) -> bytes::Bytes {
     bytes::Bytes::from_owner(unsafe { memmap2::Mmap::map(&file) }.unwrap())
 }
 
+#[allow(clippy::too_many_lines, reason = "one measurement after the other")]
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let count: usize = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(10_000);
@@ -202,7 +205,9 @@ fn main() {
                     }
                 }
             }
-            truth.iter_mut().for_each(|truth| *truth = best(std::mem::take(truth), HITS));
+            for truth in &mut truth {
+                *truth = best(std::mem::take(truth), HITS);
+            }
         }
         let started = Instant::now();
         let segment = builder.finish();

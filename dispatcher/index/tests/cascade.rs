@@ -21,7 +21,9 @@ impl Dice {
             })
             .collect();
         let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|value| *value /= norm);
+        for value in &mut vector {
+            *value /= norm;
+        }
         vector
     }
 

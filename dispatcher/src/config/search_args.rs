@@ -25,6 +25,7 @@ Examples:
 
 The query must be embedded by the model that made the archive: name it with --model, or let the fleet's workers do
 it with --broker.")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct SearchArgs {
     /// What to look for
     #[arg(value_name = "TEXT", required_unless_present = "image")]

@@ -115,10 +115,10 @@ impl Indexer {
             listing.keys().map(|key| (key, spaces.keys().cloned().collect())).collect();
         for stored in &segments {
             for part in stored.segment.parts() {
-                if listing.get(&part.key).is_some_and(|there| there.matches(part)) {
-                    if let Some(lacking) = lacking.get_mut(&part.key) {
-                        lacking.remove(stored.segment.space());
-                    }
+                if listing.get(&part.key).is_some_and(|there| there.matches(part))
+                    && let Some(lacking) = lacking.get_mut(&part.key)
+                {
+                    lacking.remove(stored.segment.space());
                 }
             }
         }

@@ -53,7 +53,9 @@ fn see_rows(auditor: &mut Auditor, planned: bool, job: &JobId, key: &str, rows: 
     }
     if planned {
         auditor.see_part(job, key);
-        rows.into_iter().for_each(|row| auditor.see_row(row, key));
+        for row in rows {
+            auditor.see_row(row, key);
+        }
     } else {
         auditor.see_own_part(job, key, &rows);
     }

@@ -15,6 +15,7 @@ pub struct SearchJob {
 /// What is searched for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "lowercase")]
+#[allow(clippy::large_enum_variant, reason = "there is one query at a time")]
 pub enum Query {
     /// Pictures that these words describe.
     Text {

@@ -221,7 +221,7 @@ impl Shared {
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Body>, Failure> {
     let mut replaced = shared.replaced.subscribe();
     match shared.fault_of(&request) {
-        None => untouched(shared.pass_on(request).await?),
+        None => Ok(untouched(shared.pass_on(request).await?)),
         Some(Fault::Answer(status, code)) => {
             // The body is read, as a server does that wants to keep the connection.
             request.into_body().collect().await?;
@@ -230,11 +230,11 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         Some(Fault::Swallow) => std::future::pending().await,
         Some(Fault::Delay(pause)) => {
             tokio::time::sleep(pause).await;
-            untouched(shared.pass_on(request).await?)
+            Ok(untouched(shared.pass_on(request).await?))
         }
         Some(Fault::Hold) => {
             replaced.changed().await?;
-            untouched(shared.pass_on(request).await?)
+            Ok(untouched(shared.pass_on(request).await?))
         }
         Some(Fault::LoseReply) => {
             shared.pass_on(request).await?.into_body().collect().await?;
@@ -252,8 +252,8 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
 }
 
-fn untouched(answer: Response<Incoming>) -> Result<Response<Body>, Failure> {
-    Ok(answer.map(|body| body.map_err(Failure::from).boxed_unsync()))
+fn untouched(answer: Response<Incoming>) -> Response<Body> {
+    answer.map(|body| body.map_err(Failure::from).boxed_unsync())
 }
 
 fn refusal(status: u16, code: &str) -> Result<Response<Body>, Failure> {

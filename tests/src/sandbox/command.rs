@@ -19,7 +19,7 @@ pub async fn with_services(mut command: Command) -> anyhow::Result<Option<ExitSt
     let mut interrupted = signal(SignalKind::interrupt())?;
     let mut terminated = signal(SignalKind::terminate())?;
     let child = command.envs(services.environment()).kill_on_drop(true).spawn();
-    let mut child = child.with_context(|| format!("start {:?}", command.as_std().get_program()))?;
+    let mut child = child.with_context(|| format!("start {}", command.as_std().get_program().display()))?;
     let ended = tokio::select! {
         status = child.wait() => Some(status?),
         _ = interrupted.recv() => None,

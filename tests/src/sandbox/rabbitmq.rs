@@ -55,7 +55,7 @@ impl RabbitMqNode {
         let mut environment = environment(root, name, amqp_port)?;
         // One cookie and one port mapper for the cluster.
         for (key, value) in environment.iter_mut().filter(|(key, _)| SHARED.contains(&key.as_str())) {
-            *value = other.variable(key).to_owned();
+            other.variable(key).clone_into(value);
         }
         let log = root.join("node.log");
         let server = spawn(&environment, &log)?;

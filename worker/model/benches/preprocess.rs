@@ -124,7 +124,7 @@ impl Pillow {
         writeln!(self.ask, "{PICTURES}").ok()?;
         let mut line = String::new();
         self.answers.read_line(&mut line).ok()?;
-        let mut times = line.split_whitespace().map(|word| word.parse::<f64>());
+        let mut times = line.split_whitespace().map(str::parse::<f64>);
         let mut next = || Some(times.next()?.ok()? / PICTURES as f64);
         Some([next()?, next()?])
     }

@@ -172,7 +172,7 @@ fn animated_gif() -> Vec<u8> {
     bytes
 }
 
-fn png_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn png_chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let body = [&kind[..], data].concat();
     let checksum = crc32fast::hash(&body);
     [&(data.len() as u32).to_be_bytes(), &body[..], &checksum.to_be_bytes()].concat()
@@ -185,13 +185,13 @@ fn animated_png() -> Vec<u8> {
     let data_end = still.len() - 12;
     let control = |number: u32| {
         let fields = [number, 64, 48, 0, 0].map(u32::to_be_bytes).concat();
-        png_chunk(b"fcTL", &[&fields[..], &[0, 10, 0, 100, 0, 0]].concat())
+        png_chunk(*b"fcTL", &[&fields[..], &[0, 10, 0, 100, 0, 0]].concat())
     };
-    let frames = png_chunk(b"acTL", &[2_u32, 0].map(u32::to_be_bytes).concat());
+    let frames = png_chunk(*b"acTL", &[2_u32, 0].map(u32::to_be_bytes).concat());
     let other = encoded(&RgbImage::new(64, 48).into(), ImageFormat::Png);
     let at = other.windows(4).position(|kind| kind == b"IDAT").unwrap();
     let length = u32::from_be_bytes(other[at - 4..at].try_into().unwrap()) as usize;
-    let second = png_chunk(b"fdAT", &[&2_u32.to_be_bytes(), &other[at + 4..at + 4 + length]].concat());
+    let second = png_chunk(*b"fdAT", &[&2_u32.to_be_bytes(), &other[at + 4..at + 4 + length]].concat());
     [
         &still[..header_end],
         &frames,
@@ -204,7 +204,7 @@ fn animated_png() -> Vec<u8> {
     .concat()
 }
 
-fn riff_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn riff_chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let padding = &[0][..data.len() % 2];
     [&kind[..], &(data.len() as u32).to_le_bytes(), data, padding].concat()
 }
@@ -214,12 +214,12 @@ fn animated_webp() -> Vec<u8> {
     let picture = &still[12..];
     let size = [63, 0, 0, 47, 0, 0];
     let frame =
-        |picture: &[u8]| riff_chunk(b"ANMF", &[&[0; 6][..], &size, &[100, 0, 0, 0], picture].concat());
+        |picture: &[u8]| riff_chunk(*b"ANMF", &[&[0; 6][..], &size, &[100, 0, 0, 0], picture].concat());
     let other = encoded(&RgbImage::new(64, 48).into(), ImageFormat::WebP);
     let body = [
         b"WEBP".to_vec(),
-        riff_chunk(b"VP8X", &[&[2, 0, 0, 0][..], &size].concat()),
-        riff_chunk(b"ANIM", &[0; 6]),
+        riff_chunk(*b"VP8X", &[&[2, 0, 0, 0][..], &size].concat()),
+        riff_chunk(*b"ANIM", &[0; 6]),
         frame(picture),
         frame(&other[12..]),
     ]

@@ -39,12 +39,11 @@ impl DeviceChoice {
     /// When a GPU was asked for and there is none, or this program was built without CUDA.
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
-            Self::Cpu => Ok(Device::Cpu),
             Self::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
                 tracing::info!(%error, "no GPU can be used: the network runs on the CPU");
                 Device::Cpu
             })),
-            Self::Auto => Ok(Device::Cpu),
+            Self::Cpu | Self::Auto => Ok(Device::Cpu),
             Self::Cuda(index) => Device::new_cuda(index).with_context(|| {
                 format!("GPU {index} cannot be used (this needs a build with --features cuda and an NVIDIA driver)")
             }),

@@ -43,10 +43,14 @@ impl Faulty {
 
     fn spoil(&self, stage: Stage, mut rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
         if self.stage == stage && self.fault == Fault::NotANumber {
-            rows.iter_mut().for_each(|row| row.fill(f32::NAN));
+            for row in &mut rows {
+                row.fill(f32::NAN);
+            }
         }
         if self.stage == stage && self.fault == Fault::OneToken {
-            rows.iter_mut().for_each(|row| row[300] = 1e4);
+            for row in &mut rows {
+                row[300] = 1e4;
+            }
         }
         rows
     }

@@ -14,6 +14,9 @@ use super::task::{Inferred, Received};
 use super::{Failure, Pipeline};
 use crate::engine::{CaptionRequest, EngineError, Priority};
 
+/// An item's place in its job, and its rows.
+type Numbered = (usize, Result<Vec<Row>, Failure>);
+
 impl Pipeline {
     /// Does all items of a job side by side; `None` if the worker drains and the job must go back.
     pub(super) async fn run_together(
@@ -45,7 +48,7 @@ impl Pipeline {
         width: usize,
     ) -> Result<Vec<Row>, Failure> {
         // Boxed: the compiler cannot see that a stream of closures borrowing `self` may cross threads.
-        let mut items: Vec<BoxFuture<'_, (usize, Result<Vec<Row>, Failure>)>> = Vec::new();
+        let mut items: Vec<BoxFuture<'_, Numbered>> = Vec::new();
         for (at, item) in task.caption.items.iter().enumerate() {
             items.push(self.run_item(task, plan, item, Mode::Together).map(move |rows| (at, rows)).boxed());
         }

@@ -156,7 +156,7 @@ impl Pipeline {
             }
             marker.trying = Some(suspect);
             self.write_marker(&task, &mut marker).await?;
-            let last_words = self.last_words(&task, &marker);
+            let last_words = last_words(&task, &marker);
             let done = tokio::select! {
                 done = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(done),
                 () = drain.hard.cancelled() => None,
@@ -186,20 +186,6 @@ impl Pipeline {
         Ok(Some(Inferred { task, rows, quarantined: true }))
     }
 
-    /// Condemns the item being tried if this process dies by its own fault.
-    fn last_words(&self, task: &Received, marker: &Marker) -> LastWords {
-        let (archive, key) = (std::sync::Arc::clone(&task.archive), marker_key(task));
-        let bytes = marker.last_words().bytes();
-        LastWords::prepare(move || {
-            let (archive, key, bytes) = (std::sync::Arc::clone(&archive), key.clone(), bytes.clone());
-            async move {
-                if let Err(error) = archive.put(&key, bytes, PutMode::Overwrite).await {
-                    events::last_words_lost(&key, &error);
-                }
-            }
-        })
-    }
-
     async fn write_marker(&self, task: &Received, marker: &mut Marker) -> Result<(), Failure> {
         marker.written_at = Some(Timestamp::now());
         let written = task.archive.put(&marker_key(task), marker.bytes(), PutMode::Overwrite).await;
@@ -212,6 +198,20 @@ impl Pipeline {
             events::marker_left(&task.id, &error);
         }
     }
+}
+
+/// Condemns the item being tried if this process dies by its own fault.
+fn last_words(task: &Received, marker: &Marker) -> LastWords {
+    let (archive, key) = (std::sync::Arc::clone(&task.archive), marker_key(task));
+    let bytes = marker.last_words().bytes();
+    LastWords::prepare(move || {
+        let (archive, key, bytes) = (std::sync::Arc::clone(&archive), key.clone(), bytes.clone());
+        async move {
+            if let Err(error) = archive.put(&key, bytes, PutMode::Overwrite).await {
+                events::last_words_lost(&key, &error);
+            }
+        }
+    })
 }
 
 fn marker_key(task: &Received) -> String {

@@ -125,7 +125,10 @@ impl Pipeline {
                     Mode::Together => Some(self.isolation.write().await),
                     Mode::Alone => None,
                 };
-                *answer = self.ask((**request).clone(), task.lane).await.map_err(engine_failure_of);
+                *answer = self
+                    .ask((**request).clone(), task.lane)
+                    .await
+                    .map_err(|failure| engine_failure_of(*failure));
             }
             if let Err(ItemFailure::Job(_)) = answer {
                 let failed = std::mem::replace(answer, Err(ItemFailure::row("internal", String::new())));
@@ -239,8 +242,8 @@ impl Pipeline {
 }
 
 /// What an error of the engine is to a frame that was asked for alone.
-fn engine_failure_of(failure: Box<ItemFailure>) -> ItemFailure {
-    match *failure {
+fn engine_failure_of(failure: ItemFailure) -> ItemFailure {
+    match failure {
         ItemFailure::Unclear(_) => ItemFailure::row("internal", "the model failed on this frame".to_owned()),
         other => other,
     }

@@ -100,7 +100,7 @@ impl Spool {
         }
         let path = self.folder(uri).await?.path().join(name(uri, meta.etag.as_ref()));
         let film = loop {
-            if let Some(film) = self.find_or_add(uri, &meta.etag, meta.size, &path) {
+            if let Some(film) = self.find_or_add(uri, meta.etag.as_ref(), meta.size, &path) {
                 break film;
             }
             tokio::time::sleep(NO_ROOM_PAUSE).await;
@@ -115,7 +115,7 @@ impl Spool {
         })?;
         let metadata = tokio::fs::metadata(&path).await.map_err(|error| failed(uri, error))?;
         let etag = Some(etag_of_file(&metadata));
-        if let Some(film) = self.find(uri, &etag) {
+        if let Some(film) = self.find(uri, etag.as_ref()) {
             return Ok(film);
         }
         let film = Arc::new(Local {
@@ -130,10 +130,12 @@ impl Spool {
         Ok(film)
     }
 
-    fn find(&self, uri: &ItemUri, etag: &Option<String>) -> Option<Arc<Local>> {
+    fn find(&self, uri: &ItemUri, etag: Option<&String>) -> Option<Arc<Local>> {
         let mut films = self.lock();
         // Without a version nobody knows whether it is still the same.
-        let at = films.iter().position(|entry| entry.uri == *uri && entry.etag == *etag && etag.is_some())?;
+        let at = films
+            .iter()
+            .position(|entry| entry.uri == *uri && etag.is_some() && entry.etag.as_ref() == etag)?;
         let entry = films.remove(at);
         let film = Arc::clone(&entry.film);
         films.push(entry);
@@ -144,7 +146,7 @@ impl Spool {
     fn find_or_add(
         &self,
         uri: &ItemUri,
-        etag: &Option<String>,
+        etag: Option<&String>,
         bytes: u64,
         path: &std::path::Path,
     ) -> Option<Arc<Local>> {
@@ -159,13 +161,13 @@ impl Spool {
         }
         let film = Arc::new(Local {
             path: path.to_owned(),
-            etag: etag.clone(),
+            etag: etag.cloned(),
             size: bytes,
             copied: OnceCell::new(),
             is_copy: true,
             film: OnceCell::new(),
         });
-        films.push(Entry { uri: uri.clone(), etag: etag.clone(), bytes, film: Arc::clone(&film) });
+        films.push(Entry { uri: uri.clone(), etag: etag.cloned(), bytes, film: Arc::clone(&film) });
         Some(film)
     }
 

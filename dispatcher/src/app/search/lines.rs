@@ -1,5 +1,7 @@
 //! Hits and remarks as text.
 
+use std::fmt::Write as _;
+
 use crate::index::Finding;
 use crate::output::{clipped, counted, plain};
 use crate::progress::clock;
@@ -23,10 +25,11 @@ pub(super) fn finding(finding: &Finding) -> String {
     if finding.matched.len() > 1 {
         let matched: Vec<_> =
             finding.matched.iter().map(|(name, score)| format!("{name} {score:.3}")).collect();
-        text.push_str(&format!("  [{}]", matched.join(", ")));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "  [{}]", matched.join(", "));
     }
     if !finding.duplicates.is_empty() {
-        text.push_str(&format!("  (and {} like it)", finding.duplicates.len()));
+        let _ = write!(text, "  (and {} like it)", finding.duplicates.len());
     }
     text
 }

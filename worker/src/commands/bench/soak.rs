@@ -126,15 +126,14 @@ async fn ask(
     tally: &Tally,
 ) -> Result<(), EngineError> {
     let answer = handle.caption(request);
-    let answer = match patience {
-        None => answer.await,
-        Some(patience) => match tokio::time::timeout(patience, answer).await {
-            Ok(answer) => answer,
-            Err(_) => {
-                tally.cancelled.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
-            }
-        },
+    let answer = if let Some(patience) = patience {
+        let Ok(answer) = tokio::time::timeout(patience, answer).await else {
+            tally.cancelled.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        };
+        answer
+    } else {
+        answer.await
     };
     match answer {
         // Random prompts are often answered with noise, and long ones may not fit.
@@ -149,9 +148,10 @@ async fn ask(
 fn request(handle: &EngineHandle, pictures: &[PreparedPicture], random: &mut StdRng) -> CaptionRequest {
     let info = handle.info();
     let words = "colour ".repeat(random.random_range(0..WORDS));
-    let prompt = match random.random_bool(0.5) {
-        true => info.prompts.caption.clone(),
-        false => info.prompts.ask.replace("{question}", &format!("What is the {words}?")),
+    let prompt = if random.random_bool(0.5) {
+        info.prompts.caption.clone()
+    } else {
+        info.prompts.ask.replace("{question}", &format!("What is the {words}?"))
     };
     CaptionRequest {
         picture: pictures[random.random_range(0..pictures.len())].clone(),
