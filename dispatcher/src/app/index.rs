@@ -1,14 +1,11 @@
 //! `dispatcher index`: bring the search index up to the parts.
 
 use super::stopping;
-use crate::archive;
 use crate::config::args::IndexArgs;
-use crate::config::settings::{archive as archive_uri, storage};
 use crate::exit::Ended;
 use crate::index::{Indexed, Indexer, Shelf};
 use crate::output::{self, counted};
 use crate::progress::{Display, duration};
-use captionfleet_proto::storage::Stores;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,9 +25,7 @@ struct Answer {
 
 /// Runs the command.
 pub async fn run(args: IndexArgs) -> anyhow::Result<Ended> {
-    let uri = archive_uri(&args.archive)?;
-    let stores = Stores::new(storage(args.s3_endpoint.clone()));
-    let archive = archive::open(&stores, &uri).await?;
+    let (uri, archive) = super::opened(&args.archive, args.s3_endpoint.clone()).await?;
     let display = Display::choose(args.output.quiet);
     let stop = stopping::on_signal()?;
     let shelf = Arc::new(Shelf::new(archive, &uri));

@@ -14,8 +14,13 @@ pub mod stopping;
 pub mod tracks;
 pub mod verify;
 
+use crate::archive;
+use crate::config::settings;
 use crate::config::{Cli, Command};
 use crate::exit::Ended;
+use captionfleet_proto::storage::{Storage, Stores};
+use captionfleet_proto::uri::ArchiveUri;
+use std::sync::Arc;
 
 /// Runs the command.
 pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
@@ -30,4 +35,15 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Tracks(args) => tracks::run(args).await,
         Command::Retry(args) => retry::run(args).await,
     }
+}
+
+/// The archive that a command names and needs no broker for, ready to be used.
+async fn opened(
+    archive: &str,
+    s3_endpoint: Option<String>,
+) -> anyhow::Result<(ArchiveUri, Arc<dyn Storage>)> {
+    let uri = settings::archive(archive)?;
+    let stores = Stores::new(settings::storage(s3_endpoint));
+    let archive = archive::open(&stores, &uri).await?;
+    Ok((uri, archive))
 }

@@ -2,12 +2,10 @@
 
 use crate::archive;
 use crate::config::args::ArchiveArgs;
-use crate::config::settings::{archive as archive_uri, storage};
 use crate::exit::Ended;
 use crate::output::{self, counted, plain};
 use captionfleet_proto::job::{Prompt, RunId};
 use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::storage::Stores;
 use serde::Serialize;
 
 /// One run.
@@ -26,9 +24,7 @@ struct RunStatus {
 
 /// Runs the command.
 pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
-    let uri = archive_uri(&args.archive)?;
-    let stores = Stores::new(storage(args.s3_endpoint.clone()));
-    let archive = archive::open(&stores, &uri).await?;
+    let (uri, archive) = super::opened(&args.archive, args.s3_endpoint.clone()).await?;
     let wanted = args.run.as_deref().map(super::verify::run_id).transpose()?;
     let (manifests, damaged) = archive::manifests(&*archive).await?;
     let parts = archive::parts(&*archive, wanted.as_ref()).await?;

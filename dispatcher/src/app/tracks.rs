@@ -2,13 +2,11 @@
 
 use crate::archive;
 use crate::config::args::TracksArgs;
-use crate::config::settings::{archive as archive_uri, storage};
 use crate::exit::Ended;
 use crate::output::{self, counted};
 use crate::tracks::{self, Written};
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::Stores;
 use serde::Serialize;
 
 /// One run's answer.
@@ -22,9 +20,7 @@ struct RunTracks {
 
 /// Runs the command.
 pub async fn run(args: TracksArgs) -> anyhow::Result<Ended> {
-    let uri = archive_uri(&args.archive.archive)?;
-    let stores = Stores::new(storage(args.archive.s3_endpoint.clone()));
-    let archive = archive::open(&stores, &uri).await?;
+    let (uri, archive) = super::opened(&args.archive.archive, args.archive.s3_endpoint.clone()).await?;
     let wanted = args.archive.run.as_deref().map(super::verify::run_id).transpose()?;
     let (manifests, _) = archive::manifests(&*archive).await?;
     let mut answers = Vec::new();

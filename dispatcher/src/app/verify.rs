@@ -3,13 +3,12 @@
 use crate::archive;
 use crate::config::UsageError;
 use crate::config::args::ArchiveArgs;
-use crate::config::settings::{archive as archive_uri, storage};
 use crate::exit::Ended;
 use crate::output::{self, counted, plain};
 use crate::verify::{Audit, Finding, audit};
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::{Storage, Stores};
+use captionfleet_proto::storage::Storage;
 use serde::Serialize;
 use std::collections::BTreeSet;
 
@@ -26,9 +25,7 @@ struct Answer {
 
 /// Runs the command.
 pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
-    let uri = archive_uri(&args.archive)?;
-    let stores = Stores::new(storage(args.s3_endpoint.clone()));
-    let archive = archive::open(&stores, &uri).await?;
+    let (uri, archive) = super::opened(&args.archive, args.s3_endpoint.clone()).await?;
     let wanted = args.run.as_deref().map(run_id).transpose()?;
     let known = runs(&*archive).await?;
     let chosen: Vec<RunId> = match wanted {

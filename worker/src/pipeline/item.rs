@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use captionfleet_proto::job::JobItem;
+use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::rows::Row;
 use tokio::time::timeout;
 
@@ -103,22 +103,45 @@ impl Pipeline {
                 self.attempt(task, plan, item, mode, facts).await
             }
         };
-        let request = match unclear {
+        self.clear(unclear, mode).await
+    }
+
+    /// Asks once more where neighbours may be to blame: the answer that a picture gets alone is its own.
+    pub(super) async fn clear(
+        &self,
+        answer: Result<CaptionResult, ItemFailure>,
+        mode: Mode,
+    ) -> Result<CaptionResult, ItemFailure> {
+        let request = match answer {
             Err(ItemFailure::Unclear(request)) => *request,
             clear => return clear,
         };
-        // Its neighbours may be to blame: the answer that it gets alone is its own.
         let _alone = match mode {
             Mode::Together => Some(self.isolation.write().await),
             Mode::Alone => None,
         };
-        let limit = self.options.item_deadline;
-        self.ask_engine(limit, request).await?.map_err(engine_failure)
+        self.ask_engine(self.options.item_deadline, request).await?.map_err(engine_failure)
+    }
+
+    /// Asks within `limit` for a picture that may have neighbours.
+    pub(super) async fn ask(
+        &self,
+        limit: Duration,
+        asked: CaptionRequest,
+        lane: Lane,
+    ) -> Result<CaptionResult, ItemFailure> {
+        let answer = self.ask_engine(limit, asked.clone()).await;
+        events::paced(&self.metrics, lane, self.budgets.of(lane).finished(self.metrics.device_busy.get()));
+        match answer? {
+            Ok(answer) => Ok(answer),
+            Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(asked))),
+            Err(error) => Err(engine_failure(error)),
+        }
     }
 
     /// Asks the engine within `limit`. An item that is late because the device hangs is no failed row: this worker can
     /// do nothing any more, and the jobs are for others.
-    pub(super) async fn ask_engine(
+    async fn ask_engine(
         &self,
         limit: Duration,
         request: CaptionRequest,
@@ -156,16 +179,6 @@ impl Pipeline {
             Mode::Alone => None,
         };
         drop(upstream);
-        let answer = self.ask_engine(left, asked.clone()).await;
-        events::paced(
-            &self.metrics,
-            task.lane,
-            self.budgets.of(task.lane).finished(self.metrics.device_busy.get()),
-        );
-        match answer? {
-            Ok(answer) => Ok(answer),
-            Err(error) if is_shared(&error) => Err(ItemFailure::Unclear(Box::new(asked))),
-            Err(error) => Err(engine_failure(error)),
-        }
+        self.ask(left, asked, task.lane).await
     }
 }

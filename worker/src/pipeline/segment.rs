@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use captionfleet_model::ModelConfig;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
-use captionfleet_proto::job::{JobItem, Lane, Sampling};
+use captionfleet_proto::job::{JobItem, Sampling};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::PutMode;
@@ -16,14 +16,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::budget::permit;
 use super::fetch::{Facts, sort_out};
-use super::infer::{engine_failure, is_shared, request};
+use super::infer::request;
 use super::item::{ItemFailure, Mode};
 use super::prompt::Plan;
 use super::spool::Local;
 use super::task::Received;
 use super::timeline::{Caught, timeline};
 use super::{Failure, Pipeline};
-use crate::engine::{CaptionRequest, CaptionResult};
+use crate::engine::CaptionResult;
 use crate::telemetry::events::{self, HostStage};
 use crate::video::{self, Decoding, Ending, Film, Sampler, Seen, Signature, Span, VideoError, VideoLimits};
 
@@ -97,7 +97,7 @@ impl Pipeline {
         facts: &mut Facts,
     ) -> Result<Caught, ItemFailure> {
         let _in_flight = self.metrics.item_in_flight();
-        let (film, decoded, mut answers) = {
+        let (film, decoded, answers) = {
             let _company = match mode {
                 Mode::Together => {
                     let place = permit(&self.budgets.of(task.lane).pictures).await;
@@ -118,24 +118,15 @@ impl Pipeline {
                 self.overlap(task, plan, item, local, &film, span, sampling, mode).await?;
             (film, decoded, answers)
         };
-        for (_, answer) in &mut answers {
-            if let Err(ItemFailure::Unclear(request)) = answer {
-                // Neighbours may be to blame: the answer that it gets alone is its own.
-                let _alone = match mode {
-                    Mode::Together => Some(self.isolation.write().await),
-                    Mode::Alone => None,
-                };
-                *answer = self
-                    .ask((**request).clone(), task.lane)
-                    .await
-                    .map_err(|failure| engine_failure_of(*failure));
-            }
-            if let Err(ItemFailure::Job(_)) = answer {
-                let failed = std::mem::replace(answer, Err(ItemFailure::row("internal", String::new())));
-                return Err(failed.err().unwrap_or_else(|| ItemFailure::row("internal", String::new())));
+        let mut cleared = Vec::with_capacity(answers.len());
+        for (ms, answer) in answers {
+            match self.clear(answer, mode).await {
+                Err(ItemFailure::Job(failure)) => return Err(ItemFailure::Job(failure)),
+                answer => cleared.push((ms, answer)),
             }
         }
-        Ok(Caught { film_end_ms: film.end_ms, counts: decoded.counts, ending: decoded.ending, answers })
+        let Decoded { counts, ending } = decoded;
+        Ok(Caught { film_end_ms: film.end_ms, counts, ending, answers: cleared })
     }
 
     /// Decoding and captioning side by side: neither waits for the other longer than a few frames.
@@ -173,7 +164,7 @@ impl Pipeline {
                     Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
                     Mode::Alone => None,
                 };
-                Ok((ms, self.ask(asked, task.lane).await.map_err(|error| *error)))
+                Ok((ms, self.ask(self.options.item_deadline, asked, task.lane).await))
             })
             .buffered(width)
             .try_collect()
@@ -195,18 +186,6 @@ impl Pipeline {
         let key = layout::thumbnail(&item.uri, ms);
         let written = task.archive.put(&key, jpeg.into(), PutMode::Overwrite).await;
         written.map(drop).map_err(Failure::Archive)
-    }
-
-    async fn ask(&self, asked: CaptionRequest, lane: Lane) -> Result<CaptionResult, Box<ItemFailure>> {
-        let limit = self.options.item_deadline;
-        let answer = self.ask_engine(limit, asked.clone()).await;
-        events::paced(&self.metrics, lane, self.budgets.of(lane).finished(self.metrics.device_busy.get()));
-        match answer {
-            Err(failure) => Err(Box::new(failure)),
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) if is_shared(&error) => Err(Box::new(ItemFailure::Unclear(Box::new(asked)))),
-            Ok(Err(error)) => Err(Box::new(engine_failure(error))),
-        }
     }
 
     async fn spooled(&self, item: &JobItem, task: &Received) -> Result<Arc<Local>, ItemFailure> {
@@ -238,14 +217,6 @@ impl Pipeline {
 
     fn video_limits(&self) -> VideoLimits {
         VideoLimits { silence: self.options.item_deadline, ..self.options.video_limits }
-    }
-}
-
-/// What an error of the engine is to a frame that was asked for alone.
-fn engine_failure_of(failure: ItemFailure) -> ItemFailure {
-    match failure {
-        ItemFailure::Unclear(_) => ItemFailure::row("internal", "the model failed on this frame".to_owned()),
-        other => other,
     }
 }
 

@@ -48,11 +48,11 @@ pub(super) async fn measure(
     settings: EngineSettings,
     pictures: &[PreparedPicture],
     max_tokens: usize,
-    is_random: bool,
 ) -> anyhow::Result<Items> {
     let fill = Arc::new(Fill::default());
     let engine = model.start(settings, fill.clone())?;
     let handle = engine.handle();
+    let is_random = model.loaded().manifest.sources.contains_key("random");
     let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
     let embed = handle.info().embedding_space.is_some();
     let meter = Meter::new(model.loaded().model.device());

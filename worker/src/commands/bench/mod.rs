@@ -67,8 +67,7 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     printer.items_heading();
     for slots in sizes(&args.slots_list) {
         let settings = EngineSettings { slots: Some(slots), ..args.model.engine() };
-        let is_random = bundle.manifest().sources.contains_key("random");
-        let items = items::measure(&model, settings, &pictures, args.max_tokens as usize, is_random).await?;
+        let items = items::measure(&model, settings, &pictures, args.max_tokens as usize).await?;
         printer.items(&items);
         report.items.push(items);
     }
