@@ -27,7 +27,8 @@ async fn company_changes_no_caption_and_no_embedding() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_that_is_too_small_has_an_exit_code_of_its_own() {
-    let ran = worker(["bench", "--items-only", "--memory-budget", "60MiB"]).await.unwrap();
+    // Less than the program itself takes, on any machine.
+    let ran = worker(["bench", "--items-only", "--memory-budget", "8MiB"]).await.unwrap();
     assert_eq!(ran.code, 12, "{}", ran.stderr);
     assert!(ran.stderr.contains("--memory-budget"), "{}", ran.stderr);
 }
