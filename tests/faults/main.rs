@@ -55,4 +55,5 @@ cases! {
     a_lost_reply_doubles_nothing = "lost-reply",
     a_full_disk_is_waited_for = "disk-full",
     a_damaged_bundle_is_refused = "damaged-bundle",
+    everything_killed_twice_loses_and_doubles_nothing = "kill-everything-twice",
 }

@@ -10,8 +10,8 @@ use super::Pipeline;
 use super::task::Suspicion;
 use crate::telemetry::events;
 
-/// How long a job may still tidy up after the grace period.
-const TIDY_UP: Duration = Duration::from_secs(2);
+/// How long a job may still tidy up after the grace period, and notices may take once the last job has settled.
+pub(super) const TIDY_UP: Duration = Duration::from_secs(2);
 
 /// The two moments of a shutdown.
 #[derive(Clone)]

@@ -18,6 +18,7 @@ mod infer;
 mod intake;
 mod item;
 mod look_ahead;
+mod notices;
 mod outcome;
 mod prompt;
 mod quarantine;
@@ -53,6 +54,7 @@ pub use spool::SpoolOptions;
 use self::budget::Budgets;
 use self::drain::Drain;
 use self::in_hand::InHand;
+use self::notices::Notices;
 use self::spool::Spool;
 use crate::engine::EngineHandle;
 use crate::telemetry::Metrics;
@@ -158,6 +160,7 @@ pub struct Pipeline {
     options: PipelineOptions,
     budgets: Budgets,
     in_hand: InHand,
+    notices: Notices,
     spool: Spool,
     /// Held shared by every item in normal work, exclusively by a job in quarantine: when the process dies, the
     /// item that the marker names was the only one that can have killed it.
@@ -191,6 +194,7 @@ impl Pipeline {
         );
         let spool = Spool::new(options.spool.clone());
         Self {
+            notices: Notices::new(Arc::clone(&broker)),
             broker,
             stores,
             engine,
@@ -225,6 +229,7 @@ impl Pipeline {
         drain.soft.cancel();
         // It ended with the drain; waiting for it lets go of the last handle to the engine.
         let _ = watch.await;
+        pipeline.notices.finish(drain::TIDY_UP).await;
         bulk.and(interactive)?;
         Ok(pipeline.tally.report())
     }

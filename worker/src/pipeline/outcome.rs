@@ -1,23 +1,19 @@
 //! Notices: what became of a job, sent to whoever asked for it. They may be lost; the part is the truth.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use captionfleet_proto::broker::{BrokerErrorKind, Message};
+use captionfleet_proto::broker::{Message, QueueName};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId, SearchReply, SearchResult, VERSION};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{Row, Status};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
 
 use super::Pipeline;
 use super::task::Received;
 use crate::telemetry::events;
-
-/// How long a notice may wait for a broker that is away.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What can be read off a message even if it is no valid job.
 pub(super) struct MessageFacts {
@@ -81,10 +77,13 @@ fn seconds_since(start: Instant) -> f64 {
 }
 
 impl Pipeline {
-    /// Sends an outcome to the job's mailbox, or to the results queue if it has none.
-    pub(super) async fn tell(&self, message: &Message, outcome: &JobOutcome) {
+    /// Leaves an outcome for the job's mailbox, or for the results queue if it has none.
+    pub(super) fn tell(&self, message: &Message, outcome: &JobOutcome) {
         match codec::encode_outcome(outcome) {
-            Ok(body) => self.notify(message, outcome.job.as_str(), body).await,
+            Ok(body) => {
+                let (mailbox, notice) = self.notice(message, outcome.job.as_str(), body);
+                self.notices.leave(mailbox, notice);
+            }
             Err(error) => {
                 events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error)
             }
@@ -121,29 +120,27 @@ impl Pipeline {
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),
         };
-        self.tell(message, &outcome).await;
+        self.tell(message, &outcome);
     }
 
     /// Sends the answer to a search. Without a mailbox nobody wants it.
     pub(super) async fn reply(&self, message: &Message, reply: &SearchReply) {
         let Some(mailbox) = &message.reply_to else { return };
         match codec::encode_reply(reply) {
-            Ok(body) => self.notify(message, reply.job.as_str(), body).await,
+            Ok(body) => {
+                let (mailbox, notice) = self.notice(message, reply.job.as_str(), body);
+                self.notices.deliver(&mailbox, notice).await;
+            }
             Err(error) => events::notice_lost(reply.job.as_str(), mailbox, &error),
         }
     }
 
-    async fn notify(&self, about: &Message, id: &str, body: Bytes) {
-        let queue = about.reply_to.clone().unwrap_or_else(|| self.options.topology.results_queue());
+    /// The notice `body` about a message, and where it goes.
+    fn notice(&self, about: &Message, id: &str, body: Bytes) -> (QueueName, Message) {
+        let mailbox = about.reply_to.clone().unwrap_or_else(|| self.options.topology.results_queue());
         let mut notice = Message::new(id, body);
         notice.correlation_id.clone_from(&about.correlation_id);
-        match timeout(NOTICE_TIMEOUT, self.broker.publish(&queue, notice)).await {
-            Ok(Ok(())) => {}
-            // Whoever asked has gone.
-            Ok(Err(error)) if error.kind() == BrokerErrorKind::Unroutable => {}
-            Ok(Err(error)) => events::notice_lost(id, &queue, &error),
-            Err(elapsed) => events::notice_lost(id, &queue, &elapsed),
-        }
+        (mailbox, notice)
     }
 }
 

@@ -83,7 +83,7 @@ impl Pipeline {
         Tally::add(&self.tally.ok, settled.outcome.ok);
         Tally::add(&self.tally.failed, settled.outcome.failed_total());
         Tally::add(&self.tally.skipped, settled.outcome.skipped);
-        self.tell(&hand_over.message, &settled.outcome).await;
+        self.tell(&hand_over.message, &settled.outcome);
         Ok(Verdict::Done)
     }
 
@@ -113,7 +113,7 @@ impl Pipeline {
         }
         events::job_found_done(&self.metrics, &outcome);
         Tally::add(&self.tally.jobs, 1);
-        self.tell(&hand_over.message, &outcome).await;
+        self.tell(&hand_over.message, &outcome);
         Ok(Verdict::Done)
     }
 }
