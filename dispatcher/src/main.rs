@@ -21,6 +21,11 @@ fn main() -> ExitCode {
             return if told { ExitCode::SUCCESS } else { ExitCode::from(exit::USAGE) };
         }
     };
+    // SAFETY: this is the only thread yet.
+    if let Err(error) = unsafe { captionfleet_worker::threads::settle(None) } {
+        output::remark(format!("error: the threads cannot be started: {error}"));
+        return ExitCode::FAILURE;
+    }
     logging::init_with_default(LogFormat::Auto, LOG_FILTER);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

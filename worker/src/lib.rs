@@ -14,4 +14,5 @@ pub mod model_choice;
 pub mod pipeline;
 pub mod spot;
 pub mod telemetry;
+pub mod threads;
 pub mod video;

@@ -15,7 +15,7 @@ use futures::future::try_join_all;
 use half::f16;
 use serde::Serialize;
 
-use super::{say, set_threads};
+use super::say;
 use crate::app::start_engine;
 use crate::config::{EvaluateArgs, storage_options};
 use crate::engine::{CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};
@@ -35,7 +35,6 @@ struct Evaluation {
 }
 
 pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
-    set_threads(args.model.threads)?;
     let stores = Stores::new(storage_options(None, &[]));
     let bundle = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
     let settings = args.model.engine();

@@ -17,6 +17,7 @@ use crate::config::{Cli, Command, UsageError};
 use crate::engine::memory::BudgetError;
 use crate::engine::{EngineError, SlotTokensError};
 use crate::telemetry::{events, logging};
+use crate::threads;
 
 /// Bad configuration, as in sysexits.h.
 const EXIT_USAGE: u8 = 64;
@@ -36,6 +37,11 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    // SAFETY: this is the only thread yet.
+    if let Err(error) = unsafe { threads::settle(cli.command.threads()) } {
+        eprintln!("error: the threads cannot be started, choose fewer with --threads: {error}");
+        return ExitCode::from(EXIT_USAGE);
+    }
     logging::init(cli.log_format);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -81,15 +87,4 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
 #[allow(clippy::print_stdout)]
 fn say(text: impl std::fmt::Display) {
     println!("{text}");
-}
-
-/// Sets the number of threads for arithmetic and decoding, once for the process.
-fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    if let Some(threads) = threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|error| UsageError(format!("--threads {threads}: {error}")))?;
-    }
-    Ok(())
 }

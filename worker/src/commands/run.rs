@@ -9,7 +9,6 @@ use captionfleet_proto::storage::Stores;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::set_threads;
 use crate::app::run_worker;
 use crate::config::{RunArgs, RunSettings};
 use crate::demo_model;
@@ -21,7 +20,6 @@ const EXIT_KILLED: u8 = 130;
 
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = RunSettings::resolve(args)?;
-    set_threads(settings.threads)?;
     let worker = settings.worker;
     let shutdown = stop_on_signals()?;
     tokio::spawn(spot::watch(settings.spot, shutdown.clone()));

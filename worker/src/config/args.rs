@@ -59,6 +59,20 @@ pub enum Command {
     Doctor(DoctorArgs),
 }
 
+impl Command {
+    /// How many threads the arithmetic shall take, where that can be chosen.
+    pub fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Run(args) => args.model.threads,
+            Self::Evaluate(args) => args.model.threads,
+            Self::Bench(args) => args.model.threads,
+            Self::Pack(_) | Self::RandomBundle(_) | Self::Trace(_) | Self::Scenes(_) | Self::Doctor(_) => {
+                None
+            }
+        }
+    }
+}
+
 /// Where S3 is.
 #[derive(Debug, Clone, Default, Args)]
 pub struct StorageArgs {

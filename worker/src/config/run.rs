@@ -32,8 +32,6 @@ pub struct RunSettings {
     pub storage: StorageOptions,
     /// Everything the worker itself is told.
     pub worker: WorkerConfig,
-    /// Threads for arithmetic and decoding.
-    pub threads: Option<usize>,
     /// Which spot notices end it.
     pub spot: SpotSettings,
 }
@@ -72,7 +70,6 @@ impl RunSettings {
             model: ModelChoice::parse(args.model.model.as_deref())?,
             storage: storage_options(args.storage.s3_endpoint.clone(), &args.local_root),
             worker: WorkerConfig { engine: args.model.engine(), pipeline, ..WorkerConfig::default() },
-            threads: args.model.threads,
             spot: SpotSettings { notice: spot_notice(args), url: args.metadata_url.clone() },
         })
     }

@@ -14,7 +14,6 @@ use std::time::Instant;
 use captionfleet_proto::storage::Stores;
 
 use self::report::{Printer, Report};
-use super::set_threads;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::config::{BenchArgs, storage_options};
 use crate::engine::EngineOptions;
@@ -26,7 +25,6 @@ const FEW: usize = 32;
 const MANY: usize = 256;
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
-    set_threads(args.model.threads)?;
     let stores = Stores::new(storage_options(None, &[]));
     let since = Instant::now();
     let bundle = Arc::new(ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?);

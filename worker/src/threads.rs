@@ -1,0 +1,26 @@
+//! How many threads the arithmetic takes, told to everyone who asks.
+
+use std::num::NonZero;
+
+/// Where rayon and the backend look for their number of threads.
+const VARIABLE: &str = "RAYON_NUM_THREADS";
+
+/// Settles the number of threads for arithmetic and decoding, once for the process: `wanted`, or what the environment says,
+/// or as many as this process may use.
+///
+/// The backend asks for its number of threads at every product. Without the variable it counts the cores in
+/// `/proc/cpuinfo` each time, which cost a quarter of the demo model's time.
+///
+/// # Safety
+/// No other thread may read or write the environment meanwhile: call it first in `main`.
+///
+/// # Errors
+/// If so many threads cannot be started.
+pub unsafe fn settle(wanted: Option<usize>) -> Result<(), rayon::ThreadPoolBuildError> {
+    let told = || std::env::var(VARIABLE).ok()?.parse().ok().filter(|threads| *threads > 0);
+    let threads =
+        wanted.or_else(told).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    // SAFETY: the caller's promise.
+    unsafe { std::env::set_var(VARIABLE, threads.to_string()) };
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
+}
