@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use captionfleet_tests::fleet::{dispatcher, worker};
 
 /// Settings that are read from the environment alone, and so stand in no `--help`.
-const WITHOUT_FLAG: [&str; 2] = ["CAPTIONFLEET_CACHE", "CAPTIONFLEET_LOG"];
+const WITHOUT_FLAG: [&str; 3] = ["CAPTIONFLEET_CACHE", "CAPTIONFLEET_LOG", "CAPTIONFLEET_TOKEN"];
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
