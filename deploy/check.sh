@@ -10,14 +10,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-environment=${CARGO_TARGET_DIR:-target}/deploy-environment
 tests=tests/deploy
+target=${CARGO_TARGET_DIR:-target}
+mkdir -p "$target"
+environment=$(cd "$target" && pwd)/deploy-environment
 command -v promtool >/dev/null || {
   echo "error: promtool is missing; apt-get install -y --no-install-recommends prometheus" >&2
   exit 1
 }
 
-if ! cat "$tests/requirements.txt" "$tests/package.json" | cmp -s - "$environment/installed.txt"; then
+if ! cat "$tests/requirements.txt" "$tests/package.json" deploy/check.sh | cmp -s - "$environment/installed.txt"; then
   rm -rf "$environment"
   mkdir -p "$environment"
   python3 -m venv "$environment"
@@ -31,11 +33,10 @@ if ! cat "$tests/requirements.txt" "$tests/package.json" | cmp -s - "$environmen
     rm -rf "$environment/kubectl"
   fi
   cp "$tests/package.json" "$environment/package.json"
-  PATH=$PWD/$environment/bin:$PATH npm install --prefix "$environment" --silent --no-audit --no-fund --no-package-lock
-  cat "$tests/requirements.txt" "$tests/package.json" >"$environment/installed.txt"
+  PATH=$environment/bin:$PATH npm install --prefix "$environment" --silent --no-audit --no-fund --no-package-lock
+  cat "$tests/requirements.txt" "$tests/package.json" deploy/check.sh >"$environment/installed.txt"
 fi
 
 # Nothing is written beside the checks (-B).
-bin=$(cd "$environment/bin" && pwd)
-export PATH=$bin:$PATH DEPLOY_ENVIRONMENT=${bin%/bin}
+export PATH=$environment/bin:$PATH DEPLOY_ENVIRONMENT=$environment
 exec python -B -m unittest discover --start-directory "$tests" --top-level-directory "$tests" "$@"

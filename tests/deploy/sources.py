@@ -25,6 +25,13 @@ def call(*command, **options) -> str:
     return done.stdout
 
 
+def compile_types(name: str, lines: list[str]):
+    """Has TypeScript's compiler compare values with types; it refuses fields that a type does not have."""
+    (ENVIRONMENT / name).write_text("\n".join(lines))
+    flags = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
+    call("node", ENVIRONMENT / "node_modules/typescript/bin/tsc", *flags, name, cwd=ENVIRONMENT)
+
+
 @functools.cache
 def rendered(folder: pathlib.Path) -> list[dict]:
     """The objects of a kustomization."""

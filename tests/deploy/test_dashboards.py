@@ -6,7 +6,7 @@ import unittest
 
 import yaml
 
-from sources import DEPLOY, ENVIRONMENT, call, unknown_metrics
+from sources import DEPLOY, ENVIRONMENT, call, compile_types, unknown_metrics
 
 GRAFANA = DEPLOY / "grafana"
 PANELS = {"row", "stat", "timeseries", "bargauge", "alertlist"}
@@ -16,7 +16,31 @@ def dashboards() -> list[tuple[str, dict]]:
     return [(path.name, json.loads(path.read_text())) for path in sorted(GRAFANA.glob("dashboards/*.json"))]
 
 
+# Grafana's types have enums, JSON has their values.
+PLAIN = "type Plain<T> = T extends string ? `${T}` : T extends object ? { [K in keyof T]: Plain<T[K]> } : T;"
+CONFIGURATIONS = "@grafana/schema/dist/types/raw/composable/{0}/panelcfg/x/{1}PanelCfg_types.gen.d.ts"
+OPTIONS = {"stat": "Stat", "timeseries": "TimeSeries", "bargauge": "BarGauge"}
+
+
 class Dashboards(unittest.TestCase):
+    def test_grafanas_own_types(self):
+        """Every field of dashboards and panels, by the package that Grafana makes from its schema."""
+        lines = [PLAIN]
+
+        def declare(kind: str, value: object):
+            lines.append(f"export const value{len(lines)}: Plain<{kind}> = {json.dumps(value)};")
+
+        for _, board in dashboards():
+            declare('import("@grafana/schema").Dashboard', board)
+            for panel in board["panels"]:
+                if panel["type"] in OPTIONS:
+                    module = CONFIGURATIONS.format(panel["type"], OPTIONS[panel["type"]])
+                    declare(f'Partial<import("{module}").Options>', panel["options"])
+                if panel["type"] == "timeseries":
+                    drawing = panel["fieldConfig"]["defaults"]["custom"]
+                    declare('import("@grafana/schema").GraphFieldConfig', drawing)
+        compile_types("dashboards.mts", lines)
+
     def test_form(self):
         uids = [board["uid"] for _, board in dashboards()]
         self.assertEqual(len(uids), 3)

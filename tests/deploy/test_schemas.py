@@ -10,7 +10,7 @@ import kubernetes_validate
 import yaml
 
 import crds
-from sources import DEPLOY, ENVIRONMENT, call, everything, name_of
+from sources import DEPLOY, ENVIRONMENT, call, compile_types, everything, name_of
 
 # Fields of these are checked by the packages in package.json, which are made from the operators' own definitions.
 BY_PACKAGE = {
@@ -53,11 +53,8 @@ class Schemas(unittest.TestCase):
             values.append(f"new (await import({json.dumps(module)})).{kind}({text}).validate();")
             types.append(f"export const item{number}: import({json.dumps(module)}).I{kind} = {text};")
         (ENVIRONMENT / "values.mjs").write_text("\n".join(values))
-        (ENVIRONMENT / "types.mts").write_text("\n".join(types))
         call("node", "values.mjs", cwd=ENVIRONMENT)
-        compiler = ENVIRONMENT / "node_modules/typescript/bin/tsc"
-        flags = ["--noEmit", "--strict", "--skipLibCheck", "--module", "nodenext"]
-        call("node", compiler, *flags, "types.mts", cwd=ENVIRONMENT)
+        compile_types("objects.mts", types)
 
     @unittest.skipUnless("CRDS" in os.environ, "needs CRDS=folder with the operators' CustomResourceDefinitions")
     def test_custom_kinds_against_crds(self):
