@@ -6,7 +6,8 @@ import unittest
 
 import yaml
 
-from sources import DEPLOY, ENVIRONMENT, call, compile_types, unknown_metrics
+from metrics import unknown_metrics
+from sources import DEPLOY, ENVIRONMENT, call, compile_types
 
 GRAFANA = DEPLOY / "grafana"
 PANELS = {"row", "stat", "timeseries", "bargauge", "alertlist"}

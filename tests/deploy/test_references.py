@@ -1,29 +1,19 @@
-"""What the objects say about each other, and what they may do."""
+"""What the objects say about each other."""
 
 import unittest
 
-from sources import DEPLOY, everything, name_of, rendered, with_every_component
+from sources import containers, name_of, pod_templates, with_every_component
 
 # Made by whoever installs the fleet (deploy/kubernetes/README.md), or optional.
-SECRETS = {"captionfleet-api": {"token"}, "captionfleet-broker": {"uri", "username", "password"}, "captionfleet-s3": set()}
+SECRETS = {
+    "captionfleet-api": {"token"},
+    "captionfleet-broker": {"uri", "username", "password"},
+    "captionfleet-s3": set(),
+}
 # Pods that operators make: their labels are known, the objects are not.
 FOREIGN_PODS = [{"app.kubernetes.io/name": "captionfleet-rabbitmq"}]
 # What KEDA's metrics-api scaler reads; its metadata is a map of strings, so no schema finds a misspelt key.
 SCALER_KEYS = {"url", "valueLocation", "targetValue", "activationTargetValue", "authMode"}
-
-
-def pod_templates(items: list[dict]) -> list[tuple[dict, dict]]:
-    found = []
-    for item in items:
-        spec = item.get("spec", {})
-        spec = spec.get("jobTemplate", {}).get("spec", spec)
-        if item["kind"] in ("Deployment", "CronJob"):
-            found.append((item, spec["template"]))
-    return found
-
-
-def containers(template: dict) -> list[dict]:
-    return template["spec"].get("initContainers", []) + template["spec"]["containers"]
 
 
 def selects(selector: dict, labels: dict) -> bool:
@@ -129,34 +119,3 @@ class References(unittest.TestCase):
         (container,) = worker["spec"]["containers"]
         (grace,) = (variable["value"] for variable in container["env"] if variable["name"] == "CAPTIONFLEET_GRACE")
         self.assertGreaterEqual(worker["spec"]["terminationGracePeriodSeconds"], int(grace) + 10)
-
-
-class Confinement(unittest.TestCase):
-    """Pictures come from strangers, so every pod that decodes them is as powerless as can be."""
-
-    def test_every_pod_is_confined(self):
-        for place, item in everything():
-            for _, template in pod_templates([item]):
-                with self.subTest(place=place, item=name_of(item)):
-                    self.confined(template)
-
-    def confined(self, template: dict):
-        spec = template["spec"]
-        self.assertIs(spec["securityContext"]["runAsNonRoot"], True)
-        self.assertEqual(spec["securityContext"]["seccompProfile"], {"type": "RuntimeDefault"})
-        talks_to_kubernetes = spec["serviceAccountName"] == "captionfleet-deletion-cost"
-        self.assertIs(spec["automountServiceAccountToken"], talks_to_kubernetes)
-        for part in containers(template):
-            context = part["securityContext"]
-            self.assertIs(context["allowPrivilegeEscalation"], False)
-            self.assertIs(context["readOnlyRootFilesystem"], True)
-            self.assertEqual(context["capabilities"]["drop"], ["ALL"])
-            # One exception: who makes a folder of the host writable must be its owner.
-            added = context["capabilities"].get("add", [])
-            self.assertEqual(added, ["CHOWN"] if part["name"] == "cache-owner" else [])
-            self.assertIn("memory", part["resources"]["limits"])
-
-    def test_folders_of_the_host_need_the_component_that_says_so(self):
-        for folder in (DEPLOY / "kubernetes/base", DEPLOY / "kubernetes/overlays/fleet"):
-            for _, template in pod_templates(rendered(folder)):
-                self.assertFalse([volume for volume in template["spec"]["volumes"] if "hostPath" in volume])

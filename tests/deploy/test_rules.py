@@ -5,7 +5,8 @@ import unittest
 
 import yaml
 
-from sources import DEPLOY, call, unknown_metrics
+from metrics import unknown_metrics
+from sources import DEPLOY, call
 
 PROMETHEUS = DEPLOY / "prometheus"
 
