@@ -17,7 +17,7 @@ BY_PACKAGE = {
     "keda.sh/v1alpha1": "@kubernetes-models/keda/keda.sh/v1alpha1",
     "monitoring.coreos.com/v1": "@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1",
 }
-# No registry that tests can install from has the definitions of RabbitMQ's operators: this is ours, of the fields in use.
+# The definitions of RabbitMQ's operators come with no package: this schema is ours, of the fields in use.
 RABBITMQ = json.loads(pathlib.Path(__file__).with_name("rabbitmq.schema.json").read_text())
 
 
