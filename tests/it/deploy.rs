@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use captionfleet_tests::fleet::{dispatcher, worker};
 
 /// Settings that are read from the environment alone, and so stand in no `--help`.
-const WITHOUT_FLAG: [&str; 2] = ["CAPTIONFLEET_CACHE", "CAPTIONFLEET_LOG"];
+const WITHOUT_FLAG: [&str; 3] = ["CAPTIONFLEET_CACHE", "CAPTIONFLEET_LOG", "CAPTIONFLEET_TOKEN"];
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -40,7 +40,7 @@ async fn every_variable_is_read_by_a_program() {
     for command in ["run", "bench", "doctor", "pack", "evaluate"] {
         help += &worker([command, "--help"]).await.unwrap().success().unwrap().stdout;
     }
-    for command in ["caption", "search", "verify", "status", "plan", "retry"] {
+    for command in ["caption", "search", "serve", "verify", "status", "plan", "retry"] {
         help += &dispatcher([command, "--help"]).await.unwrap().success().unwrap().stdout;
     }
     let is_name = |letter: char| letter.is_ascii_uppercase() || letter.is_ascii_digit() || letter == '_';
@@ -52,6 +52,30 @@ async fn every_variable_is_read_by_a_program() {
         let known = shown || WITHOUT_FLAG.contains(&name.as_str());
         assert!(known, "deploy/ names {name}, which no program reads");
     }
+}
+
+/// Containers of Kubernetes and of the compose file name their command as a list on one line.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flag_is_known_to_its_command() {
+    let serve = dispatcher(["serve", "--help"]).await.unwrap().success().unwrap().stdout;
+    let run = worker(["run", "--help"]).await.unwrap().success().unwrap().stdout;
+    let mut commands = 0;
+    for line in deployed().lines().map(str::trim) {
+        let Some((_, list)) = line.split_once("args: [").or_else(|| line.split_once("command: [")) else {
+            continue;
+        };
+        let help = match list.split([',', ']']).next() {
+            Some("serve") => &serve,
+            Some("run") => &run,
+            // Somebody else's program.
+            _ => continue,
+        };
+        commands += 1;
+        for flag in words(list, "--", |letter| letter.is_ascii_lowercase() || letter == '-') {
+            assert!(help.contains(&format!("{flag} ")), "deploy/ names {flag} in `{line}`");
+        }
+    }
+    assert!(commands >= 3, "{commands}");
 }
 
 /// Metrics that dashboards and alerts rely on.

@@ -159,6 +159,8 @@ impl Metrics {
         }
         for stage in ["vision", "prefill", "decode"] {
             metrics.out_of_memory.with_label_values(&[stage]);
+            metrics.stage_seconds.with_label_values(&[stage]);
+            metrics.batch_occupancy.with_label_values(&[stage]);
         }
         for reason in PASSING {
             metrics.retries.with_label_values(&[reason]);

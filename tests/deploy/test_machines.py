@@ -1,0 +1,60 @@
+"""Images, the compose file, systemd units."""
+
+import os
+import pathlib
+import shutil
+import tempfile
+import unittest
+
+import yaml
+
+from sources import DEPLOY, call
+
+
+class Images(unittest.TestCase):
+    def test_dockerfiles(self):
+        call("hadolint", *sorted((DEPLOY / "images").glob("Dockerfile*")))
+
+
+class Compose(unittest.TestCase):
+    FILE = DEPLOY / "compose/compose.yaml"
+
+    def test_schema(self):
+        call("check-jsonschema", "--builtin-schema", "vendor.compose-spec", self.FILE)
+
+    def test_it_can_be_resolved(self):
+        """By a program that runs such files: anchors, references between services, volumes."""
+        with tempfile.TemporaryDirectory() as folder:
+            # Nothing is run, so podman is asked for its version only.
+            podman = pathlib.Path(folder) / "podman"
+            podman.write_text("#!/bin/sh\necho podman version 5.0.0\n")
+            podman.chmod(0o755)
+            environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+            resolved = yaml.safe_load(call("podman-compose", "--file", self.FILE, "config", env=environment))
+        settings = resolved["services"]["worker"]["environment"]
+        self.assertEqual(settings["CAPTIONFLEET_GRACE"], "25")
+        self.assertIn("CAPTIONFLEET_BROKER", settings, "the shared settings are merged in")
+
+    def test_ports_are_published_to_this_machine_only(self):
+        services = yaml.safe_load(self.FILE.read_text())["services"]
+        for port in (port for service in services.values() for port in service.get("ports", [])):
+            self.assertTrue(port.startswith("127.0.0.1:"), port)
+
+    def test_files_that_are_mounted_exist(self):
+        services = yaml.safe_load(self.FILE.read_text())["services"]
+        for volume in (volume for service in services.values() for volume in service.get("volumes", [])):
+            source = volume.partition(":")[0]
+            if source.startswith("."):
+                self.assertTrue((self.FILE.parent / source).is_dir(), source)
+
+
+@unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd here")
+class Units(unittest.TestCase):
+    def test_units(self):
+        for unit in sorted((DEPLOY / "systemd").glob("*.service")):
+            # The program is installed elsewhere, and its absence is all that may be said.
+            try:
+                call("systemd-analyze", "verify", "--man=no", unit)
+            except AssertionError as error:
+                told = [line for line in str(error).splitlines() if "is not executable" not in line]
+                self.assertFalse(told)
