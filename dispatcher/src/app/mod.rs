@@ -9,6 +9,7 @@ pub mod plan;
 pub mod prepare;
 pub mod retry;
 pub mod search;
+pub mod simulate;
 pub mod status;
 pub mod stopping;
 pub mod tracks;
@@ -34,6 +35,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Verify(args) => verify::run(args.archive).await,
         Command::Tracks(args) => tracks::run(args).await,
         Command::Retry(args) => retry::run(args).await,
+        Command::Simulate(args) => simulate::run(&args),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use super::search_args::SearchArgs;
+use super::simulate_args::SimulateArgs;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,6 +47,8 @@ pub enum Command {
     Tracks(TracksArgs),
     /// Publish dead-lettered jobs again
     Retry(RetryArgs),
+    /// Say what a fleet that follows its queue would cost, from measured constants
+    Simulate(SimulateArgs),
 }
 
 /// Where the pictures are and what is wanted of them.

@@ -6,6 +6,7 @@
 pub mod args;
 pub mod search_args;
 pub mod settings;
+pub mod simulate_args;
 
 pub use args::{Cli, Command};
 pub use settings::{FleetSettings, UsageError};

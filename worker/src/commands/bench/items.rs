@@ -92,7 +92,7 @@ pub(super) async fn measure(
         seconds,
         pictures_per_second: pictures.len() as f64 / seconds,
         tokens_per_second: so_far.tokens as f64 / seconds,
-        decode_fill: waiting.iter().sum::<f64>() / waiting.len().max(1) as f64,
+        decode_fill: (!waiting.is_empty()).then(|| waiting.iter().sum::<f64>() / waiting.len() as f64),
         most_in_use,
         memory,
     })

@@ -62,8 +62,8 @@ pub(super) struct Items {
     pub(super) seconds: f64,
     pub(super) pictures_per_second: f64,
     pub(super) tokens_per_second: f64,
-    /// Mean share of the decode batch in use while pictures waited for a slot.
-    pub(super) decode_fill: f64,
+    /// Mean share of the decode batch in use while pictures waited for a slot; none waited otherwise.
+    pub(super) decode_fill: Option<f64>,
     /// Bytes on the device at the highest point, as the operating system or the driver counts them.
     pub(super) most_in_use: u64,
     pub(super) memory: MemoryBudget,
@@ -148,13 +148,13 @@ impl Printer {
 
     pub(super) fn items(self, items: &Items) {
         self.line(format_args!(
-            "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:15.0} %  {:>11}",
+            "{:5}  {:8}  {:8.2}  {:10.3}  {:8.1}  {:>17}  {:>11}",
             items.slots,
             items.pictures,
             items.seconds,
             items.pictures_per_second,
             items.tokens_per_second,
-            100.0 * items.decode_fill,
+            items.decode_fill.map_or_else(|| "-".to_owned(), |fill| format!("{:.0} %", 100.0 * fill)),
             ByteSize(items.most_in_use).to_string()
         ));
     }
