@@ -8,6 +8,7 @@ pub mod app;
 pub mod commands;
 pub mod config;
 pub mod demo_model;
+pub mod doctor;
 pub mod engine;
 mod last_words;
 pub mod model_choice;

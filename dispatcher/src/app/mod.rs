@@ -2,6 +2,7 @@
 
 pub mod caption;
 pub mod demo;
+pub mod doctor;
 pub mod fleet;
 pub mod index;
 mod indexing;
@@ -35,6 +36,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Verify(args) => verify::run(args.archive).await,
         Command::Tracks(args) => tracks::run(args).await,
         Command::Retry(args) => retry::run(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Simulate(args) => simulate::run(&args),
     }
 }

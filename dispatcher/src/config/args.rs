@@ -47,6 +47,8 @@ pub enum Command {
     Tracks(TracksArgs),
     /// Publish dead-lettered jobs again
     Retry(RetryArgs),
+    /// Check broker, archive, model and programs, one line each, with the remedy
+    Doctor(DoctorArgs),
     /// Say what a fleet that follows its queue would cost, from measured constants
     Simulate(SimulateArgs),
 }
@@ -372,6 +374,18 @@ pub struct RetryArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: OutputArgs,
+}
+
+/// `dispatcher doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// An archive to list, write, read and clean up
+    #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
+    pub archive: Option<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub fleet: FleetArgs,
 }
 
 /// `dispatcher demo`.

@@ -55,7 +55,7 @@ pub enum Command {
     Evaluate(EvaluateArgs),
     /// Measure a model on this machine
     Bench(BenchArgs),
-    /// Check broker, storage and model, one line each
+    /// Check broker, archive, model and programs, one line each, with the remedy
     Doctor(DoctorArgs),
 }
 
@@ -551,7 +551,7 @@ pub struct DoctorArgs {
     #[allow(missing_docs)]
     pub storage: StorageArgs,
 
-    /// An archive to reach
+    /// An archive to list, write, read and clean up
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: Option<String>,
 }

@@ -73,6 +73,22 @@ pub(super) fn input(path: &Path) -> OsString {
     input
 }
 
+/// Which versions of the programs are on PATH.
+///
+/// # Errors
+/// If one of them is not there.
+pub async fn versions() -> Result<String, VideoError> {
+    let mut told = Vec::new();
+    for program in ["ffmpeg", "ffprobe"] {
+        let output = Command::new(program).arg("-version").stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = output.await.map_err(|source| VideoError::NoTool { program, source })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.split_whitespace().nth(2).unwrap_or("of an unknown version").to_owned();
+        told.push(format!("{program} {version}"));
+    }
+    Ok(told.join(", "))
+}
+
 /// Starts the program within `limits`.
 pub(super) fn start(
     command: &mut Command,

@@ -96,6 +96,8 @@ pub fn parse(text: &str) -> Result<Vec<Arrival>, NoArrivals> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::{Arrival, Shape, parse};
 
     #[test]

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use super::arrivals::{Arrival, Shape};
 use super::{Fleet, Hopeless, World, play};
 use crate::scale::rule::Rule;

@@ -63,6 +63,15 @@ pub(super) fn decode(bytes: &[u8], accepts: impl FnMut(u32, u32) -> bool) -> Res
     })
 }
 
+/// Whether libjpeg was built with the processor's vector instructions, and this processor has them.
+pub fn is_accelerated() -> bool {
+    unsafe extern "C" {
+        fn jsimd_can_idct_islow() -> c_int;
+    }
+    // SAFETY: the function takes nothing and looks at the processor only; both builds of libjpeg have it.
+    unsafe { jsimd_can_idct_islow() != 0 }
+}
+
 struct Session<'a> {
     info: jpeg_decompress_struct,
     errors: jpeg_error_mgr,

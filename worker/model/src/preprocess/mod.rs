@@ -23,6 +23,7 @@ mod tiff;
 
 pub use decode::{DecodeLimits, decode};
 pub use error::DecodeError;
+pub use libjpeg::is_accelerated as jpeg_is_accelerated;
 pub use picture::{Picture, PreparedPicture, SquareImage};
 pub use pixels::pixel_values;
 pub use resize::{prepare, resize_square};
