@@ -51,6 +51,7 @@ byId("submit").addEventListener("submit", async (event) => {
     const json = {
       sources,
       question: text("question") || undefined,
+      job_size: Number(text("job_size")) || undefined,
       pictures_only: form.elements.namedItem("pictures_only").checked,
       retry_failed: form.elements.namedItem("retry_failed").checked,
     };

@@ -88,6 +88,7 @@ impl Fleet {
     }
 
     /// The same queue and storage, without the worker: closing it is up to the owner.
+    #[must_use]
     pub fn shared(&self) -> Self {
         Self {
             broker: self.broker.clone(),

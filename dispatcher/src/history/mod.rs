@@ -60,6 +60,7 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
 }
 
 /// The jobs of a run that are not `done`, in the order of the run.
+#[allow(clippy::implicit_hasher, reason = "there is one kind of set here")]
 pub async fn unfinished_jobs(
     archive: &dyn Storage,
     manifest: &RunManifest,

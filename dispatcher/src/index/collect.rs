@@ -46,7 +46,7 @@ pub async fn read(
     stamps: &[PartStamp],
 ) -> Result<(Vec<Part>, Vec<(PartStamp, String)>), ArchiveError> {
     // Owned stamps: a closure over borrowed ones would tie the whole future to one thread.
-    let reads = stamps.to_vec().into_iter().map(|stamp| read_one(archive, stamp).boxed());
+    let reads = stamps.iter().cloned().map(|stamp| read_one(archive, stamp).boxed());
     let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
     let (mut parts, mut damaged) = (Vec::new(), Vec::new());
     while let Some(part) = reads.next().await {

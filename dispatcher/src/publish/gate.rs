@@ -52,8 +52,7 @@ impl Gate {
         let mut closed = self.closed.subscribe();
         loop {
             // The sender lives as long as `self`.
-            let _open = closed.wait_for(|closed| !closed).await;
-            drop(_open);
+            drop(closed.wait_for(|closed| !closed).await);
             let Some(room) = &self.room else { return };
             let Ok(permit) = room.acquire().await else { return };
             // It may have been closed while this job waited for room.

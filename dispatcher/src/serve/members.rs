@@ -128,8 +128,9 @@ mod tests {
 
     #[test]
     fn overlapping_jobs_count_once() {
-        let now = Instant::now() + Duration::from_secs(3600);
-        let ago = |seconds| now - Duration::from_secs(seconds);
+        let start = Instant::now();
+        let now = start + Duration::from_secs(100);
+        let ago = |seconds: u64| start + Duration::from_secs(100 - seconds);
         let busy = [(ago(30), ago(10), 1), (ago(25), ago(5), 1), (ago(90), ago(55), 1)];
         let busy = share(&busy.into_iter().collect(), now);
         assert!((busy - 30.0 / 60.0).abs() < 1e-9, "{busy}");

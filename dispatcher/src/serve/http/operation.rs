@@ -65,6 +65,7 @@ impl Operation {
     }
 
     /// Takes the fields of `T` in the address.
+    #[must_use]
     pub fn query<T: JsonSchema>(mut self) -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.inline_subschemas = true;
@@ -91,36 +92,42 @@ impl Operation {
     }
 
     /// Takes a JSON body.
+    #[must_use]
     pub fn json<T: JsonSchema>(mut self) -> Self {
         self.body = Some(Content::Json(SchemaGenerator::subschema_for::<T>));
         self
     }
 
     /// Takes bytes.
+    #[must_use]
     pub fn bytes(mut self, types: &'static [&'static str]) -> Self {
         self.body = Some(Content::Bytes(types));
         self
     }
 
     /// May answer JSON.
+    #[must_use]
     pub fn answers<T: JsonSchema>(mut self, status: u16, what: &'static str) -> Self {
         self.answers.push((status, what, Some(Content::Json(SchemaGenerator::subschema_for::<T>))));
         self
     }
 
     /// May answer bytes.
+    #[must_use]
     pub fn sends(mut self, status: u16, what: &'static str, types: &'static [&'static str]) -> Self {
         self.answers.push((status, what, Some(Content::Bytes(types))));
         self
     }
 
     /// May answer without a body.
+    #[must_use]
     pub fn ends(mut self, status: u16, what: &'static str) -> Self {
         self.answers.push((status, what, None));
         self
     }
 
     /// Needs no token.
+    #[must_use]
     pub fn open(mut self) -> Self {
         self.is_open = true;
         self
