@@ -10,30 +10,57 @@ const ACTS = {
   cancel: { text: "Cancel", when: ["running", "paused", "unfinished"] },
 };
 const MOVING = ["running", "paused", "unfinished"];
+/** A browser has six connections to a host: runs beyond these are looked at now and then. */
+const FOLLOWED = 3;
+let followed = 0;
 
 class Run extends HTMLElement {
   #run;
   #events = null;
   #parts = {};
+  #seen = "";
 
-  /** Shows a run's summary, then follows it. */
+  /** Shows a run's summary, then what became of its rows. */
   begin(summary) {
     this.#run = summary.run;
     this.#build();
-    this.#tell(summary);
-    this.follow();
+    this.update(summary);
+  }
+
+  /** Takes a later summary: follows the run while it goes on, looks at it again when something changed. */
+  update(summary) {
+    const changed = this.#seen !== `${summary.state} ${summary.jobs_done}`;
+    if (changed) this.#tell(summary);
+    if (MOVING.includes(summary.state)) this.#follow();
+    if (changed && !this.#events) this.#look();
   }
 
   disconnectedCallback() {
-    this.#events?.close();
+    this.#leave();
   }
 
-  follow() {
-    this.#events?.close();
+  async #look() {
+    try {
+      this.#tell(await get(`/runs/${encodeURIComponent(this.#run)}`));
+    } catch (error) {
+      this.#parts.notes.replaceChildren(element("p", { class: "bad", text: error.message }));
+    }
+  }
+
+  #follow() {
+    if (this.#events || followed >= FOLLOWED) return;
     const events = new EventSource(address(`/runs/${encodeURIComponent(this.#run)}/events`));
     events.addEventListener("progress", (event) => this.#tell(JSON.parse(event.data)));
-    events.addEventListener("end", () => events.close());
+    events.addEventListener("end", () => this.#leave());
     this.#events = events;
+    followed += 1;
+  }
+
+  #leave() {
+    if (!this.#events) return;
+    this.#events.close();
+    this.#events = null;
+    followed -= 1;
   }
 
   #build() {
@@ -56,6 +83,7 @@ class Run extends HTMLElement {
 
   #tell(run) {
     const parts = this.#parts;
+    this.#seen = `${run.state} ${run.jobs_done}`;
     if (parts.state.textContent !== run.state) {
       parts.state.textContent = run.state;
       parts.state.className = `state ${run.state}`;
@@ -64,6 +92,8 @@ class Run extends HTMLElement {
     parts.about.textContent = `${asks} · ${run.source.join(", ")} · ${moment(run.created_at)}`;
     parts.bar.max = Math.max(run.jobs, 1);
     parts.bar.value = run.jobs_done;
+    // A summary knows nothing of rows: what was seen of them stays.
+    if (run.ok === undefined && parts.counts.textContent) return this.#offer(run, !parts.failed.hidden);
     parts.counts.textContent = this.#counts(run);
     const failed = Object.entries(run.failed ?? {});
     parts.codes.textContent = failed.map(([code, number]) => `${code} ${count(number)}`).join(", ");
@@ -97,17 +127,22 @@ class Run extends HTMLElement {
     if (failed && !MOVING.includes(run.state)) wanted.push(["retry", "Retry failed"]);
     const names = wanted.map(([name]) => name).join();
     if (this.#parts.acts.dataset.offered === names) return;
-    this.#parts.acts.dataset.offered = names;
-    this.#parts.acts.replaceChildren(...wanted.map(([name, text]) => element("button", {
+    const acts = this.#parts.acts;
+    const focused = acts.contains(document.activeElement);
+    acts.dataset.offered = names;
+    acts.replaceChildren(...wanted.map(([name, text]) => element("button", {
       type: "button", text, "aria-label": `${text} run ${this.#run}`, "data-act": name, on: { click: (event) => this.#act(name, event.target) },
     })));
+    // Whoever pressed a button by the keyboard goes on from there.
+    if (focused) (acts.querySelector("button") ?? this.#parts.failed.querySelector("summary")).focus();
   }
 
   async #act(name, button) {
     button.disabled = true;
     try {
       await call("POST", address(`/runs/${encodeURIComponent(this.#run)}/${name}`));
-      this.follow();
+      await this.#look();
+      this.#follow();
       this.dispatchEvent(new CustomEvent("acted", { bubbles: true, detail: name }));
     } catch (error) {
       this.#parts.notes.replaceChildren(element("p", { class: "bad", role: "alert", text: error.message }));

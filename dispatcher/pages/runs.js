@@ -29,7 +29,8 @@ async function load(older) {
 }
 
 function add(runs, atEnd) {
-  const known = new Set([...cards.children].map((card) => card.dataset.run));
+  const known = new Map([...cards.children].map((card) => [card.dataset.run, card]));
+  for (const run of runs) known.get(run.run)?.update(run);
   const fresh = runs.filter((run) => !known.has(run.run)).map((run) => {
     const card = element("cf-run", { "data-run": run.run });
     card.begin(run);

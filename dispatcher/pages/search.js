@@ -69,9 +69,10 @@ async function show() {
 
 function summary(query, found) {
   const searched = query.text || query.upload || query.like;
+  const narrowed = Object.entries(query).some(([name, value]) => value && name !== "limit");
   const what = searched ? counted(found.hits.length, "hit") : `The newest ${counted(found.hits.length, "picture")}`;
   const index = found.index.unindexed ? `; ${counted(found.index.unindexed, "part")} not indexed yet` : "";
-  if (found.hits.length === 0) return searched ? "Nothing was found." : "Nothing is here yet: submit a run.";
+  if (found.hits.length === 0) return narrowed ? "Nothing was found." : "Nothing is here yet: submit a run.";
   return `${what} of ${counted(found.pictures, "picture")}${index}`;
 }
 

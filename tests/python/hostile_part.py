@@ -28,7 +28,7 @@ def main() -> None:
         field = table.schema.field(place)
         row = row.set_column(place, field, pa.array([value], field.type))
     sink = pa.BufferOutputStream()
-    parquet.write_table(row, sink)
+    parquet.write_table(row, sink, compression="zstd")
     s3.put_object(Bucket=bucket, Key=f"{root}/parts/hostile/hostile-0.parquet", Body=sink.getvalue().to_pybytes())
 
 

@@ -291,8 +291,18 @@ pub async fn python_with<S: AsRef<OsStr>>(
 
 /// Status line and body of a plain GET on this machine; `None` if nobody answers.
 pub async fn http_get(port: u16, path: &str) -> Option<(String, String)> {
+    http(port, "GET", path, "").await
+}
+
+/// Status line and body of a request with a JSON body, if it is not empty; `None` if nobody answers.
+pub async fn http(port: u16, method: &str, path: &str, json: &str) -> Option<(String, String)> {
     let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let body = match json.len() {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{body}Connection: close\r\n\r\n{json}");
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.ok()?;

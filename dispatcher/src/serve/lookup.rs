@@ -19,12 +19,15 @@ const FRESH: Duration = Duration::from_secs(1);
 const SPACES: usize = 4;
 /// Parts whose rows are kept.
 const PARTS: usize = 512;
+/// Hits of which it is remembered where their rows are.
+const FOUND: usize = 20_000;
 
 /// Opened archives by embedding space.
 #[derive(Debug, Default)]
 pub struct Lookup {
     open: AsyncMutex<HashMap<String, (Instant, Arc<Ready>)>>,
     rows: Mutex<Rows>,
+    found: Mutex<HashMap<(String, Option<u64>), String>>,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +78,31 @@ impl Lookup {
         }
         let ready = self.ready(ground, space.as_deref()).await?;
         let vectors = embedded.into_iter().map(|(name, embedded)| (name, embedded.vectors)).collect();
-        Ok(ready.search(&ground.shelf, Asked { vectors, ..asked }).boxed().await?)
+        let hits = ready.search(&ground.shelf, Asked { vectors, ..asked }).boxed().await?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() > FOUND {
+            found.clear();
+        }
+        found.extend(hits.hits.iter().map(|hit| ((hit.item.clone(), hit.frame_ms), hit.part.clone())));
+        drop(found);
+        Ok(hits)
+    }
+
+    /// A row of a picture or frame that was read: where a search has just found it, or else the newest. A page of hits
+    /// asks for hundreds.
+    pub async fn row(&self, ground: &Ground, item: &ItemUri, frame_ms: Option<u64>) -> Result<Row, Problem> {
+        let place = (item.to_string(), frame_ms);
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
+        if let Some(key) = found
+            && let Ok(part) = self.part(ground, &key).await
+            && let Some(row) = part.iter().find(|row| row.item == *item && row.frame_ms == frame_ms)
+        {
+            return Ok(row.clone());
+        }
+        let rows = self.rows(ground, item, frame_ms).await?;
+        // A newer row may have failed without having read anything.
+        let read = rows.iter().position(|row| row.sha256.is_some()).unwrap_or(0);
+        rows.into_iter().nth(read).ok_or_else(|| Problem::missing("no row"))
     }
 
     /// The rows of a picture or of one frame, the newest first, without their embeddings.

@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 # Slow machines run these tests beside others.
-PATIENCE = 30_000
+PATIENCE = 20_000
 expect.set_options(timeout=PATIENCE)
 
 
@@ -46,7 +46,6 @@ class Watched:
 
     def accessible(self, name: str) -> None:
         """Nothing that axe finds, of any severity."""
-        self.page.wait_for_load_state("networkidle") if name != "runs" else None
         found = Axe().run(self.page)
         assert found.violations_count == 0, f"{name}: {found.generate_report()}"
 

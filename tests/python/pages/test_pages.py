@@ -15,13 +15,13 @@ import pytest
 from browser import Watched, launch
 from playwright.sync_api import expect, sync_playwright
 
-BASE = os.environ["captionFLEET_TEST_SERVICE"]
-TOKEN = os.environ["captionFLEET_TEST_TOKEN"]
-BUCKET = os.environ["captionFLEET_TEST_SOURCE"]
-PICTURES = pathlib.Path(os.environ["captionFLEET_TEST_PICTURES"])
-SHOTS = pathlib.Path(os.environ["captionFLEET_TEST_SCREENSHOTS"])
+BASE = os.environ["CAPTIONFLEET_TEST_SERVICE"]
+TOKEN = os.environ["CAPTIONFLEET_TEST_TOKEN"]
+BUCKET = os.environ["CAPTIONFLEET_TEST_SOURCE"]
+PICTURES = pathlib.Path(os.environ["CAPTIONFLEET_TEST_PICTURES"])
+SHOTS = pathlib.Path(os.environ["CAPTIONFLEET_TEST_SCREENSHOTS"])
 # One of the pictures.
-NAME = os.environ["captionFLEET_TEST_NAME"]
+NAME = os.environ["CAPTIONFLEET_TEST_NAME"]
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "color_scheme": "dark"}
 
 
@@ -184,6 +184,28 @@ def test_an_item_its_neighbours_and_a_question(watched, caption):
     watched.accessible("item")
     watched.fits("item")
     watched.shot("item")
+
+
+def test_a_frame_plays_its_film(watched):
+    asked = urllib.parse.urlencode({"source": f"{BUCKET}/film", "limit": 10})
+    status, found = api("GET", f"/api/v1/search?{asked}")
+    frame = max((hit for hit in found["hits"]), key=lambda hit: hit["frame_ms"])
+    assert status == 200 and frame["frame_ms"] >= 6000, found
+    page = watched.page
+    page.goto("/item?" + urllib.parse.urlencode({"item": frame["item"], "frame_ms": frame["frame_ms"]}))
+    film = page.locator("video")
+    page.wait_for_function("document.querySelector('video')?.currentTime > 0")
+    assert abs(film.evaluate("film => film.currentTime") * 1000 - frame["frame_ms"]) < 500
+    page.wait_for_function("document.querySelector('video').textTracks[0]?.cues?.length > 0")
+    expect(page.locator("h1")).to_contain_text(" at 0:")
+    watched.accessible("film")
+    watched.shot("film")
+    request = urllib.request.Request(
+        f"{BASE}/api/v1/films?" + urllib.parse.urlencode({"item": frame["item"], "frame_ms": frame["frame_ms"]}),
+        headers={"authorization": f"Bearer {TOKEN}", "range": "bytes=4-7"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert (answer.status, answer.read()) == (206, b"ftyp"), answer.headers
 
 
 def test_a_run_is_followed_cancelled_resumed_and_retried(watched):

@@ -1,6 +1,6 @@
 //! What failed in a run, item by item.
 
-use super::{name, run_id};
+use super::{name, page, run_id};
 use crate::serve::Service;
 use crate::serve::http::extract::{Asked, Named};
 use crate::serve::http::operation::Operation;
@@ -59,10 +59,8 @@ async fn list(
     Named(run): Named<String>,
     Asked(query): Asked<FailuresQuery>,
 ) -> Result<Json<Vec<Failure>>, Problem> {
-    let (offset, limit) = (query.offset.unwrap_or(0) as usize, query.limit.unwrap_or(50) as usize);
-    if !(1..=200).contains(&limit) {
-        return Err(Problem::bad("limit: must be 1 to 200"));
-    }
+    let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(50));
+    page(offset, limit)?;
     let run = run_id(&run)?;
     let ground = &service.ground;
     let standing = service.progress.look(&*ground.archive, &run).await?;
@@ -73,7 +71,7 @@ async fn list(
             if row.status != Status::Failed || query.code.as_deref().is_some_and(|wanted| wanted != code) {
                 continue;
             }
-            if left_out < offset {
+            if left_out < offset as usize {
                 left_out += 1;
                 continue;
             }
@@ -86,7 +84,7 @@ async fn list(
                 has_bytes: row.sha256.is_some() && row.frame_ms.is_none(),
                 finished_at: row.finished_at.to_string(),
             });
-            if failures.len() == limit {
+            if failures.len() == limit as usize {
                 return Ok(Json(failures));
             }
         }

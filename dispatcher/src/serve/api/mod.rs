@@ -57,6 +57,14 @@ fn run_id(text: &str) -> Result<RunId, Problem> {
     RunId::new(text).map_err(|error| Problem::bad(format!("run: {error}")))
 }
 
+/// Checks what is to be left out and shown of a list.
+fn page(offset: u32, limit: u32) -> Result<(), Problem> {
+    if offset > 1_000_000 || !(1..=200).contains(&limit) {
+        return Err(Problem::bad("offset must be at most 1000000 and limit 1 to 200"));
+    }
+    Ok(())
+}
+
 /// What people call an item: the end of its name, without what could steer a terminal or a page.
 fn name(item: &str) -> String {
     let name = match ItemUri::parse(item).as_ref().map(ItemUri::location) {

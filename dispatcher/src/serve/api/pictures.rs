@@ -62,11 +62,8 @@ async fn picture(
     let (ground, media) = (&service.ground, &service.media);
     let jpeg = match (&query.item, &query.upload) {
         (Some(name), None) => {
-            let rows = service.lookup.rows(ground, &item(name)?, query.frame_ms).await?;
-            // A newer row may have failed without having read anything.
-            let row = rows.iter().find(|row| row.sha256.is_some()).or(rows.first());
-            let row = row.ok_or_else(|| Problem::missing("no row"))?;
-            media.picture(ground, row, size).await?
+            let row = service.lookup.row(ground, &item(name)?, query.frame_ms).await?;
+            media.picture(ground, &row, size).await?
         }
         (None, Some(sha256)) => {
             uploads::item(&ground.uri, sha256)?;

@@ -1,6 +1,6 @@
 //! The runs of the archive: how far they are, and what is done with them.
 
-use super::run_id;
+use super::{page, run_id};
 use crate::archive;
 use crate::exit;
 use crate::serve::Service;
@@ -161,9 +161,7 @@ async fn list(
     Asked(query): Asked<RunsQuery>,
 ) -> Result<Json<Runs>, Problem> {
     let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(50));
-    if !(1..=200).contains(&limit) {
-        return Err(Problem::bad("limit: must be 1 to 200"));
-    }
+    page(offset, limit)?;
     let store = &*service.ground.archive;
     let (runs, damaged) = service.progress.runs(store).await?;
     let total = runs.len();

@@ -181,7 +181,24 @@ fn text(query: &SearchQuery) -> Result<Option<&str>, Problem> {
     Ok(text)
 }
 
+/// No field may be longer than the document says, in characters.
+fn within_lengths(query: &SearchQuery) -> Result<(), Problem> {
+    let fields = [
+        ("text", &query.text, 1024),
+        ("like", &query.like, 4096),
+        ("source", &query.source, 4096),
+        ("caption", &query.caption, 1024),
+    ];
+    for (name, value, most) in fields {
+        if value.as_ref().is_some_and(|value| value.chars().count() > most) {
+            return Err(Problem::bad(format!("{name}: longer than {most} characters")));
+        }
+    }
+    Ok(())
+}
+
 fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
+    within_lengths(query)?;
     let text = text(query)?;
     let mode = query.mode.unwrap_or_default();
     if text.is_none() && mode != Mode::Meaning {
