@@ -39,6 +39,11 @@ class Run extends HTMLElement {
     this.#leave();
   }
 
+  /** Follows no more until the next summary. */
+  rest() {
+    this.#leave();
+  }
+
   async #look() {
     try {
       this.#tell(await get(`/runs/${encodeURIComponent(this.#run)}`));

@@ -73,5 +73,10 @@ function told(submitted) {
 
 byId("more").addEventListener("click", () => load(true));
 cards.addEventListener("acted", (event) => { if (event.detail === "retry") load(false); });
+document.addEventListener("visibilitychange", () => {
+  // A page in the background gives its connections back: tabs of one browser share them.
+  if (document.hidden) for (const card of cards.children) card.rest();
+  else load(false);
+});
 setInterval(() => { if (!document.hidden && !only) load(false); }, 5000);
 load(false);

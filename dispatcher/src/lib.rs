@@ -2,7 +2,8 @@
 //!
 //! Data goes one way: [`catalog`] lists items, [`history`] reads what the archive has, [`survey`] measures videos, [`plan`] compares the two and cuts
 //! jobs, [`submission`] writes the run down, [`publish`] hands its jobs to the broker, [`ledger`] follows them, [`report`]
-//! says what they came to. [`verify`] and [`search`] read the archive. [`app`] wires all of it, one file per command.
+//! says what they came to; [`prepare`] does the first half of that and [`conduct`] the second. [`verify`] and [`search`] read
+//! the archive. [`serve`] offers all of it over HTTP. [`app`] wires it, one file per command.
 //!
 //! What is not here: tensors, and any client library of a broker or a bucket. Without a broker the worker's library runs
 //! in this process over the embedded queue, and everything else stays the same.

@@ -60,7 +60,7 @@ impl Served {
             token.display().to_string(),
         ]);
         serve.extend(options);
-        let service = fleet.start_service(serve).unwrap();
+        let service = fleet.start_service("service", serve).unwrap();
         let port = port(&service).await;
         Self { fleet, port, scenes, _service: service, _worker: worker }
     }
@@ -106,8 +106,8 @@ async fn a_service_that_was_killed_goes_on_with_its_run() {
     let source = fleet.folder().join("in");
     pictures::scenes(&source, 600, 43);
     let archive = fleet.folder().join("archive").display().to_string();
-    let serve = || fleet.start_service(["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
-    let mut killed = serve();
+    let serve = |name| fleet.start_service(name, ["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
+    let mut killed = serve("killed");
     let at = port(&killed).await;
     let order = serde_json::json!({"sources": [source], "job_size": 4}).to_string();
     let (status, submitted) = http(at, "POST", "/api/v1/submissions", &order).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_service_that_was_killed_goes_on_with_its_run() {
     killed.wait(Duration::from_secs(10)).await.unwrap();
     assert!(before["jobs_done"].as_u64() < before["jobs"].as_u64(), "{before}");
 
-    let mut again = serve();
+    let mut again = serve("again");
     let at = port(&again).await;
     let after = until(at, &run, |run| run["state"] == "finished").await;
     assert_eq!((&after["ok"], &after["jobs_done"]), (&600.into(), &150.into()), "{after}");

@@ -185,17 +185,18 @@ impl Fleet {
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 
-    /// Starts `dispatcher serve ARGUMENTS` beside the test; its log is `service.log` in the test's folder.
+    /// Starts `dispatcher serve ARGUMENTS` beside the test; its log is `NAME.log` in the test's folder.
     ///
     /// # Errors
     /// When the program cannot be started.
     pub fn start_service<S: AsRef<OsStr>>(
         &self,
+        name: &str,
         arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Child> {
         let mut command = self.program("dispatcher")?;
         command.arg("serve").args(arguments);
-        Child::spawn("service", command, &self.folder().join("service.log"))
+        Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 
     /// Starts a worker that reaches the services by other ways, and whose admin port listens at `admin`.

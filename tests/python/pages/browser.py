@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import time
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
@@ -39,6 +40,13 @@ class Watched:
         # What the network answered is looked at by the tests themselves.
         if message.type == "error" and "Failed to load resource" not in message.text:
             self.faults.append(f"console: {message.text}")
+
+    def until(self, script: str) -> None:
+        """Waits until a script finds something. Playwright's own way needs `eval`, which the pages' policy forbids."""
+        deadline = time.monotonic() + PATIENCE / 1000
+        while not self.page.evaluate(script):
+            assert time.monotonic() < deadline, f"never: {script}"
+            self.page.wait_for_timeout(50)
 
     def shot(self, name: str) -> None:
         """Keeps what is seen now."""

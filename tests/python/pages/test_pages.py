@@ -194,9 +194,9 @@ def test_a_frame_plays_its_film(watched):
     page = watched.page
     page.goto("/item?" + urllib.parse.urlencode({"item": frame["item"], "frame_ms": frame["frame_ms"]}))
     film = page.locator("video")
-    page.wait_for_function("document.querySelector('video')?.currentTime > 0")
+    watched.until("document.querySelector('video')?.currentTime > 0")
     assert abs(film.evaluate("film => film.currentTime") * 1000 - frame["frame_ms"]) < 500
-    page.wait_for_function("document.querySelector('video').textTracks[0]?.cues?.length > 0")
+    watched.until("document.querySelector('video').textTracks[0]?.cues?.length > 0")
     expect(page.locator("h1")).to_contain_text(" at 0:")
     watched.accessible("film")
     watched.shot("film")
@@ -274,6 +274,42 @@ def test_the_overview_tells_how_everything_is(watched):
     watched.accessible("overview")
     watched.fits("overview")
     watched.shot("overview")
+
+
+def test_a_page_is_there_before_its_data(watched):
+    held = []
+    watched.page.route("**/api/**", lambda route: held.append(route))
+    watched.page.goto("/")
+    expect(watched.page.get_by_label("What to look for")).to_be_editable()
+    expect(watched.page.get_by_role("status")).to_have_text(re.compile("Loading|Searching"))
+    for route in held:
+        route.abort()
+    expect(watched.page.get_by_role("status")).to_contain_text("cannot be reached")
+
+
+def test_a_gallery_of_two_hundred_does_not_stall(watched):
+    page = watched.page
+    page.add_init_script(
+        "window.stalls = []; new PerformanceObserver((list) => window.stalls.push("
+        "...list.getEntries().map((entry) => entry.duration))).observe({ type: 'longtask', buffered: true });"
+    )
+    page.goto("/?limit=200")
+    expect(page.locator("cf-gallery li")).to_have_count(200)
+    watched.until("document.querySelector('cf-gallery img').naturalWidth > 0")
+    loaded = "[...document.querySelectorAll('cf-gallery img')].filter((image) => image.naturalWidth > 0).length"
+    assert page.evaluate(loaded) < 150, "pictures far below the screen wait until someone comes near them"
+    for _ in range(20):
+        page.mouse.wheel(0, 800)
+        page.wait_for_timeout(30)
+    watched.until(
+        "[...document.querySelectorAll('cf-gallery li')].filter((card) => {"
+        " const { top, bottom } = card.getBoundingClientRect(); return bottom > 0 && top < innerHeight;"
+        "}).every((card) => card.querySelector('img')?.naturalWidth > 0)"
+    )
+    stalls = page.evaluate("window.stalls")
+    # Two cores are shared with the service, the worker and other tests: alone it is a tenth of this.
+    assert max(stalls, default=0) < 1000, stalls
+    watched.shot("two-hundred")
 
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/overview"])
