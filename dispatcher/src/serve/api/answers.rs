@@ -26,8 +26,7 @@ struct Question {
     #[schemars(length(min = 1, max = 4096))]
     item: Option<String>,
     /// Time of the frame, if it is one of a video.
-    #[schemars(range(max = 4_294_967_295_u64))]
-    frame_ms: Option<u64>,
+    frame_ms: Option<u32>,
     /// An uploaded picture.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     upload: Option<String>,
@@ -69,7 +68,7 @@ async fn answer(
     };
     let asked = match (&question.item, &question.upload) {
         (Some(name), None) => {
-            let rows = service.lookup.rows(ground, &item(name)?, question.frame_ms).await?;
+            let rows = service.lookup.rows(ground, &item(name)?, question.frame_ms.map(u64::from)).await?;
             let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
             media::item_of(ground, row).await?
         }

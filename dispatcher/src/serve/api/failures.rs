@@ -19,7 +19,7 @@ use std::sync::Arc;
 #[serde(deny_unknown_fields)]
 struct FailuresQuery {
     /// Only those with this code.
-    #[schemars(length(min = 1, max = 100))]
+    #[schemars(length(max = 100))]
     code: Option<String>,
     /// Items to leave out.
     #[schemars(range(max = 1_000_000))]
@@ -61,6 +61,10 @@ async fn list(
 ) -> Result<Json<Vec<Failure>>, Problem> {
     let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(50));
     page(offset, limit)?;
+    let wanted = query.code.as_deref().filter(|code| !code.is_empty());
+    if wanted.is_some_and(|code| code.chars().count() > 100) {
+        return Err(Problem::bad("code: longer than 100 characters"));
+    }
     let run = run_id(&run)?;
     let ground = &service.ground;
     let standing = service.progress.look(&*ground.archive, &run).await?;
@@ -68,7 +72,7 @@ async fn list(
     for key in &standing.failed {
         for row in service.lookup.part(ground, key).await?.iter() {
             let code = row.error_code.as_deref().unwrap_or_default();
-            if row.status != Status::Failed || query.code.as_deref().is_some_and(|wanted| wanted != code) {
+            if row.status != Status::Failed || wanted.is_some_and(|wanted| wanted != code) {
                 continue;
             }
             if left_out < offset as usize {

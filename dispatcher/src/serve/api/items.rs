@@ -23,8 +23,7 @@ pub(super) struct ItemQuery {
     #[schemars(length(min = 1, max = 4096))]
     pub(super) item: String,
     /// Time of the frame, if it is one of a video.
-    #[schemars(range(max = 4_294_967_295_u64))]
-    pub(super) frame_ms: Option<u64>,
+    pub(super) frame_ms: Option<u32>,
 }
 
 /// The record of a picture or frame.
@@ -86,7 +85,8 @@ async fn record(
     State(service): State<Arc<Service>>,
     Asked(query): Asked<ItemQuery>,
 ) -> Result<Json<Record>, Problem> {
-    let rows = service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms).await?;
+    let rows =
+        service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
     let count = rows.len();
     let newest = rows.into_iter().next().ok_or_else(|| Problem::missing("no row"))?;
     Ok(Json(Record { rows: count, ..Record::from(newest) }))

@@ -23,8 +23,7 @@ struct PictureQuery {
     #[schemars(length(min = 1, max = 4096))]
     item: Option<String>,
     /// Time of the frame, if it is one of a video.
-    #[schemars(range(max = 4_294_967_295_u64))]
-    frame_ms: Option<u64>,
+    frame_ms: Option<u32>,
     /// An uploaded picture.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     upload: Option<String>,
@@ -62,7 +61,7 @@ async fn picture(
     let (ground, media) = (&service.ground, &service.media);
     let jpeg = match (&query.item, &query.upload) {
         (Some(name), None) => {
-            let row = service.lookup.row(ground, &item(name)?, query.frame_ms).await?;
+            let row = service.lookup.row(ground, &item(name)?, query.frame_ms.map(u64::from)).await?;
             media.picture(ground, &row, size).await?
         }
         (None, Some(sha256)) => {

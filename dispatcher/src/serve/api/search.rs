@@ -55,8 +55,7 @@ struct SearchQuery {
     #[schemars(length(min = 1, max = 4096))]
     like: Option<String>,
     /// Time of the frame, if that is one of a video.
-    #[schemars(range(max = 4_294_967_295_u64))]
-    like_frame_ms: Option<u64>,
+    like_frame_ms: Option<u32>,
     /// What decides the order; words and hybrid need a text.
     mode: Option<Mode>,
     /// Only items whose name begins so: a folder or s3://bucket/prefix.
@@ -264,7 +263,10 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
             questions.embed(ground, format!("image {sha256}"), Query::Image { item }).await?,
         ));
     } else if let Some(like) = &query.like {
-        embedded.push(("image", service.lookup.embedding(ground, &item(like)?, query.like_frame_ms).await?));
+        embedded.push((
+            "image",
+            service.lookup.embedding(ground, &item(like)?, query.like_frame_ms.map(u64::from)).await?,
+        ));
     }
     Ok(embedded)
 }

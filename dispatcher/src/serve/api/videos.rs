@@ -42,7 +42,8 @@ async fn film_bytes(
     headers: HeaderMap,
     Asked(query): Asked<ItemQuery>,
 ) -> Result<Response, Problem> {
-    let rows = service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms).await?;
+    let rows =
+        service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
     let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
     let film = Film::open(&service.ground, row).await?;
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
@@ -70,7 +71,7 @@ async fn captions(
     Asked(query): Asked<ItemQuery>,
 ) -> Result<Response, Problem> {
     let item = item(&query.item)?;
-    let rows = service.lookup.rows(&service.ground, &item, query.frame_ms).await?;
+    let rows = service.lookup.rows(&service.ground, &item, query.frame_ms.map(u64::from)).await?;
     let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
     let key = layout::track(&row.run, &item, Track::Captions);
     let text = match service.ground.archive.get(&key, TABLE_BYTES).await {
