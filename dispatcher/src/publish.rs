@@ -1,4 +1,8 @@
-//! Handing jobs to the broker, each until it is confirmed. Decides nothing.
+//! Handing jobs to the broker, each until it is confirmed. Decides nothing but how many are out at a time ([`Gate`]).
+
+mod gate;
+
+pub use gate::Gate;
 
 use crate::plan::PlannedJob;
 use anyhow::Context as _;
@@ -39,17 +43,19 @@ pub async fn publish(
     destination: &Destination<'_>,
     run: &RunManifest,
     jobs: &[PlannedJob],
+    gate: &Gate,
     observer: &dyn Observer,
 ) -> anyhow::Result<()> {
     let context = || format!("publish run {}", run.run);
-    let returned = send(destination, run, jobs.iter(), observer).await.with_context(context)?;
+    let returned = send(destination, run, jobs.iter(), gate, observer).await.with_context(context)?;
     if returned.is_empty() {
         return Ok(());
     }
     let ids: Vec<JobId> = returned.iter().map(|job| job.id.clone()).collect();
     observer.returned(&ids);
     destination.broker.declare().await.with_context(context)?;
-    let returned = send(destination, run, returned.into_iter(), observer).await.with_context(context)?;
+    let returned =
+        send(destination, run, returned.into_iter(), &Gate::open(), observer).await.with_context(context)?;
     if let Some(job) = returned.first() {
         anyhow::bail!(
             "publish run {}: {} jobs came back twice, job {} the first: something removes queue {} again and again",
@@ -67,10 +73,12 @@ async fn send<'a>(
     destination: &Destination<'_>,
     run: &RunManifest,
     jobs: impl Iterator<Item = &'a PlannedJob>,
+    gate: &Gate,
     observer: &dyn Observer,
 ) -> anyhow::Result<Vec<&'a PlannedJob>> {
     let returned: Vec<Option<&PlannedJob>> = futures::stream::iter(jobs)
         .map(|job| async move {
+            gate.pass().await;
             let message = message(destination, run, job)?;
             match destination.broker.publish(&destination.queue, message).await {
                 Ok(()) => observer.confirmed(),

@@ -29,6 +29,8 @@ pub struct About {
     pub already_done: u64,
     /// Whether frames of videos are kept as small pictures.
     pub thumbnails: bool,
+    /// Whether a service goes on with it when it is started again.
+    pub by_service: bool,
 }
 
 impl Default for About {
@@ -39,8 +41,17 @@ impl Default for About {
             job_size: 0,
             already_done: 0,
             thumbnails: false,
+            by_service: false,
         }
     }
+}
+
+/// The field of a manifest that says that a service publishes the run.
+const BY_SERVICE: &str = "by_service";
+
+/// Whether a service publishes the run, and goes on with it when it is started again.
+pub fn is_by_service(manifest: &RunManifest) -> bool {
+    manifest.extra.get(BY_SERVICE).is_some_and(|value| value == true)
 }
 
 /// The manifest of a new run.
@@ -49,6 +60,10 @@ pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
     let mut source: Vec<_> = about.sources.iter().take(MOST_SOURCES).cloned().collect();
     if about.sources.len() > MOST_SOURCES {
         source.push(format!("… and {} more", about.sources.len() - MOST_SOURCES));
+    }
+    let mut extra = serde_json::Map::new();
+    if about.by_service {
+        extra.insert(BY_SERVICE.to_owned(), true.into());
     }
     RunManifest {
         version: VERSION.to_owned(),
@@ -68,7 +83,7 @@ pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
         item_files: (items as usize).div_ceil(ITEMS_PER_FILE) as u32,
         already_done: about.already_done,
         captionfleet: env!("CARGO_PKG_VERSION").to_owned(),
-        extra: serde_json::Map::new(),
+        extra,
     }
 }
 

@@ -3,10 +3,13 @@
 //! ```text
 //! runs/RUN.json                  manifest of a run
 //! runs/RUN/items-00000.parquet   its items, in plan order, split over numbered files
+//! runs/RUN/cancelled             there while the run is cancelled: workers drop its jobs
+//! runs/RUN/paused                there while whoever publishes the run holds its jobs back
 //! parts/RUN/JOB.parquet          the rows of one job
 //! quarantine/RUN/JOB.json        marker of a job that is being run item by item
 //! staged/ab/abcdef…              a local picture copied for remote workers, by its sha256
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
+//! queries/answers/               an archive for answers to questions about one picture, each gone once it was read
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
 //! videos/RUN/videos.parquet      the finished videos of a run
 //! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
@@ -29,6 +32,11 @@ pub const INDEX_PREFIX: &str = "index/";
 /// Who writes the search index.
 pub const INDEX_LEASE: &str = "index/lease.json";
 
+/// Pictures given to searches, and what is kept for an answer.
+pub const QUERIES_PREFIX: &str = "queries/";
+/// The archive, inside this one, that answers to single questions go through.
+pub const ANSWERS: &str = "queries/answers";
+
 const PARTS: &str = "parts/";
 const MANIFEST_SUFFIX: &str = ".json";
 const PART_SUFFIX: &str = ".parquet";
@@ -47,6 +55,16 @@ pub fn run_of_manifest(key: &str) -> Option<RunId> {
 /// The `number`-th file of a run's items table, counted from zero.
 pub fn run_items(run: &RunId, number: u32) -> String {
     format!("{}items-{number:05}.parquet", run_items_prefix(run))
+}
+
+/// There while a run is cancelled: workers drop its jobs.
+pub fn run_cancelled(run: &RunId) -> String {
+    format!("{}cancelled", run_items_prefix(run))
+}
+
+/// There while whoever publishes a run holds its jobs back.
+pub fn run_paused(run: &RunId) -> String {
+    format!("{}paused", run_items_prefix(run))
 }
 
 /// What the keys of a run's items files begin with.
@@ -164,6 +182,10 @@ mod tests {
         let (run, job) = (RunId::new("r1").unwrap(), JobId::new("00000007-abc").unwrap());
         assert_eq!(run_manifest(&run), "runs/r1.json");
         assert_eq!(run_items(&run, 12), "runs/r1/items-00012.parquet");
+        assert_eq!(
+            (run_cancelled(&run), run_paused(&run)),
+            ("runs/r1/cancelled".into(), "runs/r1/paused".into())
+        );
         assert_eq!(part(&run, &job), "parts/r1/00000007-abc.parquet");
         assert_eq!(quarantine(&run, &job), "quarantine/r1/00000007-abc.json");
         assert_eq!(parts_prefix(None), "parts/");

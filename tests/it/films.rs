@@ -11,7 +11,7 @@ use captionfleet_world::{Scene, Split, render};
 use serde_json::Value;
 
 /// A film of `scenes` scenes of three seconds each.
-fn film(folder: &Path, name: &str, scenes: usize) {
+pub(crate) fn film(folder: &Path, name: &str, scenes: usize) {
     let frames = folder.join("frames");
     std::fs::create_dir(&frames).unwrap();
     let mut list = String::new();

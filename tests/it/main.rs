@@ -10,4 +10,5 @@ mod films;
 mod fleet;
 mod pictures;
 mod python;
+mod service;
 mod telemetry;

@@ -1,7 +1,7 @@
 //! The two programs as a user runs them: child processes with arguments and environment.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -185,6 +185,20 @@ impl Fleet {
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 
+    /// Starts `dispatcher serve ARGUMENTS` beside the test; its log is `NAME.log` in the test's folder.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_service<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Child> {
+        let mut command = self.program("dispatcher")?;
+        command.arg("serve").args(arguments);
+        Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
+    }
+
     /// Starts a worker that reaches the services by other ways, and whose admin port listens at `admin`.
     ///
     /// # Errors
@@ -258,15 +272,38 @@ pub async fn python<S: AsRef<OsStr>>(
     script: &str,
     arguments: impl IntoIterator<Item = S>,
 ) -> anyhow::Result<Ran> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script).into_os_string();
+    let arguments = arguments.into_iter().map(|argument| argument.as_ref().to_owned());
+    python_with(std::iter::once(script).chain(arguments), BTreeMap::new()).await
+}
+
+/// Runs `python3 ARGUMENTS` in the test command's private environment, with more variables in it.
+///
+/// # Errors
+/// As [`dispatcher`].
+pub async fn python_with<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+    environment: BTreeMap<&'static str, OsString>,
+) -> anyhow::Result<Ran> {
     let mut command = Command::new("python3");
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(script));
+    command.envs(environment);
     run(command, arguments, COMMAND_LIMIT).await
 }
 
 /// Status line and body of a plain GET on this machine; `None` if nobody answers.
 pub async fn http_get(port: u16, path: &str) -> Option<(String, String)> {
+    http(port, "GET", path, "").await
+}
+
+/// Status line and body of a request with a JSON body, if it is not empty; `None` if nobody answers.
+pub async fn http(port: u16, method: &str, path: &str, json: &str) -> Option<(String, String)> {
     let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let body = match json.len() {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{body}Connection: close\r\n\r\n{json}");
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.ok()?;

@@ -1,5 +1,6 @@
 //! Many segments seen as one.
 
+mod browse;
 mod keywords;
 mod nearest;
 
@@ -35,6 +36,8 @@ pub struct View {
     segments: Vec<Arc<Segment>>,
     /// For each row whether it counts, and how the item ended last.
     standing: Vec<Vec<Standing>>,
+    /// For each part of each segment whether it exists.
+    there: Vec<Vec<bool>>,
     items: usize,
 }
 
@@ -64,8 +67,9 @@ impl View {
     pub fn new(segments: Vec<Arc<Segment>>, exists: impl Fn(&PartStamp) -> bool) -> Self {
         let mut items: HashMap<u128, Item> =
             HashMap::with_capacity(segments.iter().map(|segment| segment.rows()).sum());
-        for (number, segment) in segments.iter().enumerate() {
-            let there: Vec<bool> = segment.parts().iter().map(&exists).collect();
+        let there: Vec<Vec<bool>> =
+            segments.iter().map(|segment| segment.parts().iter().map(&exists).collect()).collect();
+        for (number, (segment, there)) in segments.iter().zip(&there).enumerate() {
             for row in 0..segment.rows() {
                 let record = segment.record(row);
                 if there[record.part as usize] {
@@ -88,7 +92,7 @@ impl View {
                 mark(place, |standing| standing.has_caption = true);
             }
         }
-        Self { segments, standing, items: items.len() }
+        Self { segments, standing, there, items: items.len() }
     }
 
     /// Its segments.

@@ -1,40 +1,26 @@
-//! `dispatcher caption`: plan, write down, publish, follow, report.
+//! `dispatcher caption`: plan, do it, report.
 
-use super::fleet::Fleet;
 use super::indexing::keep_up;
-use super::prepare::{Prepared, prepare};
 use super::stopping;
+use crate::conduct::{Submission, Way};
 use crate::config::UsageError;
 use crate::config::args::CaptionArgs;
 use crate::config::settings::{WorkSettings, admin_address};
 use crate::exit::Ended;
-use crate::ledger::{Book, Followed, Follower, Observed, Tally, Watched};
-use crate::output::{self, counted};
-use crate::plan::PlannedJob;
-use crate::progress::{Display, Progress};
-use crate::publish::{self, Destination, publish};
+use crate::fleet::Fleet;
+use crate::ledger::Unwatched;
+use crate::output;
+use crate::prepare::{Prepared, prepare};
+use crate::progress::Display;
+use crate::publish::Gate;
 use crate::report::Report;
-use crate::submission::{self, About};
 use crate::telemetry::Metrics;
-use crate::{archive, staging, tracks};
 use anyhow::Context as _;
-use captionfleet_proto::broker::QueueName;
-use captionfleet_proto::job::{JobId, Lane};
-use captionfleet_proto::layout;
-use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::{self, AdminAddr, Readiness};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-
-/// Shape of the published model's embeddings: for parts without any, when nothing tells a better one.
-const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
-
-/// Jobs that a remark names; the report has them all.
-const NAMED: usize = 10;
 
 /// How a submission is run.
 pub struct Manner {
@@ -88,7 +74,7 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
 pub async fn caption(settings: &WorkSettings, manner: &Manner) -> anyhow::Result<Report> {
     let stores = Arc::new(Stores::new(settings.fleet.storage.clone()));
     // A broker that is down is noticed before anything is listed, let alone written.
-    let fleet = if settings.fleet.is_remote() {
+    let mut fleet = if settings.fleet.is_remote() {
         Fleet::remote(&settings.fleet, stores.clone()).await?
     } else {
         Fleet::embedded(&settings.fleet, stores.clone()).await?
@@ -97,300 +83,65 @@ pub async fn caption(settings: &WorkSettings, manner: &Manner) -> anyhow::Result
         prepared = prepare(settings, &stores, manner.display) => prepared,
         () = manner.stop.cancelled() => Err(anyhow::anyhow!("stopped before anything was begun")),
     };
-    match prepared {
-        Ok(prepared) => Submission { settings, manner, fleet, prepared }.run().await,
-        Err(error) => {
-            fleet.close().await?;
-            Err(error)
-        }
-    }
+    let outcome = match prepared {
+        Ok(prepared) => work(settings, manner, &mut fleet, prepared).await,
+        Err(error) => Err(error),
+    };
+    let closed = fleet.close().await;
+    let report = outcome?;
+    closed?;
+    Ok(report)
 }
 
-/// Counts and tells what happens to jobs on their way to the broker.
-struct Publishing<'a> {
-    metrics: &'a Metrics,
-    display: Display,
-    queue: &'a QueueName,
-    returned: Mutex<Vec<JobId>>,
+async fn work(
+    settings: &WorkSettings,
+    manner: &Manner,
+    fleet: &mut Fleet,
+    mut prepared: Prepared,
+) -> anyhow::Result<Report> {
+    let worker_metrics = WorkerMetrics::new();
+    let way = Way {
+        detach: manner.detach,
+        by_service: false,
+        display: manner.display,
+        stop: manner.stop.clone(),
+        metrics: Metrics::new(worker_metrics.registry().clone()).context("declare the metrics")?,
+        readiness: Readiness::waiting_for(["broker"]),
+        gate: Arc::new(Gate::open()),
+        watcher: Arc::new(Unwatched),
+    };
+    let (archive, is_empty) = (prepared.archive.clone(), prepared.plan.is_empty());
+    let model = prepared.model.take();
+    prepared.shape = model.as_ref().and_then(crate::fleet::Model::embedding_shape);
+    let sources = settings.sources.iter().map(ToString::to_string).collect();
+    let mut submission = Submission { settings, sources, way: &way, fleet, prepared };
+    let mut report = submission.report();
+    if is_empty {
+        return Ok(report);
+    }
+    let admin = admin::serve(manner.admin, way.metrics.registry().clone(), way.readiness.clone()).await?;
+    if let Some(address) = admin.local_addr.filter(|_| !manner.detach) {
+        manner.display.remark(format!("metrics at http://{address}/metrics"));
+    }
+    if let Some(model) = model.filter(|_| !settings.fleet.is_remote()) {
+        submission.fleet.start_worker(model, worker_metrics);
+    }
+    if manner.index && !manner.detach {
+        let last = CancellationToken::new();
+        let indexing = keep_up(archive, &settings.archive, last.clone(), manner.display);
+        let working = async {
+            let outcome = both(&mut submission, &mut report).await;
+            last.cancel();
+            outcome
+        };
+        tokio::join!(working, indexing).0?;
+    } else {
+        both(&mut submission, &mut report).await?;
+    }
+    Ok(report)
 }
 
-impl Publishing<'_> {
-    /// The jobs that came back.
-    fn jobs(&self) -> Vec<JobId> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl publish::Observer for Publishing<'_> {
-    fn confirmed(&self) {
-        self.metrics.job_published();
-    }
-
-    fn returned(&self, jobs: &[JobId]) {
-        self.metrics.jobs_returned(jobs.len());
-        let ids: Vec<&str> = jobs.iter().take(NAMED).map(JobId::as_str).collect();
-        let more = if jobs.len() > NAMED { ", …" } else { "" };
-        self.display.remark(format!(
-            "{} returned as unroutable, someone removed queue {}; it is declared again and they are published again: \
-             {}{more}",
-            counted(jobs.len() as u64, "job"),
-            self.queue,
-            ids.join(", ")
-        ));
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(jobs);
-    }
-}
-
-struct Submission<'a> {
-    settings: &'a WorkSettings,
-    manner: &'a Manner,
-    fleet: Fleet,
-    prepared: Prepared,
-}
-
-impl Submission<'_> {
-    async fn run(mut self) -> anyhow::Result<Report> {
-        let location = self.settings.archive.to_string();
-        let parts = format!("{}/{}", location.trim_end_matches('/'), layout::parts_prefix(None));
-        let mut report = Report::new(location, parts, &self.prepared.plan);
-        if self.prepared.plan.is_empty() {
-            self.fleet.close().await?;
-            return Ok(report);
-        }
-        let outcome = if self.manner.index && !self.manner.detach {
-            let (archive, last) = (self.prepared.archive.clone(), CancellationToken::new());
-            let indexing = keep_up(archive, &self.settings.archive, last.clone(), self.manner.display);
-            let working = async {
-                let outcome = self.work(&mut report).await;
-                last.cancel();
-                outcome
-            };
-            tokio::join!(working, indexing).0
-        } else {
-            self.work(&mut report).await
-        };
-        let closed = self.fleet.close().await;
-        outcome?;
-        closed?;
-        Ok(report)
-    }
-
-    async fn work(&mut self, report: &mut Report) -> anyhow::Result<()> {
-        self.announce();
-        if self.settings.fleet.is_remote() {
-            self.stage().await?;
-        }
-        let runs = self.write_down().await?;
-        self.execute(runs, report).await
-    }
-
-    fn announce(&self) {
-        let (plan, display) = (&self.prepared.plan, self.manner.display);
-        for run in &plan.continued {
-            let jobs = counted(run.jobs.len() as u64, "job");
-            display.remark(format!("continuing run {} with {jobs} that it still owes", run.manifest.run));
-        }
-        if !plan.left_alone.is_empty() {
-            let runs = counted(plan.left_alone.len() as u64, "earlier run");
-            display.remark(format!("{runs} of other sources unfinished; `dispatcher status` lists them"));
-        }
-        let (items, jobs) = (counted(plan.items(), "item"), counted(plan.jobs(), "job"));
-        let done = match plan.already_done + plan.already_failed {
-            0 => String::new(),
-            done => format!(", {done} done before"),
-        };
-        display.remark(format!("{items} in {jobs}{done}"));
-    }
-
-    /// Copies local pictures to where the fleet can read them.
-    async fn stage(&mut self) -> anyhow::Result<()> {
-        let plan = &mut self.prepared.plan;
-        let continued = plan.continued.iter_mut().flat_map(|run| &mut run.jobs);
-        let jobs = continued.chain(plan.new_run.iter_mut().flat_map(|run| &mut run.jobs)).collect();
-        let staged = {
-            let _busy = self.manner.display.busy("copying pictures into the archive");
-            staging::stage(&*self.prepared.archive, &self.settings.archive, jobs).await?
-        };
-        if staged.sent > 0 {
-            let pictures = counted(staged.sent, "picture");
-            self.manner.display.remark(format!("copied {pictures} into the archive for the workers"));
-        }
-        Ok(())
-    }
-
-    /// Writes the new run into the archive; the runs with the jobs that workers must do.
-    async fn write_down(&self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
-        let Prepared { archive, wish, plan, now, .. } = &self.prepared;
-        let continued = plan.continued.iter().map(|run| (run.manifest.clone(), run.jobs.clone()));
-        let mut runs: Vec<_> = continued.collect();
-        if let Some(run) = &plan.new_run {
-            let about = About {
-                sources: self.settings.sources.iter().map(ToString::to_string).collect(),
-                created_at: *now,
-                job_size: self.settings.job_size as u64,
-                already_done: plan.already_done,
-                thumbnails: self.settings.thumbnails,
-            };
-            let manifest = submission::manifest(run, wish, &about);
-            submission::write(&**archive, run, &manifest).await?;
-            for refused in &run.refused {
-                let shape = self.shape().await;
-                submission::write_refused(&**archive, &manifest, refused, shape).await?;
-            }
-            runs.push((manifest, run.jobs.clone()));
-        }
-        Ok(runs)
-    }
-
-    /// The shape that the fleet's embeddings have, as far as it can be known here.
-    async fn shape(&self) -> EmbeddingShape {
-        if let Some(shape) = self.prepared.model.as_ref().and_then(super::fleet::Model::embedding_shape) {
-            return shape;
-        }
-        let earlier = async {
-            let parts = archive::parts(&*self.prepared.archive, None).await.ok()?;
-            let (_, key) = parts.into_values().flatten().next()?;
-            let object = self.prepared.archive.get(&key, archive::TABLE_BYTES).await.ok()?;
-            read_embeddings(object.bytes).ok()?.shape
-        };
-        earlier.await.unwrap_or(USUAL_SHAPE)
-    }
-
-    async fn execute(
-        &mut self,
-        runs: Vec<(RunManifest, Vec<PlannedJob>)>,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
-        let started = Instant::now();
-        let worker_metrics = WorkerMetrics::new();
-        let metrics = Metrics::new(worker_metrics.registry().clone()).context("declare the metrics")?;
-        let readiness = Readiness::waiting_for(["broker"]);
-        let admin = admin::serve(self.manner.admin, metrics.registry().clone(), readiness.clone()).await?;
-        if let Some(address) = admin.local_addr.filter(|_| !self.manner.detach) {
-            self.manner.display.remark(format!("metrics at http://{address}/metrics"));
-        }
-        if let Some(model) = self.prepared.model.take().filter(|_| !self.settings.fleet.is_remote()) {
-            self.fleet.start_worker(model, worker_metrics);
-        }
-        let broker = self.fleet.broker.clone();
-        let mailbox = match (self.manner.detach, runs.last()) {
-            (false, Some((manifest, _))) => {
-                let name = format!("run-{}-{}", manifest.run, std::process::id());
-                Some(broker.open_mailbox(&name).await?)
-            }
-            _ => None,
-        };
-        let destination = Destination {
-            broker: &*broker,
-            queue: self.fleet.topology.lane_queue(Lane::Bulk),
-            reply_to: mailbox.clone(),
-            archive: self.settings.archive.clone(),
-        };
-        let observer = Publishing {
-            metrics: &metrics,
-            display: self.manner.display,
-            queue: &destination.queue,
-            returned: Mutex::default(),
-        };
-        let publishing = async {
-            for (manifest, jobs) in &runs {
-                publish(&destination, manifest, jobs, &observer).await?;
-            }
-            Ok(())
-        };
-        let Some(mailbox) = mailbox else {
-            report.open_jobs = runs.iter().map(|(_, jobs)| jobs.len() as u64).sum();
-            self.leave(publishing, report).await?;
-            report.returned_jobs = observer.jobs();
-            return Ok(());
-        };
-        let mut book = Book::default();
-        let mut refused = self.refused();
-        for (manifest, jobs) in &runs {
-            for job in jobs {
-                book.expect(&manifest.run, &job.id);
-            }
-        }
-        let watched = Watched {
-            broker: &*broker,
-            queue: &destination.queue,
-            archive: &*self.prepared.archive,
-            runs: runs.iter().map(|(manifest, _)| manifest.run.clone()).collect(),
-        };
-        let weight = self.prepared.plan.weight();
-        let mut progress = Progress::new(self.manner.display, "captioning", weight);
-        progress.advance(refused.rows(), refused.failed_total());
-        let mut follower =
-            Follower::new(watched, book, progress, Observed { metrics: metrics.clone(), readiness });
-        let mut outcomes = Follower::subscribe(&*broker, &mailbox).await?;
-        let followed =
-            follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), &self.manner.stop).await;
-        follower.progress().finish();
-        drop(outcomes);
-        if let Err(error) = broker.close_mailbox(&mailbox).await {
-            tracing::debug!(%error, "the mailbox stays until it expires");
-        }
-        report.interrupted = followed? == Followed::Interrupted;
-        if report.interrupted {
-            // What the worker still finishes counts.
-            self.fleet.drain_worker().await?;
-            follower.look_for_parts().await;
-        }
-        let manifests: Vec<_> = runs.iter().map(|(manifest, _)| manifest).collect();
-        report.tracks = self.tracks(&manifests).await?;
-        report.returned_jobs = observer.jobs();
-        let book = follower.book();
-        refused.add(book.tally());
-        report.rows = refused;
-        report.dead_jobs = book.dead();
-        report.open_jobs = book.open_jobs() as u64;
-        report.complete = report.open_jobs == 0 && report.dead_jobs.is_empty();
-        report.seconds = started.elapsed().as_secs_f64();
-        report.items_per_second = report.rows.rows() as f64 / report.seconds.max(1e-9);
-        Ok(())
-    }
-
-    /// Writes captions and chapters of the videos that are finished; where they are.
-    async fn tracks(&self, runs: &[&RunManifest]) -> anyhow::Result<Vec<String>> {
-        let mut folders = Vec::new();
-        for manifest in runs {
-            let _busy = self.manner.display.busy("writing captions of videos");
-            if tracks::write(&*self.prepared.archive, manifest, false).await?.videos > 0 {
-                let archive = self.settings.archive.to_string();
-                let prefix = layout::tracks_prefix(&manifest.run);
-                folders.push(format!("{}/{prefix}", archive.trim_end_matches('/')));
-            }
-        }
-        Ok(folders)
-    }
-
-    /// The rows that were written here.
-    fn refused(&self) -> Tally {
-        let mut tally = Tally::default();
-        for refused in self.prepared.plan.new_run.iter().flat_map(|run| &run.refused) {
-            for reason in &refused.reasons {
-                *tally.failed.entry(reason.code.to_owned()).or_default() += 1;
-            }
-        }
-        tally
-    }
-
-    /// Publishes and leaves the rest to the fleet.
-    async fn leave(
-        &self,
-        publishing: impl Future<Output = anyhow::Result<()>>,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
-        tokio::select! {
-            published = publishing => published?,
-            () = self.manner.stop.cancelled() => report.interrupted = true,
-        }
-        report.detached = true;
-        report.complete = report.open_jobs == 0;
-        report.rows = self.refused();
-        self.manner
-            .display
-            .remark("published; `dispatcher status` shows how far it is, `dispatcher verify` proves it");
-        Ok(())
-    }
+async fn both(submission: &mut Submission<'_>, report: &mut Report) -> anyhow::Result<()> {
+    let runs = submission.begin().await?;
+    submission.execute(runs, report).await
 }

@@ -1,15 +1,14 @@
-//! One file per command, and the one place that chooses implementations ([`fleet`]).
+//! One file per command.
 
 pub mod caption;
 pub mod demo;
 pub mod doctor;
-pub mod fleet;
 pub mod index;
 mod indexing;
 pub mod plan;
-pub mod prepare;
 pub mod retry;
 pub mod search;
+pub mod serve;
 pub mod simulate;
 pub mod status;
 pub mod stopping;
@@ -30,6 +29,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Demo(args) => demo::run(args).await,
         Command::Caption(args) => caption::run(args).await,
         Command::Search(args) => search::run(args).await,
+        Command::Serve(args) => serve::run(args).await,
         Command::Index(args) => index::run(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Status(args) => status::run(args.archive).await,

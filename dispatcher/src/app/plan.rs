@@ -1,11 +1,11 @@
 //! `dispatcher plan`: what `caption` would do.
 
-use super::prepare::prepare;
 use crate::config::args::PlanArgs;
 use crate::config::settings::WorkSettings;
 use crate::exit::Ended;
 use crate::output;
 use crate::plan::Plan;
+use crate::prepare::prepare;
 use crate::progress::Display;
 use crate::survey;
 use captionfleet_proto::job::{RunId, Sampling};

@@ -1,9 +1,9 @@
 //! `dispatcher retry`: dead letters go back to their lane.
 
-use super::fleet::Fleet;
 use crate::config::FleetSettings;
 use crate::config::args::{FleetArgs, RetryArgs};
 use crate::exit::Ended;
+use crate::fleet::Fleet;
 use crate::output::{self, plain};
 use captionfleet_proto::broker::{Broker, Delivery, Message, Requeue, Topology};
 use captionfleet_proto::codec;

@@ -164,7 +164,7 @@ impl Search<'_> {
             let vectors = vectors.zip(embedded.iter().map(|embedded| embedded.vectors.clone())).collect();
             let asked = Asked { vectors, ..self.asked.clone() };
             let _busy = self.display.busy("searching");
-            let mut found = Arc::new(ready).search(&shelf, asked).await?;
+            let mut found = ready.search(&shelf, asked).await?;
             if self.thumbnails {
                 let frames = found.hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
                 thumbnails::find(&*archive, self.uri, frames.collect()).await?;
@@ -187,7 +187,7 @@ impl Search<'_> {
     }
 
     /// The index, if it is to be used.
-    async fn ready(&self, shelf: &Shelf, space: Option<&str>) -> anyhow::Result<Option<Ready>> {
+    async fn ready(&self, shelf: &Shelf, space: Option<&str>) -> anyhow::Result<Option<Arc<Ready>>> {
         if self.exact {
             return Ok(None);
         }
@@ -200,7 +200,7 @@ impl Search<'_> {
         match Ready::open(shelf, space).await? {
             // The exact search says why there is nothing to compare with.
             Opened::Ready(ready) if ready.pictures() == 0 && !self.wanted.is_empty() => Ok(None),
-            Opened::Ready(ready) => Ok(Some(*ready)),
+            Opened::Ready(ready) => Ok(Some(ready)),
             Opened::Behind { unindexed } => {
                 let uri = self.uri;
                 let lacking = format!(

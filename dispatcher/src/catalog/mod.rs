@@ -14,7 +14,7 @@ mod source;
 
 pub(crate) use digest::sha256 as digest;
 pub use error::CatalogError;
-pub use source::Source;
+pub use source::{Objects, Source};
 
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};

@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use super::search_args::SearchArgs;
+use super::serve_args::ServeArgs;
 use super::simulate_args::SimulateArgs;
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
@@ -35,6 +36,8 @@ pub enum Command {
     Caption(CaptionArgs),
     /// Find pictures by text or by another picture
     Search(SearchArgs),
+    /// Serve the API and the pages of an archive, and keep its search index fresh
+    Serve(ServeArgs),
     /// Bring the search index of an archive up to its parts
     Index(IndexArgs),
     /// Say what `caption` would do, without doing it

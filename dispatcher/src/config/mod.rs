@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod search_args;
+pub mod serve_args;
 pub mod settings;
 pub mod simulate_args;
 

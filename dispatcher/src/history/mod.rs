@@ -59,7 +59,9 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
     Ok(history)
 }
 
-async fn unfinished_jobs(
+/// The jobs of a run that are not `done`, in the order of the run.
+#[allow(clippy::implicit_hasher, reason = "there is one kind of set here")]
+pub async fn unfinished_jobs(
     archive: &dyn Storage,
     manifest: &RunManifest,
     done: &HashSet<JobId>,

@@ -45,7 +45,8 @@ pub async fn read(
     archive: &dyn Storage,
     stamps: &[PartStamp],
 ) -> Result<(Vec<Part>, Vec<(PartStamp, String)>), ArchiveError> {
-    let reads = stamps.iter().map(|stamp| read_one(archive, stamp.clone()).boxed());
+    // Owned stamps: a closure over borrowed ones would tie the whole future to one thread.
+    let reads = stamps.iter().cloned().map(|stamp| read_one(archive, stamp).boxed());
     let mut reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
     let (mut parts, mut damaged) = (Vec::new(), Vec::new());
     while let Some(part) = reads.next().await {

@@ -10,7 +10,7 @@ use captionfleet_index::{
 };
 use captionfleet_proto::rows::{Embeddings, read_embeddings};
 use captionfleet_proto::storage::StorageErrorKind;
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -25,7 +25,7 @@ const FUSED: usize = 200;
 /// Pictures that are as alike as this show the same.
 const ALIKE: f32 = 0.97;
 
-/// What is asked.
+/// What is asked; without vectors and words the newest rows answer.
 #[derive(Debug, Clone, Default)]
 pub struct Asked {
     /// Vectors to compare with: of a text, of a picture, or of both.
@@ -101,14 +101,18 @@ pub struct Freshness {
 pub struct Ready {
     view: View,
     shape: Option<Shape>,
+    space: String,
     freshness: Freshness,
+    /// What it was made from: while that is there, looking again is not needed.
+    listing: Arc<Listing>,
+    segments: Vec<String>,
 }
 
 /// What opening found.
 #[derive(Debug)]
 pub enum Opened {
     /// It can be searched.
-    Ready(Box<Ready>),
+    Ready(Arc<Ready>),
     /// The index lacks so many parts that reading them would take too long.
     Behind {
         /// How many.
@@ -119,8 +123,21 @@ pub enum Opened {
 impl Ready {
     /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most rows is taken.
     pub async fn open(shelf: &Shelf, space: Option<&str>) -> Result<Opened, ArchiveError> {
-        let listing = collect::list(shelf.archive()).await?;
+        Self::open_again(shelf, space, None).await
+    }
+
+    /// As [`Self::open`]; what was opened `before` with the same space is used as it is while nothing has changed.
+    pub async fn open_again(
+        shelf: &Shelf,
+        space: Option<&str>,
+        before: Option<Arc<Self>>,
+    ) -> Result<Opened, ArchiveError> {
+        let listing = Arc::new(collect::list(shelf.archive()).await?);
         let (stored, _) = shelf.segments().await?;
+        let keys: Vec<String> = stored.iter().map(|stored| stored.key.clone()).collect();
+        if let Some(before) = before.filter(|before| before.listing == listing && before.segments == keys) {
+            return Ok(Opened::Ready(before));
+        }
         let mut rows: HashMap<&str, usize> = HashMap::new();
         for stored in &stored {
             *rows.entry(stored.segment.space()).or_default() += stored.segment.rows();
@@ -152,18 +169,34 @@ impl Ready {
             freshness.damaged += damaged.len();
             segments.push(in_memory(space.clone(), shape, parts).await?);
         }
+        let there = listing.clone();
         let view = tokio::task::spawn_blocking(move || {
-            View::new(segments, |part| listing.get(&part.key).is_some_and(|there| there.matches(part)))
+            View::new(segments, |part| there.get(&part.key).is_some_and(|there| there.matches(part)))
         });
         let view = view.await.map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })?;
         let coded = |segment: &&Arc<Segment>| segment.coded() > 0;
         let shape = shape.or_else(|| view.segments().iter().find(coded).map(|segment| segment.shape()));
-        Ok(Opened::Ready(Box::new(Self { view, shape, freshness })))
+        Ok(Opened::Ready(Arc::new(Self { view, shape, space, freshness, listing, segments: keys })))
     }
 
     /// Pictures whose embeddings can be found.
     pub fn pictures(&self) -> usize {
         self.view.pictures()
+    }
+
+    /// Different pictures and frames, failed ones included.
+    pub fn items(&self) -> usize {
+        self.view.items()
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.listing.values().map(|part| part.size).sum()
+    }
+
+    /// The embedding space that can be searched.
+    pub fn space(&self) -> &str {
+        &self.space
     }
 
     /// How much of the archive the index has.
@@ -187,8 +220,13 @@ impl Ready {
             let found = computed(move || ready.view.keywords(&words, &filter, depth)).await?;
             rankings.push(("words", found.into_iter().map(|found| (found.place, found.score)).collect()));
         }
+        if rankings.is_empty() {
+            let (ready, filter) = (self.clone(), asked.filter.clone());
+            let newest = computed(move || ready.view.newest(&filter, depth)).await?;
+            rankings.push(("newest", newest.into_iter().map(|found| (found.place, found.score)).collect()));
+        }
         let mut matched: HashMap<Place, BTreeMap<&'static str, f32>> = HashMap::new();
-        for (name, ranking) in &rankings {
+        for (name, ranking) in rankings.iter().filter(|(name, _)| *name != "newest") {
             for (place, score) in ranking {
                 matched.entry(*place).or_default().insert(name, *score);
             }
@@ -266,6 +304,7 @@ impl Ready {
                 })
                 .await
             }
+            .boxed()
         });
         let mut reads = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
         let mut exact = Vec::new();
@@ -273,6 +312,23 @@ impl Ready {
             exact.extend(part?);
         }
         Ok(exact)
+    }
+
+    /// Where the rows of an item are, the newest first: the keys of their parts.
+    pub async fn parts_of(
+        self: &Arc<Self>,
+        item: String,
+        frame_ms: Option<u64>,
+    ) -> Result<Vec<String>, ArchiveError> {
+        let ready = self.clone();
+        computed(move || {
+            let part = |place: Place| {
+                let (segment, record) = ready.view.row(place);
+                segment.parts()[record.part as usize].key.clone()
+            };
+            ready.view.rows_of(&item, frame_ms).into_iter().map(part).collect()
+        })
+        .await
     }
 
     fn name(&self, place: Place) -> (&str, Option<u64>) {

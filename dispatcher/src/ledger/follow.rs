@@ -7,7 +7,7 @@ use crate::telemetry::Metrics;
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
-use captionfleet_proto::outcome::FrameCounts;
+use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
 use captionfleet_worker::telemetry::admin::Readiness;
@@ -35,12 +35,37 @@ pub struct Watched<'a> {
     pub runs: Vec<RunId>,
 }
 
+/// Who hears of jobs as they settle.
+pub trait Watcher: Send + Sync {
+    /// A worker told what became of a job.
+    fn told(&self, outcome: &JobOutcome);
+    /// A job is not open any more: it has its rows, or was given up.
+    fn settled(&self);
+    /// So many consumers wait for jobs.
+    fn consumers(&self, count: u32);
+    /// Something that a person should know.
+    fn remark(&self, text: &str);
+}
+
+/// Nobody.
+#[derive(Debug)]
+pub struct Unwatched;
+
+impl Watcher for Unwatched {
+    fn told(&self, _: &JobOutcome) {}
+    fn settled(&self) {}
+    fn consumers(&self, _: u32) {}
+    fn remark(&self, _: &str) {}
+}
+
 /// Where the watch tells what it sees.
 pub struct Observed {
     /// What is counted.
     pub metrics: Metrics,
     /// Whether the broker can be used: the condition `broker`.
     pub readiness: Arc<Readiness>,
+    /// Who hears of jobs as they settle.
+    pub watcher: Arc<dyn Watcher>,
 }
 
 /// How the watch ended.
@@ -59,6 +84,7 @@ pub struct Follower<'a> {
     progress: Progress,
     metrics: Metrics,
     readiness: Arc<Readiness>,
+    watcher: Arc<dyn Watcher>,
     last_news: Instant,
     told_no_consumer: bool,
     told_away: bool,
@@ -67,13 +93,14 @@ pub struct Follower<'a> {
 impl<'a> Follower<'a> {
     /// Watches over the jobs of `book`.
     pub fn new(watched: Watched<'a>, book: Book, progress: Progress, observed: Observed) -> Self {
-        let Observed { metrics, readiness } = observed;
+        let Observed { metrics, readiness, watcher } = observed;
         Self {
             watched,
             book,
             progress,
             metrics,
             readiness,
+            watcher,
             last_news: Instant::now(),
             told_no_consumer: false,
             told_away: false,
@@ -129,13 +156,15 @@ impl<'a> Follower<'a> {
         match codec::decode_outcome(&delivery.message.body) {
             Ok(outcome) => {
                 self.last_news = Instant::now();
+                self.watcher.told(&outcome);
                 let was_open = self.book.waits_for(&outcome.run, &outcome.job);
                 if let Some(tally) = self.book.note_outcome(&outcome) {
                     self.count(&tally);
                 } else if let (Some(reason), true) = (&outcome.error, was_open) {
                     self.metrics.job_dead();
+                    self.watcher.settled();
                     let reason = crate::output::plain(reason);
-                    self.progress.remark(&format!("job {} was given up: {reason}", outcome.job));
+                    self.remark(&format!("job {} was given up: {reason}", outcome.job));
                 }
             }
             Err(error) => tracing::warn!(%error, "a message in the run's mailbox is no outcome"),
@@ -146,7 +175,13 @@ impl<'a> Follower<'a> {
 
     fn count(&mut self, tally: &Tally) {
         self.metrics.job_settled(tally);
+        self.watcher.settled();
         self.progress.advance(tally.looked_at(), tally.failed_total());
+    }
+
+    fn remark(&self, text: &str) {
+        self.progress.remark(text);
+        self.watcher.remark(text);
     }
 
     async fn look_around(&mut self, published: bool) -> anyhow::Result<()> {
@@ -154,10 +189,11 @@ impl<'a> Follower<'a> {
         self.look_at_broker();
         if let Ok(depth) = self.watched.broker.depth(self.watched.queue).await {
             self.metrics.queue_seen(depth.messages, depth.consumers);
+            self.watcher.consumers(depth.consumers);
             let idle = published && depth.consumers == 0 && depth.messages > 0;
             if idle && !self.told_no_consumer && !self.watched.broker.is_local() {
                 self.told_no_consumer = true;
-                self.progress.remark(&format!(
+                self.remark(&format!(
                     "no worker consumes {} at {}: start `worker run` with the same --broker and --queue-prefix",
                     self.watched.queue,
                     self.watched.broker.describe()
@@ -190,11 +226,11 @@ impl<'a> Follower<'a> {
         }
         match (told, self.told_away) {
             (Some(line), false) => {
-                self.progress.remark(&line);
+                self.remark(&line);
                 self.told_away = true;
             }
             (None, true) => {
-                self.progress.remark("the broker is back");
+                self.remark("the broker is back");
                 self.told_away = false;
             }
             _ => {}

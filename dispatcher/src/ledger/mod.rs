@@ -4,4 +4,4 @@ mod book;
 mod follow;
 
 pub use book::{Book, DeadJob, Tally};
-pub use follow::{Followed, Follower, Observed, Watched};
+pub use follow::{Followed, Follower, Observed, Unwatched, Watched, Watcher};

@@ -65,6 +65,7 @@ impl Services {
         BTreeMap::from([
             ("CAPTIONFLEET_TEST_AMQP", self.rabbitmq.uri()),
             ("CAPTIONFLEET_TEST_S3", self.s3.endpoint()),
+            ("CAPTIONFLEET_TEST_BUCKET", self.bucket.display().to_string()),
             ("CAPTIONFLEET_TEST_S3_CONDITIONAL", self.conditional_s3.endpoint()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),

@@ -8,7 +8,7 @@ use captionfleet_proto::{codec, rows};
 use tracing::Instrument;
 
 use super::drain::Drain;
-use super::outcome::outcome_of;
+use super::outcome::{MessageFacts, outcome_of};
 use super::task::{HandOver, Received, Suspicion, Verdict};
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
@@ -71,6 +71,9 @@ impl Pipeline {
         if self.is_done(&task).await? {
             return self.done_before(task, hand_over).await;
         }
+        if self.is_cancelled(&task).await? {
+            return Ok(self.drop_cancelled(&task, hand_over).await);
+        }
         let quarantine = self.quarantine_of(&task).await?;
         let inferred = match quarantine {
             Some(marker) => self.run_in_quarantine(task, marker, drain).await?,
@@ -88,7 +91,24 @@ impl Pipeline {
     }
 
     async fn is_done(&self, task: &Received) -> Result<bool, Failure> {
-        match task.archive.head(&layout::part(&task.run, &task.id)).await {
+        Self::is_there(task, &layout::part(&task.run, &task.id)).await
+    }
+
+    /// Whether someone cancelled the run.
+    async fn is_cancelled(&self, task: &Received) -> Result<bool, Failure> {
+        Self::is_there(task, &layout::run_cancelled(&task.run)).await
+    }
+
+    /// A job that nobody wants any more leaves the queue without rows; whoever follows the run is told.
+    async fn drop_cancelled(&self, task: &Received, hand_over: &HandOver) -> Verdict {
+        let facts = MessageFacts::of(&hand_over.message);
+        events::job_cancelled(&self.metrics, &facts.id);
+        self.tell_dead(&hand_over.message, &facts, task.attempts, "cancelled", "the run was cancelled").await;
+        Verdict::Done
+    }
+
+    async fn is_there(task: &Received, key: &str) -> Result<bool, Failure> {
+        match task.archive.head(key).await {
             Ok(_) => Ok(true),
             Err(error) => match error.kind() {
                 // S3 answers 403 for a missing object to those who may not list; writing will show what is allowed.

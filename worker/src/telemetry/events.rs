@@ -86,6 +86,12 @@ pub fn job_found_done(metrics: &Metrics, outcome: &JobOutcome) {
     tracing::info!(job.id = %outcome.job, run.id = %outcome.run, "job was done before, nothing is inferred");
 }
 
+/// A caption job of a cancelled run left the queue without rows.
+pub fn job_cancelled(metrics: &Metrics, job: &str) {
+    metrics.jobs.with_label_values(&["caption", "cancelled"]).inc();
+    tracing::info!(job.id = job, "the run was cancelled, its job is dropped");
+}
+
 /// An item got a failed row.
 pub fn item_failed(job: &JobId, item: &str, code: &str, message: &str) {
     tracing::info!(job.id = %job, item.uri = item, error.code = code, error.message = message, "item failed");

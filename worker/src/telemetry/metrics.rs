@@ -151,7 +151,7 @@ impl Metrics {
         for fate in ["kept", "dropped"] {
             metrics.frames.with_label_values(&[fate]);
         }
-        for outcome in ["done", "already_done", "retried", "dead", "returned"] {
+        for outcome in ["done", "already_done", "cancelled", "retried", "dead", "returned"] {
             metrics.jobs.with_label_values(&["caption", outcome]);
         }
         for outcome in ["done", "failed"] {

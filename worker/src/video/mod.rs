@@ -20,7 +20,7 @@ pub use error::VideoError;
 pub use probe::{Film, follows, probe};
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;
-pub use thumbnail::thumbnail;
+pub use thumbnail::{small_jpeg, thumbnail};
 pub use tool::{VideoLimits, versions};
 
 /// Extensions of files that are treated as videos; playlists are among them, to be refused with the right words.

@@ -9,10 +9,15 @@ const QUALITY: u8 = 80;
 
 /// Encodes a frame of `width` x `height` pixels of three bytes; `None` if they are not that many.
 pub fn thumbnail(rgb: &[u8], width: u32, height: u32) -> Option<Vec<u8>> {
+    small_jpeg(rgb, width, height, SIDE)
+}
+
+/// As [`thumbnail`], with a longest side of at most `side` pixels.
+pub fn small_jpeg(rgb: &[u8], width: u32, height: u32, side: u32) -> Option<Vec<u8>> {
     let frame = RgbImage::from_raw(width, height, rgb.to_vec())?;
     let longest = width.max(height).max(1);
     let scaled =
-        |side: u32| (u64::from(side) * u64::from(SIDE.min(longest)) / u64::from(longest)).max(1) as u32;
+        |length: u32| (u64::from(length) * u64::from(side.min(longest)) / u64::from(longest)).max(1) as u32;
     let small = image::imageops::thumbnail(&frame, scaled(width), scaled(height));
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, QUALITY)

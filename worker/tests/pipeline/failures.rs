@@ -89,6 +89,24 @@ async fn a_job_of_another_bundle_waits_for_a_worker_that_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_of_a_cancelled_run_leaves_the_queue_without_rows() {
+    let bench = Bench::new().await;
+    let job = bench.job("job-1", bench.scenes(1));
+    let marker = bench.archive().join(captionfleet_proto::layout::run_cancelled(&job.run));
+    std::fs::create_dir_all(marker.parent().unwrap()).unwrap();
+    std::fs::write(&marker, b"").unwrap();
+    bench.publish(Lane::Bulk, &job).await;
+    let worker = bench.start();
+    let outcome = bench.outcome().await;
+    assert!(outcome.error.unwrap().starts_with("cancelled") && outcome.part.is_none());
+    assert_eq!(worker.fetched(), 0.0);
+    std::fs::remove_file(&marker).unwrap();
+    bench.publish(Lane::Bulk, &job).await;
+    assert_eq!(bench.outcome().await.ok, 1);
+    assert_eq!(worker.stop().await.dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_outlasts_its_deadline_is_one_row() {
     let mut bench = Bench::new().await;
     bench.options.item_deadline = std::time::Duration::from_millis(250);

@@ -1,8 +1,8 @@
 //! Queries become vectors.
 
 use super::Wanted;
-use crate::app::fleet::{Fleet, Model};
 use crate::config::FleetSettings;
+use crate::fleet::{Fleet, Model};
 use crate::progress::Display;
 use crate::search::query::{Embedded, embed};
 use crate::staging::address;

@@ -87,6 +87,17 @@ impl Fleet {
         Ok(Self { broker, topology, stores, worker: None })
     }
 
+    /// The same queue and storage, without the worker: closing it is up to the owner.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        Self {
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            stores: self.stores.clone(),
+            worker: None,
+        }
+    }
+
     /// Starts the worker in this process, which counts in `metrics`.
     pub fn start_worker(&mut self, model: Model, metrics: Arc<WorkerMetrics>) {
         let pipeline = PipelineOptions { topology: self.topology.clone(), ..PipelineOptions::default() };

@@ -1,15 +1,16 @@
-//! What `caption` and `plan` have in common: listing, reading the archive, comparing.
+//! What comes before the first job: listing, reading the archive, comparing.
 
-use super::fleet::Model;
 use crate::archive;
-use crate::catalog;
+use crate::catalog::{self, Catalog};
 use crate::config::settings::WorkSettings;
+use crate::fleet::Model;
 use crate::history;
 use crate::output::counted;
 use crate::plan::{self, Plan, PlanOptions, Wish};
 use crate::progress::Display;
 use crate::survey;
 use captionfleet_proto::job::RunId;
+use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_worker::demo_model;
 use jiff::Timestamp;
@@ -26,6 +27,8 @@ pub struct Prepared {
     pub plan: Plan,
     /// The model, unless a fleet serves whatever it has.
     pub model: Option<Model>,
+    /// How its embeddings are arranged, where that is known.
+    pub shape: Option<EmbeddingShape>,
     /// When it was planned.
     pub now: Timestamp,
 }
@@ -48,9 +51,22 @@ pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display)
         let _busy = display.busy("listing the sources");
         catalog::list(&settings.sources, &settings.catalog_options(), stores).await?
     };
+    let (plan, now) = compare(settings, &wish, &*archive, listed, stores, display).await?;
+    Ok(Prepared { archive, wish, plan, model, shape: None, now })
+}
+
+/// Compares what was listed with the archive.
+pub async fn compare(
+    settings: &WorkSettings,
+    wish: &Wish,
+    archive: &dyn Storage,
+    listed: Catalog,
+    stores: &Stores,
+    display: Display,
+) -> anyhow::Result<(Plan, Timestamp)> {
     let history = {
         let _busy = display.busy("reading what the archive has");
-        history::load(&*archive, &wish).await?
+        history::load(archive, wish).await?
     };
     if let Some(first) = history.damaged.first() {
         let objects = counted(history.damaged.len() as u64, "object");
@@ -71,8 +87,7 @@ pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display)
         refuse_unreadable: settings.fleet.is_remote(),
         lengths,
     };
-    let plan = plan::plan(listed, &history, &wish, &options);
-    Ok(Prepared { archive, wish, plan, model, now })
+    Ok((plan::plan(listed, &history, wish, &options), now))
 }
 
 /// The model that serves in this process, or that a fleet is required to have.

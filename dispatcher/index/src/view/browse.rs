@@ -1,0 +1,54 @@
+//! Rows without a query: those of one item, and the newest of all.
+
+use super::{Found, Place, View};
+use crate::Filter;
+use crate::segment::item_key;
+
+impl View {
+    /// All rows of an item (of one frame of a video), the newest first, failed ones included.
+    pub fn rows_of(&self, item: &str, frame_ms: Option<u64>) -> Vec<Place> {
+        let key = item_key(item, frame_ms);
+        let mut rows: Vec<(i64, Place)> = self
+            .places()
+            .filter_map(|place| {
+                let record = self.row(place).1;
+                (record.key == key && self.exists(place)).then_some((record.finished, place))
+            })
+            .collect();
+        rows.sort_unstable_by(|one, other| other.cmp(one));
+        rows.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// The rows of captioned items that `filter` lets through, the newest first; the score is 0.
+    pub fn newest(&self, filter: &Filter, count: usize) -> Vec<Found> {
+        let mut rows: Vec<(i64, Place)> = Vec::new();
+        for place in self.places() {
+            let standing = self.standing[place.segment as usize][place.row as usize];
+            if standing.has_caption {
+                let (segment, record) = self.row(place);
+                if filter.is_open() || filter.lets_through(segment, &record, standing.latest) {
+                    rows.push((record.finished, place));
+                }
+            }
+        }
+        let newest_first = |one: &(i64, Place), other: &(i64, Place)| (other.0, one.1).cmp(&(one.0, other.1));
+        if count < rows.len() && count > 0 {
+            rows.select_nth_unstable_by(count - 1, newest_first);
+        }
+        rows.truncate(count);
+        rows.sort_unstable_by(newest_first);
+        rows.into_iter().map(|(_, place)| Found { place, score: 0.0, error: 0.0 }).collect()
+    }
+
+    /// The rows of all segments.
+    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.segments.iter().enumerate().flat_map(|(segment, rows)| {
+            (0..rows.rows()).map(move |row| Place { segment: segment as u32, row: row as u32 })
+        })
+    }
+
+    /// Whether the part of a row is still there.
+    fn exists(&self, place: Place) -> bool {
+        self.there[place.segment as usize][self.row(place).1.part as usize]
+    }
+}

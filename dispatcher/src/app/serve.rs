@@ -1,0 +1,152 @@
+//! `dispatcher serve`: everything that the service needs, put together.
+
+use super::stopping;
+use crate::archive;
+use crate::config::serve_args::ServeArgs;
+use crate::config::settings;
+use crate::config::{FleetSettings, UsageError};
+use crate::exit::Ended;
+use crate::fleet::{Fleet, Model};
+use crate::index::Shelf;
+use crate::output;
+use crate::serve::desk::Desk;
+use crate::serve::http::access::Access;
+use crate::serve::http::listen;
+use crate::serve::http::metrics::Metrics as HttpMetrics;
+use crate::serve::http::rate::Rate;
+use crate::serve::keeper::{Kept, keep};
+use crate::serve::lookup::Lookup;
+use crate::serve::media::Media;
+use crate::serve::members::Members;
+use crate::serve::progress::Progress;
+use crate::serve::questions::Questions;
+use crate::serve::router::router;
+use crate::serve::{Ground, Service, WATCHERS, uploads};
+use crate::telemetry::Metrics;
+use anyhow::Context as _;
+use captionfleet_proto::storage::Stores;
+use captionfleet_worker::demo_model;
+use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
+use captionfleet_worker::telemetry::admin::Readiness;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// How often old uploads are looked for.
+const TIDY: Duration = Duration::from_secs(3600);
+
+/// Runs the command.
+pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
+    let address = args.address()?;
+    let token = args.token(address)?;
+    let sources = args.rules(token.is_some())?;
+    let uri = settings::archive(&args.archive)?;
+    let settings = FleetSettings::new(&args.fleet);
+    if settings.is_remote() && uri.is_local() {
+        let reason =
+            "with --broker the archive must be an s3:// location; name a bucket, or leave out --broker";
+        return Err(UsageError::new(format!("--archive {uri}: {reason}")).into());
+    }
+    let stop = stopping::on_signal()?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen at {address}; choose another address with --listen"))?;
+    let stores = Arc::new(Stores::new(settings.storage.clone()));
+    let archive = archive::open(&stores, &uri).await?;
+    let model = match (settings.is_remote(), &settings.model) {
+        (true, None) => None,
+        _ => Some(Model::resolve(&settings, &stores).await?),
+    };
+    let mut fleet = if settings.is_remote() {
+        Fleet::remote(&settings, stores).await?
+    } else {
+        Fleet::embedded(&settings, stores).await?
+    };
+    let worker_metrics = WorkerMetrics::new();
+    let registry = worker_metrics.registry().clone();
+    let metrics = Metrics::new(registry.clone()).context("declare the metrics")?;
+    let ground = Arc::new(Ground {
+        bundle: model.as_ref().map(Model::id),
+        embeds: model.as_ref().is_none_or(|model| model.embedding_space().is_some()),
+        is_demo: model.as_ref().is_some_and(|model| model.is_demo),
+        shelf: Arc::new(Shelf::new(archive.clone(), &uri)),
+        fleet: fleet.shared(),
+        uri,
+        archive,
+        settings,
+        sources,
+    });
+    if let (Some(model), false) = (model, ground.settings.is_remote()) {
+        if model.is_demo {
+            output::remark(demo_model::NOTICE);
+        }
+        fleet.start_worker(model, worker_metrics);
+    }
+    let access = Access::new(token.as_deref(), Rate::new(args.rate));
+    let http = HttpMetrics::new(registry).context("declare the metrics")?;
+    let served = serve(&ground, listener, access, metrics, http, &stop);
+    let outcome = tokio::select! {
+        outcome = served => outcome,
+        gone = fleet.worker_gone() => Err(gone),
+    };
+    stop.cancel();
+    let closed = fleet.close().await;
+    outcome?;
+    closed?;
+    Ok(Ended::Well)
+}
+
+async fn serve(
+    ground: &Arc<Ground>,
+    listener: TcpListener,
+    access: Access,
+    metrics: Metrics,
+    http: HttpMetrics,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let index = Kept::default();
+    let keeper = keep(ground.shelf.clone(), index.clone(), stop.clone()).context("start the indexer")?;
+    let members = Arc::new(Members::default());
+    let readiness = Readiness::waiting_for(["broker"]);
+    let desk = Desk::new(ground.clone(), metrics, readiness, members.clone(), stop.clone());
+    let taken = desk.take_up().await.context("look for runs to go on with")?;
+    if taken > 0 {
+        output::remark(format!("going on with {}", output::counted(taken as u64, "run")));
+    }
+    let token = if access.needs_token() { "with its token" } else { "for this machine alone" };
+    let address = listener.local_addr()?;
+    let service = Arc::new(Service {
+        ground: ground.clone(),
+        desk: desk.clone(),
+        progress: Progress::default(),
+        lookup: Lookup::default(),
+        questions: Questions::new(members),
+        media: Media::default(),
+        index,
+        access,
+        metrics: http,
+        watchers: Arc::new(Semaphore::new(WATCHERS)),
+        stop: stop.clone(),
+    });
+    output::line(format!("serving {} at http://{address} {token}", ground.uri));
+    tokio::join!(listen::serve(listener, router(service), stop.clone()), tidy(ground, stop));
+    desk.ended().await;
+    // The indexer ends within one batch; a panic in it was told already.
+    drop(tokio::task::spawn_blocking(move || keeper.join()).await);
+    Ok(())
+}
+
+/// Removes old uploads now and then.
+async fn tidy(ground: &Ground, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = uploads::tidy(&*ground.archive).await {
+            tracing::warn!(%error, "old uploads stay for now");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TIDY) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}

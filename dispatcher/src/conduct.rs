@@ -1,0 +1,320 @@
+//! One submission from its plan to its last row: copy, write down, publish, follow, report.
+
+use crate::config::settings::WorkSettings;
+use crate::fleet::Fleet;
+use crate::ledger::{Book, Followed, Follower, Observed, Tally, Watched, Watcher};
+use crate::output::counted;
+use crate::plan::PlannedJob;
+use crate::prepare::Prepared;
+use crate::progress::{Display, Progress};
+use crate::publish::{self, Destination, Gate, publish};
+use crate::report::Report;
+use crate::submission::{self, About};
+use crate::telemetry::Metrics;
+use crate::{archive, staging, tracks};
+use captionfleet_proto::broker::QueueName;
+use captionfleet_proto::job::{JobId, Lane};
+use captionfleet_proto::layout;
+use captionfleet_proto::manifest::RunManifest;
+use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
+use captionfleet_worker::telemetry::admin::Readiness;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Shape of the published model's embeddings: for parts without any, when nothing tells a better one.
+const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
+
+/// Jobs that a remark names; the report has them all.
+const NAMED: usize = 10;
+
+/// How a submission is done.
+pub struct Way {
+    /// Publish and leave.
+    pub detach: bool,
+    /// The run belongs to a service, which goes on with it when it is started again.
+    pub by_service: bool,
+    /// What the user sees meanwhile.
+    pub display: Display,
+    /// Cancelled when the user wants to stop.
+    pub stop: CancellationToken,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether the broker can be used: the condition `broker`.
+    pub readiness: Arc<Readiness>,
+    /// How many jobs are handed out at a time.
+    pub gate: Arc<Gate>,
+    /// Who hears of jobs as they settle.
+    pub watcher: Arc<dyn Watcher>,
+}
+
+/// Counts and tells what happens to jobs on their way to the broker.
+struct Publishing<'a> {
+    way: &'a Way,
+    queue: &'a QueueName,
+    returned: Mutex<Vec<JobId>>,
+}
+
+impl Publishing<'_> {
+    /// The jobs that came back.
+    fn jobs(&self) -> Vec<JobId> {
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl publish::Observer for Publishing<'_> {
+    fn confirmed(&self) {
+        self.way.metrics.job_published();
+    }
+
+    fn returned(&self, jobs: &[JobId]) {
+        self.way.metrics.jobs_returned(jobs.len());
+        let ids: Vec<&str> = jobs.iter().take(NAMED).map(JobId::as_str).collect();
+        let more = if jobs.len() > NAMED { ", …" } else { "" };
+        self.way.display.remark(format!(
+            "{} returned as unroutable, someone removed queue {}; it is declared again and they are published again: \
+             {}{more}",
+            counted(jobs.len() as u64, "job"),
+            self.queue,
+            ids.join(", ")
+        ));
+        self.returned.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(jobs);
+    }
+}
+
+/// One submission, planned and ready to be done.
+pub struct Submission<'a> {
+    /// What was asked for.
+    pub settings: &'a WorkSettings,
+    /// The sources as the run's manifest shall name them.
+    pub sources: Vec<String>,
+    /// How it is done.
+    pub way: &'a Way,
+    /// Where its jobs go.
+    pub fleet: &'a mut Fleet,
+    /// What is to be done.
+    pub prepared: Prepared,
+}
+
+impl Submission<'_> {
+    /// A report in which nothing has happened yet.
+    pub fn report(&self) -> Report {
+        let location = self.settings.archive.to_string();
+        let parts = format!("{}/{}", location.trim_end_matches('/'), layout::parts_prefix(None));
+        Report::new(location, parts, &self.prepared.plan)
+    }
+
+    /// Makes its runs part of the archive: from here on they can be continued by anyone.
+    pub async fn begin(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+        self.announce();
+        if self.settings.fleet.is_remote() {
+            self.stage().await?;
+        }
+        self.write_down().await
+    }
+
+    fn announce(&self) {
+        let (plan, display) = (&self.prepared.plan, self.way.display);
+        for run in &plan.continued {
+            let jobs = counted(run.jobs.len() as u64, "job");
+            display.remark(format!("continuing run {} with {jobs} that it still owes", run.manifest.run));
+        }
+        if !plan.left_alone.is_empty() {
+            let runs = counted(plan.left_alone.len() as u64, "earlier run");
+            display.remark(format!("{runs} of other sources unfinished; `dispatcher status` lists them"));
+        }
+        let (items, jobs) = (counted(plan.items(), "item"), counted(plan.jobs(), "job"));
+        let done = match plan.already_done + plan.already_failed {
+            0 => String::new(),
+            done => format!(", {done} done before"),
+        };
+        display.remark(format!("{items} in {jobs}{done}"));
+    }
+
+    /// Copies local pictures to where the fleet can read them.
+    async fn stage(&mut self) -> anyhow::Result<()> {
+        let plan = &mut self.prepared.plan;
+        let continued = plan.continued.iter_mut().flat_map(|run| &mut run.jobs);
+        let jobs = continued.chain(plan.new_run.iter_mut().flat_map(|run| &mut run.jobs)).collect();
+        let staged = {
+            let _busy = self.way.display.busy("copying pictures into the archive");
+            staging::stage(&*self.prepared.archive, &self.settings.archive, jobs).await?
+        };
+        if staged.sent > 0 {
+            let pictures = counted(staged.sent, "picture");
+            self.way.display.remark(format!("copied {pictures} into the archive for the workers"));
+        }
+        Ok(())
+    }
+
+    /// Writes the new run into the archive; the runs with the jobs that workers must do.
+    async fn write_down(&self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+        let Prepared { archive, wish, plan, now, .. } = &self.prepared;
+        let continued = plan.continued.iter().map(|run| (run.manifest.clone(), run.jobs.clone()));
+        let mut runs: Vec<_> = continued.collect();
+        for (manifest, _) in &runs {
+            // Who asks for a run again wants it, whatever was said before.
+            archive.delete(&layout::run_cancelled(&manifest.run)).await?;
+        }
+        if let Some(run) = &plan.new_run {
+            let about = About {
+                sources: self.sources.clone(),
+                created_at: *now,
+                job_size: self.settings.job_size as u64,
+                already_done: plan.already_done,
+                thumbnails: self.settings.thumbnails,
+                by_service: self.way.by_service,
+            };
+            let manifest = submission::manifest(run, wish, &about);
+            submission::write(&**archive, run, &manifest).await?;
+            for refused in &run.refused {
+                let shape = self.shape().await;
+                submission::write_refused(&**archive, &manifest, refused, shape).await?;
+            }
+            runs.push((manifest, run.jobs.clone()));
+        }
+        Ok(runs)
+    }
+
+    /// The shape that the fleet's embeddings have, as far as it can be known here.
+    async fn shape(&self) -> EmbeddingShape {
+        if let Some(shape) = self.prepared.shape {
+            return shape;
+        }
+        let earlier = async {
+            let parts = archive::parts(&*self.prepared.archive, None).await.ok()?;
+            let (_, key) = parts.into_values().flatten().next()?;
+            let object = self.prepared.archive.get(&key, archive::TABLE_BYTES).await.ok()?;
+            read_embeddings(object.bytes).ok()?.shape
+        };
+        earlier.await.unwrap_or(USUAL_SHAPE)
+    }
+
+    /// Does what was begun, and tells `report` what it came to. Closes nothing.
+    pub async fn execute(
+        &mut self,
+        runs: Vec<(RunManifest, Vec<PlannedJob>)>,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let broker = self.fleet.broker.clone();
+        let mailbox = match (self.way.detach, runs.last()) {
+            (false, Some((manifest, _))) => {
+                let name = format!("run-{}-{}", manifest.run, std::process::id());
+                Some(broker.open_mailbox(&name).await?)
+            }
+            _ => None,
+        };
+        let destination = Destination {
+            broker: &*broker,
+            queue: self.fleet.topology.lane_queue(Lane::Bulk),
+            reply_to: mailbox.clone(),
+            archive: self.settings.archive.clone(),
+        };
+        let observer = Publishing { way: self.way, queue: &destination.queue, returned: Mutex::default() };
+        let publishing = async {
+            for (manifest, jobs) in &runs {
+                publish(&destination, manifest, jobs, &self.way.gate, &observer).await?;
+            }
+            Ok(())
+        };
+        let Some(mailbox) = mailbox else {
+            report.open_jobs = runs.iter().map(|(_, jobs)| jobs.len() as u64).sum();
+            self.leave(publishing, report).await?;
+            report.returned_jobs = observer.jobs();
+            return Ok(());
+        };
+        let mut book = Book::default();
+        let mut refused = self.refused();
+        for (manifest, jobs) in &runs {
+            for job in jobs {
+                book.expect(&manifest.run, &job.id);
+            }
+        }
+        let watched = Watched {
+            broker: &*broker,
+            queue: &destination.queue,
+            archive: &*self.prepared.archive,
+            runs: runs.iter().map(|(manifest, _)| manifest.run.clone()).collect(),
+        };
+        let weight = self.prepared.plan.weight();
+        let mut progress = Progress::new(self.way.display, "captioning", weight);
+        progress.advance(refused.rows(), refused.failed_total());
+        let observed = Observed {
+            metrics: self.way.metrics.clone(),
+            readiness: self.way.readiness.clone(),
+            watcher: self.way.watcher.clone(),
+        };
+        let mut follower = Follower::new(watched, book, progress, observed);
+        let mut outcomes = Follower::subscribe(&*broker, &mailbox).await?;
+        let followed =
+            follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), &self.way.stop).await;
+        follower.progress().finish();
+        drop(outcomes);
+        if let Err(error) = broker.close_mailbox(&mailbox).await {
+            tracing::debug!(%error, "the mailbox stays until it expires");
+        }
+        report.interrupted = followed? == Followed::Interrupted;
+        if report.interrupted {
+            // What the worker still finishes counts.
+            self.fleet.drain_worker().await?;
+            follower.look_for_parts().await;
+        }
+        let manifests: Vec<_> = runs.iter().map(|(manifest, _)| manifest).collect();
+        report.tracks = self.tracks(&manifests).await?;
+        report.returned_jobs = observer.jobs();
+        let book = follower.book();
+        refused.add(book.tally());
+        report.rows = refused;
+        report.dead_jobs = book.dead();
+        report.open_jobs = book.open_jobs() as u64;
+        report.complete = report.open_jobs == 0 && report.dead_jobs.is_empty();
+        report.seconds = started.elapsed().as_secs_f64();
+        report.items_per_second = report.rows.rows() as f64 / report.seconds.max(1e-9);
+        Ok(())
+    }
+
+    /// Writes captions and chapters of the videos that are finished; where they are.
+    async fn tracks(&self, runs: &[&RunManifest]) -> anyhow::Result<Vec<String>> {
+        let mut folders = Vec::new();
+        for manifest in runs {
+            let _busy = self.way.display.busy("writing captions of videos");
+            if tracks::write(&*self.prepared.archive, manifest, false).await?.videos > 0 {
+                let archive = self.settings.archive.to_string();
+                let prefix = layout::tracks_prefix(&manifest.run);
+                folders.push(format!("{}/{prefix}", archive.trim_end_matches('/')));
+            }
+        }
+        Ok(folders)
+    }
+
+    /// The rows that were written here.
+    fn refused(&self) -> Tally {
+        let mut tally = Tally::default();
+        for refused in self.prepared.plan.new_run.iter().flat_map(|run| &run.refused) {
+            for reason in &refused.reasons {
+                *tally.failed.entry(reason.code.to_owned()).or_default() += 1;
+            }
+        }
+        tally
+    }
+
+    /// Publishes and leaves the rest to the fleet.
+    async fn leave(
+        &self,
+        publishing: impl Future<Output = anyhow::Result<()>>,
+        report: &mut Report,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            published = publishing => published?,
+            () = self.way.stop.cancelled() => report.interrupted = true,
+        }
+        report.detached = true;
+        report.complete = report.open_jobs == 0;
+        report.rows = self.refused();
+        self.way
+            .display
+            .remark("published; `dispatcher status` shows how far it is, `dispatcher verify` proves it");
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! One picture or frame: what the archive knows of it.
+
+use super::{item, name};
+use crate::serve::Service;
+use crate::serve::http::extract::Asked;
+use crate::serve::http::operation::Operation;
+use crate::serve::http::problem::Problem;
+use axum::Json;
+use axum::extract::State;
+use axum::http::Method;
+use axum::routing::get;
+use captionfleet_proto::rows::Row;
+use captionfleet_worker::video::is_video_name;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Which picture or frame.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ItemQuery {
+    /// The picture's or video's URI.
+    #[schemars(length(min = 1, max = 4096))]
+    pub(super) item: String,
+    /// Time of the frame, if it is one of a video.
+    pub(super) frame_ms: Option<u32>,
+}
+
+/// The record of a picture or frame.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Record {
+    /// Its URI.
+    item: String,
+    /// The end of its name, for people.
+    name: String,
+    /// Time of the frame in a video.
+    frame_ms: Option<u64>,
+    /// How long that frame stands for.
+    span_ms: Option<u64>,
+    /// Whether it is a frame of a film that can be played.
+    film: bool,
+    /// SHA-256 of the bytes.
+    sha256: Option<String>,
+    /// Width in pixels.
+    width: Option<u32>,
+    /// Height in pixels.
+    height: Option<u32>,
+    /// `ok`, `failed` or `skipped`.
+    status: &'static str,
+    /// Why it failed or was skipped.
+    error_code: Option<String>,
+    /// The same, for people.
+    error_message: Option<String>,
+    /// How often its job was tried.
+    attempts: u32,
+    /// The caption or answer.
+    caption: Option<String>,
+    /// Generated tokens.
+    tokens: Option<u32>,
+    /// Mean natural-log probability of them.
+    mean_logprob: Option<f32>,
+    /// Why generation ended.
+    stop_reason: Option<String>,
+    /// Which space its embedding lies in, if it has one.
+    embedding_space: Option<String>,
+    /// The bundle that made the row.
+    bundle: Option<String>,
+    /// The run.
+    run: String,
+    /// The job.
+    job: String,
+    /// When the row was made.
+    finished_at: String,
+    /// Rows of this item, this one included: of other prompts, models, bytes or times.
+    rows: usize,
+}
+
+pub(super) fn operations() -> Vec<Operation> {
+    let get_item =
+        Operation::new(Method::GET, "/items", "getItem", "The newest row of a picture or frame", get(record));
+    vec![get_item.query::<ItemQuery>().answers::<Record>(200, "The row, without its embedding.")]
+}
+
+async fn record(
+    State(service): State<Arc<Service>>,
+    Asked(query): Asked<ItemQuery>,
+) -> Result<Json<Record>, Problem> {
+    let rows =
+        service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
+    let count = rows.len();
+    let newest = rows.into_iter().next().ok_or_else(|| Problem::missing("no row"))?;
+    Ok(Json(Record { rows: count, ..Record::from(newest) }))
+}
+
+impl From<Row> for Record {
+    fn from(row: Row) -> Self {
+        Self {
+            name: name(row.item.as_str()),
+            film: row.frame_ms.is_some() && is_video_name(row.item.as_str()),
+            item: row.item.to_string(),
+            frame_ms: row.frame_ms,
+            span_ms: row.span_ms,
+            sha256: row.sha256,
+            width: row.width,
+            height: row.height,
+            status: row.status.as_str(),
+            error_code: row.error_code,
+            error_message: row.error_message,
+            attempts: row.attempts,
+            caption: row.caption,
+            tokens: row.tokens,
+            mean_logprob: row.mean_logprob.filter(|value| value.is_finite()),
+            stop_reason: row.stop_reason,
+            embedding_space: row.embedding_space,
+            bundle: row.bundle,
+            run: row.run.to_string(),
+            job: row.job.to_string(),
+            finished_at: row.finished_at.to_string(),
+            rows: 1,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Finding pictures by text, by picture, by both, by the captions' words; without any of them the newest.
+
+use super::{item, name};
+use crate::config::search_args::{FilterArgs, StatusArg};
+use crate::index::{Asked, Finding, Freshness};
+use crate::search::query::Embedded;
+use crate::serve::Service;
+use crate::serve::http::extract::Asked as Address;
+use crate::serve::http::operation::Operation;
+use crate::serve::http::problem::Problem;
+use crate::serve::uploads;
+use axum::Json;
+use axum::extract::State;
+use axum::http::Method;
+use axum::routing::get;
+use captionfleet_proto::job::Query;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The longest text.
+const TEXT_BYTES: usize = 4096;
+/// Most hits of one page.
+const PAGE: u32 = 200;
+/// How far one can turn the pages.
+const DEPTH: u32 = 10_000;
+/// Hits of a page where nobody said how many.
+const USUAL: u32 = 40;
+
+/// What decides the order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Mode {
+    /// What the text means.
+    #[default]
+    Meaning,
+    /// The captions' words; needs no worker.
+    Words,
+    /// Both.
+    Hybrid,
+}
+
+/// A search.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SearchQuery {
+    /// What to look for, at most 4096 bytes.
+    #[schemars(length(max = 1024))]
+    text: Option<String>,
+    /// An uploaded picture to look for: the name that it was given.
+    #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
+    upload: Option<String>,
+    /// A picture of the archive to look for others like it.
+    #[schemars(length(min = 1, max = 4096))]
+    like: Option<String>,
+    /// Time of the frame, if that is one of a video.
+    like_frame_ms: Option<u32>,
+    /// What decides the order; words and hybrid need a text.
+    mode: Option<Mode>,
+    /// Only items whose name begins so: a folder or s3://bucket/prefix.
+    #[schemars(length(max = 4096))]
+    source: Option<String>,
+    /// Only rows made at this time or later: a date, or a time such as 2025-01-31T12:00:00Z.
+    since: Option<String>,
+    /// Only rows made before this time.
+    until: Option<String>,
+    /// Only rows of this run.
+    run: Option<String>,
+    /// Only pictures at least so wide and high: 1024x768.
+    min_size: Option<String>,
+    /// Only pictures at most so wide and high.
+    max_size: Option<String>,
+    /// Only items that ended so when they were last tried.
+    status: Option<StatusName>,
+    /// Only items whose caption has this in it, whatever the case.
+    #[schemars(length(max = 1024))]
+    caption: Option<String>,
+    /// Near-duplicates follow their best one instead of standing by themselves.
+    group: Option<bool>,
+    /// Hits to leave out, at most 10000.
+    #[schemars(range(max = 10_000))]
+    offset: Option<u32>,
+    /// Hits to show, 1 to 200.
+    #[schemars(range(min = 1, max = 200))]
+    limit: Option<u32>,
+}
+
+/// What became of an item.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum StatusName {
+    /// Captioned.
+    Ok,
+    /// Could not be.
+    Failed,
+    /// Left out.
+    Skipped,
+}
+
+/// A page of hits.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Page {
+    /// In their order.
+    hits: Vec<Hit>,
+    /// Pictures and frames whose embeddings could have been found.
+    pictures: usize,
+    /// The space that was searched in, if any was.
+    embedding_space: Option<String>,
+    /// How much of the archive the index has.
+    index: Index,
+}
+
+/// One hit.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Hit {
+    /// Place, from 1.
+    rank: usize,
+    /// What the order follows.
+    score: f32,
+    /// What each ranking says: `text` and `image` are similarities from -1 to 1, `words` is BM25.
+    matched: BTreeMap<&'static str, f32>,
+    /// The picture's URI.
+    item: String,
+    /// The end of its name, for people.
+    name: String,
+    /// Time of the frame in a video.
+    frame_ms: Option<u64>,
+    /// Its caption.
+    caption: String,
+    /// When its row was made.
+    finished_at: String,
+    /// Pictures that show the same, each with a lower score.
+    duplicates: Vec<String>,
+}
+
+/// How much of the archive the index has.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Index {
+    /// Segments.
+    segments: usize,
+    /// Parts of the archive.
+    parts: usize,
+    /// Parts that no segment has yet; they were read.
+    unindexed: usize,
+    /// Parts that could not be read.
+    damaged: usize,
+    /// Pictures of other models, by embedding space: they cannot be compared.
+    foreign: BTreeMap<String, usize>,
+}
+
+pub(super) fn operations() -> Vec<Operation> {
+    let search = Operation::new(Method::GET, "/search", "search", "Find pictures and frames", get(search));
+    vec![search.query::<SearchQuery>().answers::<Page>(200, "A page of hits.")]
+}
+
+async fn search(
+    State(service): State<Arc<Service>>,
+    Address(query): Address<SearchQuery>,
+) -> Result<Json<Page>, Problem> {
+    let asked = asked(&query)?;
+    let embedded = embedded(&service, &query).await?;
+    let space = embedded.first().map(|(_, embedded)| embedded.space.clone());
+    let found = service.lookup.search(&service.ground, embedded, asked).await?;
+    let hits = found.hits.into_iter().map(Hit::from).collect();
+    Ok(Json(Page {
+        hits,
+        pictures: found.pictures,
+        embedding_space: space,
+        index: Index::from(&found.index),
+    }))
+}
+
+/// The text, if there is one.
+fn text(query: &SearchQuery) -> Result<Option<&str>, Problem> {
+    let text = query.text.as_deref().map(str::trim).filter(|text| !text.is_empty());
+    if text.is_some_and(|text| text.len() > TEXT_BYTES) {
+        return Err(Problem::bad(format!("text: longer than {TEXT_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// No field may be longer than the document says, in characters.
+fn within_lengths(query: &SearchQuery) -> Result<(), Problem> {
+    let fields = [
+        ("text", &query.text, 1024),
+        ("like", &query.like, 4096),
+        ("source", &query.source, 4096),
+        ("caption", &query.caption, 1024),
+    ];
+    for (name, value, most) in fields {
+        if value.as_ref().is_some_and(|value| value.chars().count() > most) {
+            return Err(Problem::bad(format!("{name}: longer than {most} characters")));
+        }
+    }
+    Ok(())
+}
+
+fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
+    within_lengths(query)?;
+    let text = text(query)?;
+    let mode = query.mode.unwrap_or_default();
+    if text.is_none() && mode != Mode::Meaning {
+        return Err(Problem::bad("mode: words and hybrid need a text"));
+    }
+    let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(USUAL));
+    if offset > DEPTH || !(1..=PAGE).contains(&limit) {
+        return Err(Problem::bad(format!(
+            "offset must be at most {DEPTH} and limit 1 to {PAGE}; narrow the search instead"
+        )));
+    }
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let filter = FilterArgs {
+        source: given(&query.source),
+        since: given(&query.since),
+        until: given(&query.until),
+        run: given(&query.run),
+        min_size: given(&query.min_size),
+        max_size: given(&query.max_size),
+        status: query.status.map(|status| match status {
+            StatusName::Ok => StatusArg::Ok,
+            StatusName::Failed => StatusArg::Failed,
+            StatusName::Skipped => StatusArg::Skipped,
+        }),
+        caption_contains: given(&query.caption),
+    };
+    // Its messages name the flags of the command line.
+    let filter = filter.filter().map_err(|error| {
+        let error = error.to_string();
+        let (flag, rest) = error.split_once(':').unwrap_or(("", &error));
+        let field = flag.trim_start_matches("--").replace('-', "_");
+        Problem::bad(if field.is_empty() { rest.to_owned() } else { format!("{field}:{rest}") })
+    })?;
+    Ok(Asked {
+        vectors: Vec::new(),
+        words: text.filter(|_| mode != Mode::Meaning).map(str::to_owned),
+        filter,
+        offset: offset as usize,
+        limit: limit as usize,
+        group: query.group.unwrap_or(false),
+    })
+}
+
+/// What the query's parts look like to the model.
+async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'static str, Embedded)>, Problem> {
+    let (ground, questions) = (&service.ground, &service.questions);
+    let mut embedded = Vec::new();
+    if query.mode != Some(Mode::Words)
+        && let Some(text) = text(query)?
+    {
+        let query = Query::Text { text: text.to_owned() };
+        embedded.push(("text", questions.embed(ground, format!("text {text}"), query).await?));
+    }
+    if let Some(sha256) = &query.upload {
+        let item = uploads::item(&ground.uri, sha256)?;
+        ground
+            .archive
+            .head(&captionfleet_proto::layout::query_image(sha256))
+            .await
+            .map_err(|_| Problem::missing("upload: this picture is not kept any more; upload it again"))?;
+        embedded.push((
+            "image",
+            questions.embed(ground, format!("image {sha256}"), Query::Image { item }).await?,
+        ));
+    } else if let Some(like) = &query.like {
+        embedded.push((
+            "image",
+            service.lookup.embedding(ground, &item(like)?, query.like_frame_ms.map(u64::from)).await?,
+        ));
+    }
+    Ok(embedded)
+}
+
+impl From<Finding> for Hit {
+    fn from(found: Finding) -> Self {
+        Self {
+            rank: found.rank,
+            score: found.score,
+            matched: found.matched,
+            name: name(&found.item),
+            item: found.item,
+            frame_ms: found.frame_ms,
+            caption: found.caption,
+            finished_at: found.finished_at.to_string(),
+            duplicates: found.duplicates,
+        }
+    }
+}
+
+impl From<&Freshness> for Index {
+    fn from(index: &Freshness) -> Self {
+        Self {
+            segments: index.segments,
+            parts: index.parts,
+            unindexed: index.unindexed,
+            damaged: index.damaged,
+            foreign: index.foreign.clone(),
+        }
+    }
+}

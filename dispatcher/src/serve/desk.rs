@@ -1,0 +1,275 @@
+//! Submissions: taken one after the other, done side by side, each handing out as many jobs as the workers need and no
+//! more, so that it can be paused and stopped. What is begun is in the archive, and a later service goes on with it.
+
+mod order;
+mod submitted;
+
+pub use order::Order;
+pub use submitted::{GivenUp, Phase, Stage, Submitted};
+
+use super::Ground;
+use super::http::problem::Problem;
+use super::members::Members;
+use crate::archive;
+use crate::conduct::{Submission, Way};
+use crate::history;
+use crate::plan::{ContinuedRun, Plan};
+use crate::prepare::Prepared;
+use crate::progress::Display;
+use crate::submission::is_by_service;
+use crate::telemetry::Metrics;
+use bytes::Bytes;
+use captionfleet_proto::job::RunId;
+use captionfleet_proto::layout;
+use captionfleet_proto::manifest::RunManifest;
+use captionfleet_proto::storage::PutMode;
+use captionfleet_worker::telemetry::admin::Readiness;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Submissions that are worked on at a time.
+const AT_ONCE: usize = 32;
+/// Ended submissions that are remembered.
+const REMEMBERED: usize = 100;
+
+/// All submissions of this service.
+pub struct Desk {
+    ground: Arc<Ground>,
+    metrics: Metrics,
+    readiness: Arc<Readiness>,
+    members: Arc<Members>,
+    /// Two plans at once could both take the same pictures.
+    planning: tokio::sync::Mutex<()>,
+    submitted: Mutex<BTreeMap<String, Arc<Submitted>>>,
+    count: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Desk {
+    /// Nothing is submitted yet. Everything stops in order when `stop` is cancelled.
+    pub fn new(
+        ground: Arc<Ground>,
+        metrics: Metrics,
+        readiness: Arc<Readiness>,
+        members: Arc<Members>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ground,
+            metrics,
+            readiness,
+            members,
+            planning: tokio::sync::Mutex::new(()),
+            submitted: Mutex::default(),
+            count: AtomicU64::new(0),
+            tasks: TaskTracker::new(),
+            stop,
+        })
+    }
+
+    /// The workers that were heard of.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// Takes an order.
+    pub fn submit(self: &Arc<Self>, order: Order) -> Result<Arc<Submitted>, Problem> {
+        let mut submitted = self.submitted();
+        if submitted.values().filter(|one| one.is_open()).count() >= AT_ONCE {
+            return Err(Problem::unavailable(
+                "busy",
+                format!("{AT_ONCE} submissions are being worked on; wait for one of them, or cancel one"),
+            ));
+        }
+        while submitted.len() >= REMEMBERED {
+            let oldest = submitted.iter().find(|(_, one)| !one.is_open()).map(|(id, _)| id.clone());
+            match oldest {
+                Some(id) => drop(submitted.remove(&id)),
+                None => break,
+            }
+        }
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number:06}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+        let one = Arc::new(Submitted::new(id.clone(), self.stop.child_token(), self.members.clone()));
+        submitted.insert(id, one.clone());
+        drop(submitted);
+        let (desk, task) = (self.clone(), one.clone());
+        // A submission reads much by streams that cannot move between threads: it has one of its own.
+        let runtime = Handle::current();
+        self.tasks.spawn_blocking(move || {
+            let outcome = runtime.block_on(desk.work(order, &task));
+            task.end(outcome);
+        });
+        Ok(one)
+    }
+
+    /// One submission.
+    pub fn find(&self, id: &str) -> Option<Arc<Submitted>> {
+        self.submitted().get(id).cloned()
+    }
+
+    /// All submissions, the latest first.
+    pub fn list(&self) -> Vec<Arc<Submitted>> {
+        self.submitted().values().rev().cloned().collect()
+    }
+
+    /// The open submission that works on `run`.
+    pub fn working_on(&self, run: &RunId) -> Option<Arc<Submitted>> {
+        self.submitted().values().find(|one| one.is_open() && one.has(run)).cloned()
+    }
+
+    /// Holds a run's jobs back, or no more. The other runs of its submission share its fate.
+    pub async fn pause(&self, run: &RunId) -> Result<(), Problem> {
+        let Some(one) = self.working_on(run) else {
+            return Err(Problem::conflict(format!(
+                "run {run} is not published by this service, so that its jobs cannot be held back; cancel it, or pause it \
+                 where it was started"
+            )));
+        };
+        for run in one.runs() {
+            self.ground.archive.put(&layout::run_paused(&run), Bytes::new(), PutMode::Overwrite).await?;
+        }
+        one.gate().set_closed(true);
+        Ok(())
+    }
+
+    /// Goes on with a run that was paused, cancelled or left.
+    pub async fn resume(self: &Arc<Self>, manifest: RunManifest) -> Result<(), Problem> {
+        let archive = &self.ground.archive;
+        let working = self.working_on(&manifest.run);
+        let runs = working.as_ref().map_or_else(|| vec![manifest.run.clone()], |one| one.runs());
+        for run in &runs {
+            archive.delete(&layout::run_paused(run)).await?;
+            archive.delete(&layout::run_cancelled(run)).await?;
+        }
+        match working {
+            Some(one) => one.gate().set_closed(false),
+            None => drop(self.submit(Order::Continue { manifest })?),
+        }
+        Ok(())
+    }
+
+    /// Cancels a run: workers drop what they have not begun.
+    pub async fn cancel(&self, run: &RunId) -> Result<(), Problem> {
+        self.ground.archive.put(&layout::run_cancelled(run), Bytes::new(), PutMode::Overwrite).await?;
+        self.ground.archive.delete(&layout::run_paused(run)).await?;
+        if let Some(one) = self.working_on(run) {
+            one.cancel(run);
+        }
+        Ok(())
+    }
+
+    /// Cancels a submission and its runs.
+    pub async fn cancel_all(&self, one: &Submitted) -> Result<(), Problem> {
+        for run in one.runs() {
+            self.cancel(&run).await?;
+        }
+        one.stop().cancel();
+        Ok(())
+    }
+
+    /// Goes on with what an earlier service left: runs that it began and that nobody cancelled.
+    pub async fn take_up(self: &Arc<Self>) -> anyhow::Result<usize> {
+        let (manifests, _) = archive::manifests(&*self.ground.archive).await?;
+        let parts = archive::parts(&*self.ground.archive, None).await?;
+        let mut taken = 0;
+        for manifest in manifests.into_iter().filter(is_by_service) {
+            let done = parts.get(&manifest.run).map_or(0, |parts| parts.len() as u64);
+            let marks = super::progress::marks(&*self.ground.archive, &manifest.run).await?;
+            if done < manifest.jobs && !marks.cancelled && taken < AT_ONCE {
+                let one = self.submit(Order::Continue { manifest }).map_err(anyhow::Error::from)?;
+                one.gate().set_closed(marks.paused);
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Waits until everything has stopped, after the token given to [`Self::new`] was cancelled.
+    pub async fn ended(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn work(&self, order: Order, one: &Arc<Submitted>) -> anyhow::Result<()> {
+        let ground = &self.ground;
+        let planning = self.planning.lock().await;
+        let settings = order.settings(ground);
+        let planned = async {
+            let ready = order.prepared(ground, &settings).await?;
+            anyhow::Ok(ready)
+        };
+        let prepared = tokio::select! {
+            prepared = planned => prepared?,
+            () = one.stop().cancelled() => return Ok(()),
+        };
+        let way = Way {
+            detach: false,
+            by_service: true,
+            display: Display::Quiet,
+            stop: one.stop().clone(),
+            metrics: self.metrics.clone(),
+            readiness: self.readiness.clone(),
+            gate: one.gate().clone(),
+            watcher: one.clone(),
+        };
+        let mut fleet = ground.fleet.shared();
+        let sources = order.sources();
+        let mut submission =
+            Submission { settings: &settings, sources, way: &way, fleet: &mut fleet, prepared };
+        let mut report = submission.report();
+        one.planned(&submission.prepared.plan);
+        if submission.prepared.plan.is_empty() {
+            return Ok(());
+        }
+        let runs = submission.begin().await?;
+        drop(planning);
+        one.begun();
+        submission.execute(runs, &mut report).await?;
+        one.reported(&report);
+        Ok(())
+    }
+
+    fn submitted(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Submitted>>> {
+        self.submitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A plan of nothing but the jobs that a run still owes.
+async fn owed(ground: &Ground, manifest: &RunManifest) -> anyhow::Result<Option<ContinuedRun>> {
+    let parts = archive::parts(&*ground.archive, Some(&manifest.run)).await?;
+    let done: HashSet<_> = parts.into_values().flatten().map(|(job, _)| job).collect();
+    if done.len() as u64 >= manifest.jobs {
+        return Ok(None);
+    }
+    let jobs = history::unfinished_jobs(&*ground.archive, manifest, &done).await?;
+    Ok((!jobs.is_empty()).then(|| ContinuedRun { manifest: manifest.clone(), jobs }))
+}
+
+fn nothing() -> Plan {
+    Plan {
+        listed: 0,
+        duplicates: 0,
+        already_done: 0,
+        already_failed: 0,
+        continued: Vec::new(),
+        left_alone: Vec::new(),
+        new_run: None,
+    }
+}
+
+fn prepared(
+    ground: &Ground,
+    settings: &crate::config::settings::WorkSettings,
+    plan: Plan,
+    now: Timestamp,
+) -> Prepared {
+    let wish = settings.wish.clone();
+    Prepared { archive: ground.archive.clone(), wish, plan, model: None, shape: None, now }
+}

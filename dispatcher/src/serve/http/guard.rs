@@ -1,0 +1,85 @@
+//! What every request passes before anyone looks at what it wants.
+
+use super::problem::Problem;
+use crate::serve::Service;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long an answer may take to begin.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// What requests to workers cost, where others cost 1.
+const DEAR: f64 = 10.0;
+
+/// No script, style, picture or connection but our own; nobody may show these pages inside others.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const HEADERS: [(HeaderName, &str); 5] = [
+    (header::CONTENT_SECURITY_POLICY, POLICY),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+];
+
+/// Counts, limits and checks a request, and adds what every answer carries.
+pub async fn guard(
+    State(service): State<Arc<Service>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let started = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let method = method_label(request.method());
+    service.metrics.begun();
+    let mut response = match admit(&service, peer, &request, started) {
+        Ok(()) => match tokio::time::timeout(PATIENCE, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => Problem::unavailable("timeout", "this took too long and was given up").into_response(),
+        },
+        Err(problem) => problem.into_response(),
+    };
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let route = route.as_deref().unwrap_or("other");
+    service.metrics.answered(method, route, response.status().as_u16(), started.elapsed());
+    response
+}
+
+fn admit(service: &Service, peer: SocketAddr, request: &Request, now: Instant) -> Result<(), Problem> {
+    let (path, access) = (request.uri().path(), &service.access);
+    let cost = if is_dear(request.method(), path) { DEAR } else { 1.0 };
+    access.rate.take(peer.ip(), cost, now).map_err(Problem::too_many)?;
+    access.check_origin(request.method(), request.headers())?;
+    if is_open(path) { Ok(()) } else { access.check(request.headers()) }
+}
+
+/// Whether everyone may have it: pages have no data, and a session begins with a token.
+fn is_open(path: &str) -> bool {
+    path == "/api/v1/session" || path == "/healthz" || !(path.starts_with("/api/") || path == "/metrics")
+}
+
+/// Whether it makes a device work, or is a guess at the token.
+fn is_dear(method: &Method, path: &str) -> bool {
+    *method == Method::POST || path == "/api/v1/search"
+}
+
+/// From a small set, whatever was sent.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}

@@ -1,0 +1,82 @@
+//! Keeps the index fresh while the service runs.
+
+use crate::index::indexer::Progress;
+use crate::index::{Indexed, Indexer, Shelf};
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+/// How often new parts are looked for.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How the index was kept last.
+#[derive(Debug, Clone, Default, Serialize, JsonSchema)]
+pub struct Look {
+    /// When it was last looked at.
+    pub looked_at: Option<String>,
+    /// Parts that were not indexed then, because another indexer is at work or there was no time.
+    pub left: u64,
+    /// Parts that cannot be read.
+    pub damaged: u64,
+    /// Why it could not be looked at.
+    pub error: Option<String>,
+}
+
+/// The last look.
+#[derive(Debug, Clone, Default)]
+pub struct Kept {
+    last: Arc<Mutex<Look>>,
+}
+
+impl Kept {
+    /// How the index was kept last.
+    pub fn last(&self) -> Look {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, outcome: Result<Indexed, String>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.looked_at = Some(Timestamp::now().to_string());
+        last.error = match outcome {
+            Ok(indexed) => {
+                (last.left, last.damaged) = (indexed.left, indexed.damaged);
+                None
+            }
+            Err(error) => Some(error),
+        };
+    }
+}
+
+/// Takes in new parts until `stop` is cancelled, on a thread of its own: what an indexer does cannot move between threads.
+/// The returned handle ends soon after.
+///
+/// # Errors
+/// When the system has no thread left.
+pub fn keep(
+    shelf: Arc<Shelf>,
+    kept: Kept,
+    stop: CancellationToken,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let runtime = Handle::current();
+    std::thread::Builder::new().name("index".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let mut indexer = Indexer::new(shelf);
+            let unseen: Progress = Arc::new(|_, _| {});
+            loop {
+                let outcome = indexer.catch_up(stop.child_token(), false, unseen.clone()).await;
+                if let Err(error) = &outcome {
+                    tracing::warn!(%error, "the index cannot be kept now and is tried again");
+                }
+                kept.note(outcome.map_err(|error| error.to_string()));
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        });
+    })
+}

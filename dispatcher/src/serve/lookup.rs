@@ -1,0 +1,174 @@
+//! Finding pictures: the archive as it is, opened once and looked at again while nothing changes.
+
+use super::Ground;
+use super::http::problem::Problem;
+use crate::archive;
+use crate::index::{Asked, Hits, Opened, Ready};
+use crate::search::query::Embedded;
+use captionfleet_proto::rows::{Row, read_embeddings};
+use captionfleet_proto::uri::ItemUri;
+use futures::FutureExt as _;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Mutex as AsyncMutex;
+
+/// How long the archive is taken to be as it was.
+const FRESH: Duration = Duration::from_secs(1);
+/// Embedding spaces that are kept open.
+const SPACES: usize = 4;
+/// Parts whose rows are kept.
+const PARTS: usize = 512;
+/// Hits of which it is remembered where their rows are.
+const FOUND: usize = 20_000;
+
+/// Opened archives by embedding space.
+#[derive(Debug, Default)]
+pub struct Lookup {
+    open: AsyncMutex<HashMap<String, (Instant, Arc<Ready>)>>,
+    rows: Mutex<Rows>,
+    found: Mutex<HashMap<(String, Option<u64>), String>>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    by_part: HashMap<String, Arc<Vec<Row>>>,
+    order: VecDeque<String>,
+}
+
+impl Lookup {
+    /// The archive in one embedding space; without a `space` the one with the most rows.
+    pub async fn ready(&self, ground: &Ground, space: Option<&str>) -> Result<Arc<Ready>, Problem> {
+        let name = space.unwrap_or_default();
+        let mut open = self.open.lock().await;
+        let before = open.get(name).cloned();
+        if let Some((at, ready)) = &before
+            && at.elapsed() < FRESH
+        {
+            return Ok(ready.clone());
+        }
+        let before = before.map(|(_, ready)| ready);
+        match Ready::open_again(&ground.shelf, space, before).boxed().await? {
+            Opened::Ready(ready) => {
+                if open.len() >= SPACES && !open.contains_key(name) {
+                    open.clear();
+                }
+                open.insert(name.to_owned(), (Instant::now(), ready.clone()));
+                Ok(ready)
+            }
+            Opened::Behind { unindexed } => Err(Problem::unavailable(
+                "index_behind",
+                format!("the index lacks {unindexed} parts and is being brought up; ask again in a while"),
+            )),
+        }
+    }
+
+    /// Searches with embedded queries, by their names.
+    pub async fn search(
+        &self,
+        ground: &Ground,
+        embedded: Vec<(&'static str, Embedded)>,
+        asked: Asked,
+    ) -> Result<Hits, Problem> {
+        let space = embedded.first().map(|(_, embedded)| embedded.space.clone());
+        if embedded.iter().any(|(_, embedded)| Some(&embedded.space) != space.as_ref()) {
+            return Err(Problem::conflict(
+                "text and picture were embedded by workers with different models; name one with --model",
+            ));
+        }
+        let ready = self.ready(ground, space.as_deref()).await?;
+        let vectors = embedded.into_iter().map(|(name, embedded)| (name, embedded.vectors)).collect();
+        let hits = ready.search(&ground.shelf, Asked { vectors, ..asked }).boxed().await?;
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.len() > FOUND {
+            found.clear();
+        }
+        found.extend(hits.hits.iter().map(|hit| ((hit.item.clone(), hit.frame_ms), hit.part.clone())));
+        drop(found);
+        Ok(hits)
+    }
+
+    /// A row of a picture or frame that was read: where a search has just found it, or else the newest. A page of hits
+    /// asks for hundreds.
+    pub async fn row(&self, ground: &Ground, item: &ItemUri, frame_ms: Option<u64>) -> Result<Row, Problem> {
+        let place = (item.to_string(), frame_ms);
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
+        if let Some(key) = found
+            && let Ok(part) = self.part(ground, &key).await
+            && let Some(row) = part.iter().find(|row| row.item == *item && row.frame_ms == frame_ms)
+        {
+            return Ok(row.clone());
+        }
+        let rows = self.rows(ground, item, frame_ms).await?;
+        // A newer row may have failed without having read anything.
+        let read = rows.iter().position(|row| row.sha256.is_some()).unwrap_or(0);
+        rows.into_iter().nth(read).ok_or_else(|| Problem::missing("no row"))
+    }
+
+    /// The rows of a picture or of one frame, the newest first, without their embeddings.
+    pub async fn rows(
+        &self,
+        ground: &Ground,
+        item: &ItemUri,
+        frame_ms: Option<u64>,
+    ) -> Result<Vec<Row>, Problem> {
+        let ready = self.ready(ground, None).await?;
+        let mut rows = Vec::new();
+        for key in ready.parts_of(item.to_string(), frame_ms).await? {
+            let part = self.part(ground, &key).await?;
+            rows.extend(part.iter().filter(|row| row.item == *item && row.frame_ms == frame_ms).cloned());
+        }
+        if rows.is_empty() {
+            return Err(Problem::missing(format!("the archive has no row for {item}")));
+        }
+        rows.sort_by_key(|row| std::cmp::Reverse(row.finished_at));
+        Ok(rows)
+    }
+
+    /// The embedding of a picture or frame, as the archive has it.
+    pub async fn embedding(
+        &self,
+        ground: &Ground,
+        item: &ItemUri,
+        frame_ms: Option<u64>,
+    ) -> Result<Embedded, Problem> {
+        let ready = self.ready(ground, None).await?;
+        for key in ready.parts_of(item.to_string(), frame_ms).await? {
+            let bytes = ground.archive.get(&key, archive::TABLE_BYTES).await?.bytes;
+            let read = tokio::task::spawn_blocking(move || read_embeddings(bytes)).await;
+            let Ok(Ok(part)) = read else { continue };
+            let Some(shape) = part.shape else { continue };
+            let found = (0..part.items.len())
+                .find(|row| part.items[*row] == *item && part.frame_ms[*row] == frame_ms);
+            let Some(row) = found else { continue };
+            let Some(values) = part.values.get(row * shape.len()..(row + 1) * shape.len()) else { continue };
+            let vectors = values
+                .chunks_exact((shape.dim as usize).max(1))
+                .map(|vector| vector.iter().map(|value| value.to_f32()).collect())
+                .collect();
+            return Ok(Embedded { vectors, space: part.spaces[row].clone() });
+        }
+        Err(Problem::missing(format!("{item} has no embedding: it failed, or was captioned with --no-embed")))
+    }
+
+    /// The rows of one part.
+    pub async fn part(&self, ground: &Ground, key: &str) -> Result<Arc<Vec<Row>>, Problem> {
+        if let Some(rows) = self.kept().by_part.get(key) {
+            return Ok(rows.clone());
+        }
+        let rows = Arc::new(archive::rows(&*ground.archive, key.to_owned()).await?);
+        let mut kept = self.kept();
+        if kept.by_part.insert(key.to_owned(), rows.clone()).is_none() {
+            kept.order.push_back(key.to_owned());
+        }
+        while kept.order.len() > PARTS {
+            let oldest = kept.order.pop_front();
+            oldest.map(|key| kept.by_part.remove(&key));
+        }
+        Ok(rows)
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,130 @@
+//! What only a worker can answer: embeddings of queries, captions and answers for one picture. All of it goes over the
+//! interactive lane, before any bulk work.
+
+use super::Ground;
+use super::http::problem::Problem;
+use super::members::Members;
+use crate::archive;
+use crate::exchange::{exchange, new_id};
+use crate::search::query::{Embedded, embed};
+use axum::http::StatusCode;
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{CaptionJob, Job, JobItem, Prompt, Query, RunId};
+use captionfleet_proto::layout;
+use captionfleet_proto::rows::{Row, Status};
+use captionfleet_proto::uri::{ArchiveUri, Location};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
+
+/// How long a worker may take.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Questions at a time: the workers' lane is short.
+const AT_ONCE: usize = 32;
+/// Embeddings that are kept.
+const KEPT: usize = 2000;
+/// How long: workers may be given another model.
+const FRESH: Duration = Duration::from_secs(600);
+/// The run of all questions, which is none.
+const RUN: &str = "question";
+
+/// Asks workers.
+#[derive(Debug)]
+pub struct Questions {
+    room: Semaphore,
+    embedded: Mutex<HashMap<String, (Instant, Embedded)>>,
+    members: Arc<Members>,
+}
+
+impl Questions {
+    /// Tells `members` which workers answered.
+    pub fn new(members: Arc<Members>) -> Self {
+        Self { room: Semaphore::new(AT_ONCE), embedded: Mutex::default(), members }
+    }
+
+    /// The embedding of a query, which `name` tells from all others.
+    pub async fn embed(&self, ground: &Ground, name: String, query: Query) -> Result<Embedded, Problem> {
+        if !ground.embeds {
+            return Err(Problem::conflict(
+                "this model has no retrieval heads and cannot search by meaning; search by words",
+            ));
+        }
+        if let Some((at, embedded)) = self.kept().get(&name)
+            && at.elapsed() < FRESH
+        {
+            return Ok(embedded.clone());
+        }
+        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let (broker, topology) = (&*ground.fleet.broker, &ground.fleet.topology);
+        let embedded = embed(broker, topology, &ground.uri, ground.bundle.clone(), query, PATIENCE)
+            .await
+            .map_err(|error| unanswered(&error))?;
+        let mut kept = self.kept();
+        if kept.len() >= KEPT {
+            kept.clear();
+        }
+        kept.insert(name, (Instant::now(), embedded.clone()));
+        Ok(embedded)
+    }
+
+    /// What the model says about one picture. The row goes through an archive of its own inside the archive, so that it
+    /// is not taken for the picture's caption.
+    pub async fn ask(&self, ground: &Ground, item: JobItem, prompt: Prompt) -> Result<Row, Problem> {
+        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let failed = |error: anyhow::Error| unanswered(&error);
+        let answers = answers(&ground.uri).map_err(failed)?;
+        let (id, run) = (new_id().map_err(failed)?, RunId::new(RUN).map_err(|error| failed(error.into()))?);
+        let caption = CaptionJob { prompt, embed: false, ..CaptionJob::new(vec![item]) };
+        let mut job = Job::caption(id.clone(), run.clone(), answers.clone(), caption);
+        job.bundle.clone_from(&ground.bundle);
+        let read = |body: &[u8]| {
+            let outcome = codec::decode_outcome(body)?;
+            Ok((outcome.job == id).then_some(outcome))
+        };
+        let (broker, topology) = (&*ground.fleet.broker, &ground.fleet.topology);
+        let outcome = exchange(broker, topology, &job, PATIENCE, read).await.map_err(failed)?;
+        if let Some(reason) = outcome.error {
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, "not_answered", reason));
+        }
+        self.members.told(&outcome);
+        let store = ground.fleet.stores.archive(&answers).await?;
+        let key = layout::part(&run, &id);
+        let rows = archive::rows(&*store, key.clone()).await;
+        if let Err(error) = store.delete(&key).await {
+            tracing::debug!(%error, "an answer stays until it is tidied away");
+        }
+        let row = rows?.into_iter().next();
+        let row = row.ok_or_else(|| {
+            Problem::new(StatusCode::BAD_GATEWAY, "not_answered", "the worker wrote no row")
+        })?;
+        if row.status == Status::Ok {
+            return Ok(row);
+        }
+        let (code, message) = (row.error_code.unwrap_or_default(), row.error_message.unwrap_or_default());
+        let detail = format!("the picture cannot be captioned ({code}): {message}");
+        Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_captioned", detail))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Embedded)>> {
+        self.embedded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The archive that answers go through.
+fn answers(uri: &ArchiveUri) -> anyhow::Result<ArchiveUri> {
+    Ok(match uri.location() {
+        Location::File(folder) => ArchiveUri::from_folder(&folder.join(layout::ANSWERS))?,
+        Location::S3 { .. } => {
+            ArchiveUri::parse(&format!("{}/{}", uri.as_str().trim_end_matches('/'), layout::ANSWERS))?
+        }
+    })
+}
+
+fn ending() -> Problem {
+    Problem::unavailable("ending", "this service is being stopped")
+}
+
+fn unanswered(error: &anyhow::Error) -> Problem {
+    Problem::unavailable("not_answered", crate::exit::line(error))
+}

@@ -1,0 +1,217 @@
+//! The service and its pages: a browser, and a client made from the OpenAPI document, over a real broker and bucket.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use captionfleet_tests::fleet::{Fleet, http, http_get, python, python_with};
+use captionfleet_tests::sandbox::Child;
+use captionfleet_world::export::ExportedScene;
+use serde_json::Value;
+
+use crate::{films, pictures};
+
+const TOKEN: &str = "a token for tests, long enough";
+
+/// A fleet with an archive and a service over it.
+struct Served {
+    fleet: Fleet,
+    port: u16,
+    scenes: Vec<ExportedScene>,
+    _service: Child,
+    _worker: Child,
+}
+
+impl Served {
+    /// Pictures in the bucket, captioned by one worker; a hostile part; the service.
+    async fn new(name: &str) -> Self {
+        let fleet = Fleet::new(name).unwrap();
+        let worker = fleet.start_worker("worker", &[]).unwrap();
+        let bucket = PathBuf::from(std::env::var("CAPTIONFLEET_TEST_BUCKET").unwrap());
+        let objects = bucket.join(fleet.queue_prefix());
+        let scenes = pictures::scenes(&fleet.folder().join("first"), 60, 41);
+        copy(&fleet.folder().join("first"), &objects.join("pictures/first"));
+        pictures::scenes(&fleet.folder().join("many"), 800, 42);
+        copy(&fleet.folder().join("many"), &objects.join("pictures/many"));
+        std::fs::create_dir_all(objects.join("pictures/hostile")).unwrap();
+        std::fs::write(objects.join("pictures/hostile/notes.txt"), b"root:x:0:0:").unwrap();
+        let png = std::fs::read(fleet.folder().join("first").join(&scenes[0].file)).unwrap();
+        std::fs::write(objects.join("pictures/hostile/cut.png"), &png[..png.len() / 2]).unwrap();
+        std::fs::write(objects.join("pictures/secret.png"), &png).unwrap();
+        let archive = fleet.s3_uri("archive");
+        let options = fleet.service_options();
+        short_film(fleet.folder(), &objects.join("pictures/film"));
+        let mut caption =
+            vec!["caption".to_owned(), fleet.s3_uri("pictures/first"), fleet.s3_uri("pictures/film")];
+        caption.extend(["--thumbnails".to_owned(), "--archive".into(), archive.clone()]);
+        caption.extend(options.clone());
+        fleet.dispatcher(caption).await.unwrap().success().unwrap();
+        python("hostile_part.py", [fleet.s3_endpoint(), &archive]).await.unwrap().success().unwrap();
+        let token = fleet.folder().join("token");
+        std::fs::write(&token, TOKEN).unwrap();
+        let mut serve: Vec<String> = ["--listen", "127.0.0.1:0", "--rate", "100000", "--archive", &archive]
+            .map(str::to_owned)
+            .to_vec();
+        serve.extend([
+            "--sources".to_owned(),
+            fleet.s3_uri("pictures"),
+            "--token-file".into(),
+            token.display().to_string(),
+        ]);
+        serve.extend(options);
+        let service = fleet.start_service("service", serve).unwrap();
+        let port = port(&service).await;
+        Self { fleet, port, scenes, _service: service, _worker: worker }
+    }
+
+    /// What the Python side finds in its environment.
+    fn environment(&self) -> BTreeMap<&'static str, OsString> {
+        let scene = &self.scenes[7];
+        BTreeMap::from([
+            ("CAPTIONFLEET_TEST_SERVICE", format!("http://127.0.0.1:{}", self.port).into()),
+            ("CAPTIONFLEET_TEST_TOKEN", TOKEN.into()),
+            ("CAPTIONFLEET_TEST_SOURCE", self.fleet.s3_uri("pictures").into()),
+            ("CAPTIONFLEET_TEST_PICTURES", self.fleet.folder().join("first").into()),
+            ("CAPTIONFLEET_TEST_SCREENSHOTS", artefacts().into()),
+            ("CAPTIONFLEET_TEST_NAME", scene.file.clone().into()),
+            ("TMPDIR", self.fleet.temporary().into()),
+        ])
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_work_in_a_browser() {
+    let served = Served::new("pages").await;
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/pages").into_os_string();
+    let plugins = ["-p", "no:cacheprovider", "-p", "no:schemathesis"];
+    let options =
+        ["-m", "pytest", "-q", "--maxfail=3", "--tb=short"].into_iter().chain(plugins).map(OsString::from);
+    let ran = python_with(options.chain([tests]), served.environment()).await.unwrap();
+    ran.success().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_is_as_its_document_says() {
+    let served = Served::new("contract").await;
+    let (status, _) = http_get(served.port, "/metrics").await.unwrap();
+    assert!(status.contains(" 401 "), "{status}");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/contract.py");
+    python_with([script], served.environment()).await.unwrap().success().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_was_killed_goes_on_with_its_run() {
+    let fleet = Fleet::new("killed-service").unwrap();
+    let source = fleet.folder().join("in");
+    pictures::scenes(&source, 600, 43);
+    let archive = fleet.folder().join("archive").display().to_string();
+    let serve = |name| fleet.start_service(name, ["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
+    let mut killed = serve("killed");
+    let at = port(&killed).await;
+    let order = serde_json::json!({"sources": [source], "job_size": 4}).to_string();
+    let (status, submitted) = http(at, "POST", "/api/v1/submissions", &order).await.unwrap();
+    assert!(status.contains(" 202 "), "{status} {submitted}");
+    let submitted: Value = serde_json::from_str(&submitted).unwrap();
+    let run = submitted["runs"][0].as_str().unwrap().to_owned();
+    let before = until(at, &run, |run| run["jobs_done"].as_u64() > Some(3)).await;
+    killed.signal("KILL");
+    killed.wait(Duration::from_secs(10)).await.unwrap();
+    assert!(before["jobs_done"].as_u64() < before["jobs"].as_u64(), "{before}");
+
+    let mut again = serve("again");
+    let at = port(&again).await;
+    let after = until(at, &run, |run| run["state"] == "finished").await;
+    assert_eq!((&after["ok"], &after["jobs_done"]), (&600.into(), &150.into()), "{after}");
+    // What is asked of it now needs the worker in its process, the index that it keeps, and both together.
+    let (status, found) = http_get(at, "/api/v1/search?text=a+red+star&limit=3").await.unwrap();
+    assert!(status.contains(" 200 "), "{status} {found}");
+    let found: Value = serde_json::from_str(&found).unwrap();
+    assert_eq!(found["hits"].as_array().map(Vec::len), Some(3), "{found}");
+    again.signal("TERM");
+    assert!(again.wait(Duration::from_secs(30)).await.unwrap().success(), "{}", again.output());
+    let verified = fleet.dispatcher(["verify", "--archive", &archive]).await.unwrap();
+    verified.success().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_can_reach_needs_a_token() {
+    let fleet = Fleet::new("open-service").unwrap();
+    let archive = fleet.folder().join("archive").display().to_string();
+    let refused = |arguments: &[&str]| {
+        let arguments: Vec<String> =
+            ["serve", "--archive", &archive].iter().chain(arguments).map(ToString::to_string).collect();
+        let fleet = &fleet;
+        async move {
+            let ran = fleet.dispatcher(arguments).await.unwrap();
+            assert_eq!(ran.code, 64, "{}", ran.stderr);
+            ran.stderr
+        }
+    };
+    let told = refused(&["--listen", "0.0.0.0:0"]).await;
+    assert!(told.contains("--token-file"), "{told}");
+    let short = fleet.folder().join("short");
+    std::fs::write(&short, "guess me").unwrap();
+    let told = refused(&["--token-file", short.to_str().unwrap()]).await;
+    assert!(told.contains("fewer than 16"), "{told}");
+    let told = refused(&["--broker", "amqp://localhost"]).await;
+    assert!(told.contains("must be an s3:// location"), "{told}");
+}
+
+/// Waits until a run is as wanted.
+async fn until(port: u16, run: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
+    loop {
+        let (_, text) = http_get(port, &format!("/api/v1/runs/{run}")).await.unwrap();
+        let seen: Value = serde_json::from_str(&text).unwrap();
+        if is_right(&seen) {
+            return seen;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never as wanted: {seen}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A film that browsers play.
+fn short_film(folder: &Path, into: &Path) {
+    films::film(folder, "scenes.mp4", 4);
+    std::fs::create_dir_all(into).unwrap();
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-y", "-i"])
+        .arg(folder.join("in/scenes.mp4"))
+        .args(["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"])
+        .arg(into.join("scenes.mp4"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+/// Where screenshots are kept.
+fn artefacts() -> PathBuf {
+    let target = std::env::current_exe().unwrap().ancestors().nth(3).unwrap().join("screenshots");
+    std::fs::create_dir_all(&target).unwrap();
+    target
+}
+
+/// The port that the service says it listens at.
+async fn port(service: &Child) -> u16 {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = service.output();
+        let port =
+            output.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        if let Some(port) = port {
+            return port;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "never served:\n{output}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
