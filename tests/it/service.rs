@@ -94,8 +94,10 @@ async fn pages_work_in_a_browser() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_is_as_its_document_says() {
     let served = Served::new("contract").await;
-    let (status, _) = http_get(served.port, "/metrics").await.unwrap();
-    assert!(status.contains(" 401 "), "{status}");
+    for address in ["/metrics", "/api/v1/scale"] {
+        let (status, _) = http_get(served.port, address).await.unwrap();
+        assert!(status.contains(" 401 "), "{address}: {status}");
+    }
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/contract.py");
     python_with([script], served.environment()).await.unwrap().success().unwrap();
 }
@@ -121,8 +123,17 @@ async fn a_service_that_was_killed_goes_on_with_its_run() {
 
     let mut again = serve("again");
     let at = port(&again).await;
+    let load = until_at(at, "/api/v1/scale", |load| load["open_jobs"].as_u64() > Some(0)).await;
+    assert!(load["backlog_gpu_seconds"].as_f64() > Some(0.0), "{load}");
+    assert!(load["wanted_workers"].as_u64() > Some(0), "{load}");
     let after = until(at, &run, |run| run["state"] == "finished").await;
     assert_eq!((&after["ok"], &after["jobs_done"]), (&600.into(), &150.into()), "{after}");
+    let load = until_at(at, "/api/v1/scale", |load| load["open_jobs"] == 0).await;
+    assert_eq!((&load["backlog_gpu_seconds"], &load["wanted_workers"]), (&0.0.into(), &0.into()), "{load}");
+    let (_, metrics) = http_get(at, "/metrics").await.unwrap();
+    for line in ["captionfleet_wanted_workers 0", "captionfleet_ready 1", "captionfleet_index_lag_seconds "] {
+        assert!(metrics.contains(line), "{line} is missing");
+    }
     // What is asked of it now needs the worker in its process, the index that it keeps, and both together.
     let (status, found) = http_get(at, "/api/v1/search?text=a+red+star&limit=3").await.unwrap();
     assert!(status.contains(" 200 "), "{status} {found}");
@@ -160,9 +171,14 @@ async fn what_others_can_reach_needs_a_token() {
 
 /// Waits until a run is as wanted.
 async fn until(port: u16, run: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+    until_at(port, &format!("/api/v1/runs/{run}"), is_right).await
+}
+
+/// Waits until what is answered is as wanted.
+async fn until_at(port: u16, address: &str, is_right: impl Fn(&Value) -> bool) -> Value {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
-        let (_, text) = http_get(port, &format!("/api/v1/runs/{run}")).await.unwrap();
+        let (_, text) = http_get(port, address).await.unwrap();
         let seen: Value = serde_json::from_str(&text).unwrap();
         if is_right(&seen) {
             return seen;

@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::{self, AdminAddr, Readiness};
+use prometheus::Registry;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -100,12 +101,15 @@ async fn work(
     mut prepared: Prepared,
 ) -> anyhow::Result<Report> {
     let worker_metrics = WorkerMetrics::new();
+    // A dispatcher whose workers are elsewhere shows no worker's metrics.
+    let registry =
+        if settings.fleet.is_remote() { Registry::new() } else { worker_metrics.registry().clone() };
     let way = Way {
         detach: manner.detach,
         by_service: false,
         display: manner.display,
         stop: manner.stop.clone(),
-        metrics: Metrics::new(worker_metrics.registry().clone()).context("declare the metrics")?,
+        metrics: Metrics::new(registry).context("declare the metrics")?,
         readiness: Readiness::waiting_for(["broker"]),
         gate: Arc::new(Gate::open()),
         watcher: Arc::new(Unwatched),

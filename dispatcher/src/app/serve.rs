@@ -21,6 +21,7 @@ use crate::serve::members::Members;
 use crate::serve::progress::Progress;
 use crate::serve::questions::Questions;
 use crate::serve::router::router;
+use crate::serve::waiting::{self, Waiting};
 use crate::serve::{Ground, Service, WATCHERS, uploads};
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
@@ -28,6 +29,8 @@ use captionfleet_proto::storage::Stores;
 use captionfleet_worker::demo_model;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::scraped::tell_readiness;
+use prometheus::Registry;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -65,7 +68,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
         Fleet::embedded(&settings, stores).await?
     };
     let worker_metrics = WorkerMetrics::new();
-    let registry = worker_metrics.registry().clone();
+    // A dispatcher whose workers are elsewhere shows no worker's metrics.
+    let registry = if settings.is_remote() { Registry::new() } else { worker_metrics.registry().clone() };
     let metrics = Metrics::new(registry.clone()).context("declare the metrics")?;
     let ground = Arc::new(Ground {
         bundle: model.as_ref().map(Model::id),
@@ -86,7 +90,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
     }
     let access = Access::new(token.as_deref(), Rate::new(args.rate));
     let http = HttpMetrics::new(registry).context("declare the metrics")?;
-    let served = serve(&ground, listener, access, metrics, http, &stop);
+    let waiting = Waiting::new(args.rule(), http.registry()).context("declare the metrics")?;
+    let told = Told { metrics, http, waiting };
+    let served = serve(&ground, listener, access, told, &stop);
     let outcome = tokio::select! {
         outcome = served => outcome,
         gone = fleet.worker_gone() => Err(gone),
@@ -98,19 +104,27 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
     Ok(Ended::Well)
 }
 
+/// What the service tells about itself.
+struct Told {
+    metrics: Metrics,
+    http: HttpMetrics,
+    waiting: Waiting,
+}
+
 async fn serve(
     ground: &Arc<Ground>,
     listener: TcpListener,
     access: Access,
-    metrics: Metrics,
-    http: HttpMetrics,
+    told: Told,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let index = Kept::default();
     let keeper = keep(ground.shelf.clone(), index.clone(), stop.clone()).context("start the indexer")?;
     let members = Arc::new(Members::default());
+    let Told { metrics, http, waiting } = told;
     let readiness = Readiness::waiting_for(["broker"]);
-    let desk = Desk::new(ground.clone(), metrics, readiness, members.clone(), stop.clone());
+    tell_readiness(http.registry(), readiness.clone());
+    let desk = Desk::new(ground.clone(), metrics, readiness.clone(), members.clone(), stop.clone());
     let taken = desk.take_up().await.context("look for runs to go on with")?;
     if taken > 0 {
         output::remark(format!("going on with {}", output::counted(taken as u64, "run")));
@@ -124,6 +138,7 @@ async fn serve(
         lookup: Lookup::default(),
         questions: Questions::new(members),
         media: Media::default(),
+        waiting,
         index,
         access,
         metrics: http,
@@ -131,7 +146,11 @@ async fn serve(
         stop: stop.clone(),
     });
     output::line(format!("serving {} at http://{address} {token}", ground.uri));
-    tokio::join!(listen::serve(listener, router(service), stop.clone()), tidy(ground, stop));
+    tokio::join!(
+        listen::serve(listener, router(service.clone()), stop.clone()),
+        tidy(ground, stop),
+        waiting::watch(&service, &readiness)
+    );
     desk.ended().await;
     // The indexer ends within one batch; a panic in it was told already.
     drop(tokio::task::spawn_blocking(move || keeper.join()).await);

@@ -3,6 +3,7 @@
 use super::args::FleetArgs;
 use super::settings::UsageError;
 use crate::catalog::Source;
+use crate::scale::rule::{Rule, TARGET_SECONDS};
 use captionfleet_proto::uri::Location;
 use clap::Args;
 use std::ffi::OsStr;
@@ -42,6 +43,16 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: u32,
 
+    /// Seconds of work that one worker may have before it: more workers are wanted beyond that
+    #[arg(long, value_name = "S", default_value_t = TARGET_SECONDS as u32, env = "CAPTIONFLEET_SCALE_TARGET",
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub scale_target: u32,
+
+    /// Never more workers are wanted than these
+    #[arg(long, value_name = "N", default_value_t = 20, env = "CAPTIONFLEET_MAX_WORKERS",
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_workers: u32,
+
     #[command(flatten)]
     #[allow(missing_docs)]
     pub fleet: FleetArgs,
@@ -53,6 +64,11 @@ const TOKEN_CHARACTERS: usize = 16;
 const TOKEN_VARIABLE: &str = "CAPTIONFLEET_TOKEN";
 
 impl ServeArgs {
+    /// How many workers waiting work is worth.
+    pub fn rule(&self) -> Rule {
+        Rule { target_seconds: f64::from(self.scale_target), most: self.max_workers }
+    }
+
     /// Where to listen.
     pub fn address(&self) -> Result<SocketAddr, UsageError> {
         let wrong = |why: String| UsageError::new(format!("--listen {}: {why}", self.listen));

@@ -78,6 +78,11 @@ impl Desk {
         &self.members
     }
 
+    /// Jobs of all submissions that workers shall do now, handed out or not.
+    pub fn open_jobs(&self) -> u64 {
+        self.submitted().values().map(|one| one.open_jobs()).sum()
+    }
+
     /// Takes an order.
     pub fn submit(self: &Arc<Self>, order: Order) -> Result<Arc<Submitted>, Problem> {
         let mut submitted = self.submitted();

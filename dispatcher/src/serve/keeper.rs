@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -27,9 +27,17 @@ pub struct Look {
 }
 
 /// The last look.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Kept {
     last: Arc<Mutex<Look>>,
+    /// When the index last had every part.
+    complete: Arc<Mutex<Instant>>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self { last: Arc::default(), complete: Arc::new(Mutex::new(Instant::now())) }
+    }
 }
 
 impl Kept {
@@ -38,7 +46,15 @@ impl Kept {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How long the index has not had every part: the most that a picture can be done and not be found.
+    pub fn lag(&self) -> Duration {
+        self.complete.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     fn note(&self, outcome: Result<Indexed, String>) {
+        if matches!(&outcome, Ok(indexed) if indexed.left == 0) {
+            *self.complete.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.looked_at = Some(Timestamp::now().to_string());
         last.error = match outcome {

@@ -48,7 +48,31 @@ pub struct Seen {
     pub items_per_second: f64,
 }
 
+/// What work costs a device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Price {
+    /// Seconds of a job.
+    pub seconds_per_job: f64,
+    /// Seconds of a row.
+    pub seconds_per_row: f64,
+}
+
 impl Members {
+    /// What jobs cost in the last minute: the time in which workers had jobs, over what they settled. `None` if that was
+    /// nothing.
+    pub fn price(&self) -> Option<Price> {
+        let now = Instant::now();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut busy, mut jobs, mut rows) = (0.0, 0, 0);
+        for member in seen.values_mut() {
+            forget(&mut member.busy, now);
+            busy += share(&member.busy, now) * WINDOW.as_secs_f64();
+            jobs += member.busy.len();
+            rows += member.busy.iter().map(|(_, _, rows)| rows).sum::<u64>();
+        }
+        (rows > 0).then(|| Price { seconds_per_job: busy / jobs as f64, seconds_per_row: busy / rows as f64 })
+    }
+
     /// Takes what a worker told.
     pub fn told(&self, outcome: &JobOutcome) {
         let now = Instant::now();

@@ -3,7 +3,7 @@
 //! [`http`] knows requests and answers and nothing of captions: who may ask, how often, how errors look, the OpenAPI
 //! document. [`api`] has one file a resource, each a few lines over what lies beside it: [`desk`] runs submissions,
 //! [`progress`] says how far runs are, [`lookup`] finds pictures, [`questions`] asks the workers, [`media`] reads bytes,
-//! [`keeper`] keeps the index fresh. [`pages`] are files in this program. Nothing here has state that is not in the archive
+//! [`keeper`] keeps the index fresh, [`waiting`] weighs what waits for workers. [`pages`] are files in this program. Nothing here has state that is not in the archive
 //! or can be made again: a service may be killed and started anew at any time.
 
 pub mod api;
@@ -18,6 +18,7 @@ pub mod progress;
 pub mod questions;
 pub mod router;
 pub mod uploads;
+pub mod waiting;
 
 use crate::config::FleetSettings;
 use crate::config::serve_args::SourceRules;
@@ -65,6 +66,8 @@ pub struct Service {
     pub questions: questions::Questions,
     /// Pictures and films.
     pub media: media::Media,
+    /// What waits for workers.
+    pub waiting: waiting::Waiting,
     /// How fresh the index is.
     pub index: keeper::Kept,
     /// Who may ask, and how often.

@@ -14,6 +14,9 @@ use crate::config::{RunArgs, RunSettings};
 use crate::demo_model;
 use crate::spot;
 use crate::telemetry::admin;
+use crate::telemetry::scraped::tell_cost;
+#[cfg(feature = "nvml")]
+use crate::telemetry::scraped::tell_energy;
 
 /// Ended by a second signal.
 const EXIT_KILLED: u8 = 130;
@@ -23,6 +26,11 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let worker = settings.worker;
     let shutdown = stop_on_signals()?;
     tokio::spawn(spot::watch(settings.spot, shutdown.clone()));
+    if let Some(price) = args.price_per_hour {
+        tell_cost(worker.metrics.registry(), price);
+    }
+    #[cfg(feature = "nvml")]
+    tell_energy(worker.metrics.registry());
     let _admin =
         admin::serve(args.admin_addr, worker.metrics.registry().clone(), worker.readiness.clone()).await?;
 

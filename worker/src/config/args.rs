@@ -139,6 +139,12 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a time; write 90s, 30m or 1h30m, for example".to_owned())
 }
 
+/// A sum of money.
+fn price(text: &str) -> Result<f64, String> {
+    let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1e6).contains(&price).then_some(price).ok_or_else(|| "must be 0 to 1000000".to_owned())
+}
+
 /// A number of bytes.
 fn size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|_| "not a size; write 8GiB, 6.5GiB or 900MiB, for example".to_owned())
@@ -220,6 +226,10 @@ pub struct RunArgs {
     /// Where the cloud's metadata service is
     #[arg(long, value_name = "URL", default_value = METADATA_URL, env = "CAPTIONFLEET_METADATA_URL")]
     pub metadata_url: Url,
+
+    /// What an hour of this machine costs, in any currency: /metrics then tell what was spent
+    #[arg(long, value_name = "PRICE", env = "CAPTIONFLEET_PRICE_PER_HOUR", value_parser = price)]
+    pub price_per_hour: Option<f64>,
 
     /// A folder whose pictures file:// items may name; none otherwise. May be given several times
     #[arg(long, value_name = "FOLDER", env = "CAPTIONFLEET_LOCAL_ROOT", value_delimiter = ':')]

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::metrics::text_of;
+use super::scraped::tell_readiness;
 
 /// The port that is tried when none is given.
 pub const DEFAULT_PORT: u16 = 9464;
@@ -143,6 +144,7 @@ pub async fn serve(
         return Ok(AdminServer { local_addr: None, stop });
     };
     let local_addr = listener.local_addr().ok();
+    tell_readiness(&registry, Arc::clone(&readiness));
     let routes = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "ok\n" }))

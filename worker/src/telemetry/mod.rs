@@ -8,6 +8,7 @@ mod device;
 pub mod events;
 pub mod logging;
 pub mod metrics;
+pub mod scraped;
 mod starvation;
 
 pub use logging::LogFormat;

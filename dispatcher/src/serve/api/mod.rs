@@ -8,6 +8,7 @@ mod openapi;
 mod overview;
 mod pictures;
 mod runs;
+mod scale;
 mod search;
 mod session;
 mod submissions;
@@ -37,6 +38,7 @@ fn operations() -> Vec<Operation> {
     all.extend(failures::operations());
     all.extend(events::operations());
     all.extend(overview::operations());
+    all.extend(scale::operations());
     all.extend(session::operations());
     all.extend(openapi::operations());
     all

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +86,7 @@ pub struct Submitted {
     gate: Arc<Gate>,
     members: Arc<Members>,
     stage: watch::Sender<Stage>,
+    settled: AtomicU64,
     runs: Mutex<Vec<RunId>>,
     cancelled: Mutex<HashSet<RunId>>,
 }
@@ -109,6 +111,7 @@ impl Submitted {
             gate: Arc::new(Gate::narrow(NARROW)),
             members,
             stage: watch::Sender::new(stage),
+            settled: AtomicU64::new(0),
             runs: Mutex::default(),
             cancelled: Mutex::default(),
         }
@@ -128,6 +131,14 @@ impl Submitted {
 
     pub(super) fn is_open(&self) -> bool {
         matches!(self.stage.borrow().phase, Phase::Planning | Phase::Beginning | Phase::Working)
+    }
+
+    /// Jobs that workers shall do now: none while it is paused.
+    pub(super) fn open_jobs(&self) -> u64 {
+        if !self.is_open() || self.is_paused() {
+            return 0;
+        }
+        self.stage.borrow().jobs.saturating_sub(self.settled.load(Ordering::Relaxed))
     }
 
     pub(super) fn gate(&self) -> &Arc<Gate> {
@@ -207,6 +218,7 @@ impl Watcher for Submitted {
     }
 
     fn settled(&self) {
+        self.settled.fetch_add(1, Ordering::Relaxed);
         self.gate.settled();
     }
 
