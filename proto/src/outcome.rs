@@ -76,7 +76,16 @@ impl FrameCounts {
     }
 }
 
+/// The code of a job that was dropped because its run was cancelled.
+pub const CANCELLED: &str = "cancelled";
+
 impl JobOutcome {
+    /// Whether the job was dropped because its run was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        let code = self.error.as_deref().and_then(|error| error.split(':').next());
+        code == Some(CANCELLED)
+    }
+
     /// Number of rows with status `failed`, all codes together.
     pub fn failed_total(&self) -> u64 {
         self.failed.values().sum()

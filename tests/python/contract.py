@@ -14,6 +14,9 @@ import urllib.request
 BASE = os.environ["CAPTIONFLEET_TEST_SERVICE"]
 TOKEN = os.environ["CAPTIONFLEET_TEST_TOKEN"]
 
+# What Python before 3.11.5 says now and then when several threads read source code (CPython issue 106905); no fault of ours.
+PYTHON_FAULT = "AST constructor recursion depth mismatch"
+
 CHECKS = [
     "not_a_server_error",
     "status_code_conformance",
@@ -69,7 +72,12 @@ def main() -> None:
             "--generation-database", "none",
             "--no-color",
         ]
-        raise SystemExit(subprocess.run(command).returncode)
+        for _ in range(3):
+            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if PYTHON_FAULT not in ran.stdout:
+                break
+        print(ran.stdout)
+        raise SystemExit(ran.returncode)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ use crate::telemetry::Metrics;
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::layout;
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
@@ -157,6 +158,11 @@ impl<'a> Follower<'a> {
             Ok(outcome) => {
                 self.last_news = Instant::now();
                 self.watcher.told(&outcome);
+                if outcome.is_cancelled() && !self.is_cancelled(&outcome.run).await {
+                    // Of the time before the run was resumed: the job was published again since.
+                    delivery.ack().await?;
+                    return Ok(());
+                }
                 let was_open = self.book.waits_for(&outcome.run, &outcome.job);
                 if let Some(tally) = self.book.note_outcome(&outcome) {
                     self.count(&tally);
@@ -171,6 +177,11 @@ impl<'a> Follower<'a> {
         }
         delivery.ack().await?;
         Ok(())
+    }
+
+    /// Whether the run's jobs are being dropped now. A fault of the archive says no: the parts will tell.
+    async fn is_cancelled(&self, run: &RunId) -> bool {
+        self.watched.archive.head(&layout::run_cancelled(run)).await.is_ok()
     }
 
     fn count(&mut self, tally: &Tally) {

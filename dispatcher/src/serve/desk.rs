@@ -153,11 +153,15 @@ impl Desk {
             archive.delete(&layout::run_paused(run)).await?;
             archive.delete(&layout::run_cancelled(run)).await?;
         }
-        match working {
-            Some(one) => one.gate().set_closed(false),
-            None => drop(self.submit(Order::Continue { manifest })?),
+        if let Some(one) = working {
+            if !one.stop().is_cancelled() {
+                one.gate().set_closed(false);
+                return Ok(());
+            }
+            // It was cancelled a moment ago: two must not hand out the same jobs.
+            one.ended().await;
         }
-        Ok(())
+        self.submit(Order::Continue { manifest }).map(drop)
     }
 
     /// Cancels a run: workers drop what they have not begun.

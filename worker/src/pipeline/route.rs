@@ -2,6 +2,7 @@
 
 use captionfleet_proto::job::{CaptionJob, Job, JobKind};
 use captionfleet_proto::layout;
+use captionfleet_proto::outcome::CANCELLED;
 use captionfleet_proto::rows::{Projection, read_part};
 use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_proto::{codec, rows};
@@ -103,7 +104,7 @@ impl Pipeline {
     async fn drop_cancelled(&self, task: &Received, hand_over: &HandOver) -> Verdict {
         let facts = MessageFacts::of(&hand_over.message);
         events::job_cancelled(&self.metrics, &facts.id);
-        self.tell_dead(&hand_over.message, &facts, task.attempts, "cancelled", "the run was cancelled").await;
+        self.tell_dead(&hand_over.message, &facts, task.attempts, CANCELLED, "the run was cancelled").await;
         Verdict::Done
     }
 

@@ -92,10 +92,6 @@ async fn overview(State(service): State<Arc<Service>>) -> Result<Json<Overview>,
     if queue.consumers == Some(0) {
         remarks.push("no worker is connected: runs and questions wait until one is".to_owned());
     }
-    let open = |one: &Arc<crate::serve::desk::Submitted>| {
-        use crate::serve::desk::Phase;
-        matches!(one.stage().phase, Phase::Planning | Phase::Beginning | Phase::Working)
-    };
     Ok(Json(Overview {
         at: Timestamp::now().to_string(),
         version: env!("CARGO_PKG_VERSION"),
@@ -109,7 +105,7 @@ async fn overview(State(service): State<Arc<Service>>) -> Result<Json<Overview>,
         kept: service.index.last(),
         queue,
         workers: service.desk.members().list(),
-        submissions: service.desk.list().iter().filter(|one| open(one)).count(),
+        submissions: service.desk.list().iter().filter(|one| one.stage().phase.is_open()).count(),
         demo_model: ground.is_demo,
         remarks,
     }))

@@ -42,6 +42,13 @@ pub enum Phase {
     Failed,
 }
 
+impl Phase {
+    /// Whether there is more to come.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Planning | Self::Beginning | Self::Working)
+    }
+}
+
 /// How far a submission is.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Stage {
@@ -129,8 +136,15 @@ impl Submitted {
         drop(stage.wait_for(|stage| !matches!(stage.phase, Phase::Planning | Phase::Beginning)).await);
     }
 
+    /// Waits until it has ended, one way or the other.
+    pub(super) async fn ended(&self) {
+        let mut stage = self.stage.subscribe();
+        // The sender lives as long as `self`.
+        drop(stage.wait_for(|stage| !stage.phase.is_open()).await);
+    }
+
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.stage.borrow().phase, Phase::Planning | Phase::Beginning | Phase::Working)
+        self.stage.borrow().phase.is_open()
     }
 
     /// Jobs that workers shall do now: none while it is paused.

@@ -35,7 +35,7 @@ pub(super) async fn restart(scale: Scale) -> anyhow::Result<Figures> {
     let corpus = if scale.long { Corpus::make(items, scale.seed).await? } else { Corpus::shared().await? };
     let scenario = Scenario::at("restart", corpus, items, services).await?;
     let members = [scenario.worker("one", &[])?, scenario.worker("two", &[])?];
-    let run = scenario.caption("run", &["--job-size", "8"])?;
+    let run = scenario.caption("run", &["--job-size", "2"])?;
     let mut figures = Figures::default().with("items", items);
     for (name, how) in [("back after restart", "TERM"), ("back after kill", "KILL")] {
         scenario.wait_for_parts(scenario.parts().await?.len() + 1).await?;
@@ -75,7 +75,7 @@ pub(super) async fn network(scale: Scale) -> anyhow::Result<Figures> {
     let member = scenario.worker_through(&through, "worker", &[])?;
     member.wait_until_ready().await?;
     let descriptors = member.descriptors() + SLACK;
-    let run = scenario.caption("run", &["--job-size", "8"])?;
+    let run = scenario.caption("run", &["--job-size", "2"])?;
 
     for weather in [
         Weather::Down,
