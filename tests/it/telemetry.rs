@@ -10,7 +10,7 @@ async fn a_worker_becomes_ready_and_shows_its_metrics() {
     let fleet = Fleet::new("telemetry").unwrap();
     let port = free_port().unwrap();
     let address = format!("127.0.0.1:{port}");
-    let worker = fleet.start_worker_at(&address, &[]).unwrap();
+    let worker = fleet.start_worker_at(&address, &["--price-per-hour", "0.2"]).unwrap();
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         if http_get(port, "/readyz").await.is_some_and(|(status, _)| status.contains(" 200 ")) {
