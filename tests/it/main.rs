@@ -6,6 +6,7 @@ mod bad_input;
 mod bench;
 mod demo;
 mod deploy;
+mod doctor;
 mod films;
 mod fleet;
 mod pictures;
