@@ -5,7 +5,7 @@ use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{self, PlannedItem, RunManifest};
 use captionfleet_proto::rows::{self, Projection, Row, RowKey, TableError};
-use captionfleet_proto::storage::{Storage, StorageError};
+use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub const TABLE_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 /// An object of the archive that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// It cannot be reached.
+    /// It cannot be reached, or its bytes are damaged.
     #[error(transparent)]
     Storage(#[from] StorageError),
     /// It is not what its name says.
@@ -50,7 +50,11 @@ pub enum ArchiveError {
 impl ArchiveError {
     /// Whether the object itself is bad, rather than the way to it.
     pub fn is_damage(&self) -> bool {
-        matches!(self, Self::Table { .. } | Self::Manifest { .. })
+        match self {
+            Self::Storage(error) => error.kind() == StorageErrorKind::Damaged,
+            Self::Table { .. } | Self::Manifest { .. } => true,
+            Self::Interrupted { .. } => false,
+        }
     }
 
     /// The run whose manifest is bad, if that is what is wrong.

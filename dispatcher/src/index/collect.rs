@@ -66,6 +66,9 @@ async fn read_one(
 ) -> Result<Option<Result<Part, (PartStamp, String)>>, ArchiveError> {
     let object = match archive.get(&stamp.key, TABLE_BYTES).await {
         Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == StorageErrorKind::Damaged => {
+            return Ok(Some(Err((stamp, error.to_string()))));
+        }
         object => object?,
     };
     match tokio::task::spawn_blocking(move || rows::read_shaped_part(object.bytes)).await {

@@ -26,6 +26,8 @@ pub enum StorageErrorKind {
     InvalidUri,
     /// No space or quota left.
     NoSpace,
+    /// The stored bytes do not match their own checksum, every time they are read.
+    Damaged,
     /// Not allowed to be read by configuration, or not a regular file.
     Refused,
     /// Anything else.
@@ -46,6 +48,7 @@ impl StorageErrorKind {
             Self::TooLarge => "too_large",
             Self::InvalidUri => "invalid_uri",
             Self::NoSpace => "no_space",
+            Self::Damaged => "damaged",
             Self::Refused => "refused",
             Self::Other => "other",
         }

@@ -37,6 +37,8 @@ pub enum Fault {
     Trickle(Duration),
     /// The connection ends in the middle of the answer's body.
     Truncate,
+    /// A byte in the middle of the answer's body is another one.
+    Damage,
     /// The server does it, and the connection ends without an answer.
     LoseReply,
     /// The server does it, and the answer never comes.
@@ -244,7 +246,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             shared.pass_on(request).await?.into_body().collect().await?;
             std::future::pending().await
         }
-        Some(fault @ (Fault::Stall | Fault::Trickle(_) | Fault::Truncate)) => {
+        Some(fault @ (Fault::Stall | Fault::Trickle(_) | Fault::Truncate | Fault::Damage)) => {
             let (head, body) = shared.pass_on(request).await?.into_parts();
             let bytes = body.collect().await?.to_bytes();
             Ok(Response::from_parts(head, broken(&bytes, fault)))
@@ -267,6 +269,7 @@ fn refusal(status: u16, code: &str) -> Result<Response<Body>, Failure> {
 fn broken(bytes: &Bytes, fault: Fault) -> Body {
     let pieces: Vec<Bytes> = match fault {
         Fault::Trickle(_) => bytes.chunks(1).map(Bytes::copy_from_slice).collect(),
+        Fault::Damage => vec![damaged(bytes)],
         _ => vec![bytes.slice(..bytes.len() / 2), Bytes::new()],
     };
     let frames =
@@ -281,4 +284,13 @@ fn broken(bytes: &Bytes, fault: Fault) -> Body {
             Some((Ok(Frame::data(piece)), (pieces, fault, sent + 1)))
         });
     StreamBody::new(frames).boxed_unsync()
+}
+
+fn damaged(bytes: &Bytes) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    bytes.into()
 }

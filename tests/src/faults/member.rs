@@ -57,7 +57,7 @@ impl Member {
     /// Open file descriptors.
     #[must_use]
     pub fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.child.pid())).map_or(0, Iterator::count)
+        descriptors(self.child.pid())
     }
 
     /// Resident memory in MiB.
@@ -65,6 +65,11 @@ impl Member {
     pub fn resident_mib(&self) -> u64 {
         resident_mib(self.child.pid())
     }
+}
+
+/// Open file descriptors of a process; zero when it is gone.
+pub(super) fn descriptors(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 /// Resident memory of a process in MiB; zero when it is gone.

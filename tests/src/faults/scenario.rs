@@ -1,7 +1,7 @@
 //! One case's fleet: its services, its workers, its run, and the oracle.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::corpus::{Corpus, file_name};
-use super::member::{Member, wait_for};
+use super::member::{Member, descriptors, resident_mib, wait_for};
 use crate::fleet::{Endpoints, Fleet, dispatcher};
 use crate::sandbox::{BUCKET, Child, free_port};
 
@@ -26,6 +26,13 @@ const MAX_OBJECT: u64 = 256 << 20;
 
 /// How long it takes at most until nothing waits any more after the run.
 const QUIET: Duration = Duration::from_secs(60);
+
+/// Descriptors that a worker with nothing to do has at the most: its runtime, its admin port, its connection to the broker.
+/// Connections to S3 are closed when they have been idle for a while.
+const DESCRIPTORS_AT_REST: usize = 40;
+
+/// Resident memory of a worker with the demo model and few slots that has worked, in MiB.
+const MEMORY_AT_REST: u64 = 192;
 
 /// What differs from an undisturbed run.
 #[derive(Debug, Default)]
@@ -49,6 +56,8 @@ pub struct Scenario {
     /// The names of the queues.
     pub topology: Topology,
     stores: Stores,
+    /// Every worker that was started.
+    workers: Mutex<Vec<u32>>,
 }
 
 impl Scenario {
@@ -81,7 +90,7 @@ impl Scenario {
         "the test's oracle".clone_into(&mut options.connection_name);
         let broker: Arc<dyn Broker> = Arc::new(RabbitMq::connect(options).await?);
         broker.declare().await?;
-        Ok(Self { fleet, corpus, files, broker, topology, stores })
+        Ok(Self { fleet, corpus, files, broker, topology, stores, workers: Mutex::default() })
     }
 
     /// The archive of the case.
@@ -117,7 +126,9 @@ impl Scenario {
         let admin = free_port()?;
         let address = format!("127.0.0.1:{admin}");
         let options = [&["--slots", "4"], options].concat();
-        Ok(Member { child: self.fleet.start_worker_through(services, name, &address, &options)?, admin })
+        let child = self.fleet.start_worker_through(services, name, &address, &options)?;
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(child.pid());
+        Ok(Member { child, admin })
     }
 
     /// The arguments of the run over this case's pictures.
@@ -234,7 +245,8 @@ impl Scenario {
     }
 
     /// The oracle: one row for every picture and no other, rows equal to the undisturbed ones except where expected,
-    /// queues empty, dead letters exactly the expected ones, no marker and no temporary file left.
+    /// queues empty, dead letters exactly the expected ones, no marker and no temporary file left, and the workers that are
+    /// alive back to the memory and descriptors of one that has nothing to do.
     ///
     /// # Errors
     /// Says what is not as it must be.
@@ -246,6 +258,20 @@ impl Scenario {
         anyhow::ensure!(markers.is_empty(), "markers were left: {markers:?}");
         let left: Vec<_> = std::fs::read_dir(self.fleet.temporary())?.flatten().collect();
         anyhow::ensure!(left.is_empty(), "temporary files were left: {left:?}");
+        self.judge_processes().await
+    }
+
+    async fn judge_processes(&self) -> anyhow::Result<()> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for pid in workers {
+            wait_for(&format!("worker {pid} to close what it opened"), QUIET, || async {
+                descriptors(pid) <= DESCRIPTORS_AT_REST
+            })
+            .await
+            .with_context(|| format!("it has {} descriptors", descriptors(pid)))?;
+            let resident = resident_mib(pid);
+            anyhow::ensure!(resident <= MEMORY_AT_REST, "worker {pid} holds {resident} MiB");
+        }
         Ok(())
     }
 

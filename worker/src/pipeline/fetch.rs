@@ -100,6 +100,7 @@ pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) 
         StorageErrorKind::PermissionDenied => "permission_denied",
         StorageErrorKind::TooLarge => "too_large",
         StorageErrorKind::InvalidUri | StorageErrorKind::Refused => "source_refused",
+        StorageErrorKind::Damaged => "corrupt",
         // Nobody knows what it is: worth another try, but not worth losing the item's neighbours.
         StorageErrorKind::Other if last_attempt => "internal",
         _ => {
@@ -129,6 +130,7 @@ mod tests {
             (StorageErrorKind::PermissionDenied, "permission_denied"),
             (StorageErrorKind::Refused, "source_refused"),
             (StorageErrorKind::TooLarge, "too_large"),
+            (StorageErrorKind::Damaged, "corrupt"),
         ] {
             assert!(
                 matches!(failure(kind, false), ItemFailure::Row { code, .. } if code == expected),

@@ -118,6 +118,7 @@ impl Pipeline {
             // A marker that cannot be read is one that was torn: it condemns nobody.
             Ok(object) => Some(serde_json::from_slice::<Marker>(&object.bytes).unwrap_or_default()),
             Err(error) => match error.kind() {
+                StorageErrorKind::Damaged => Some(Marker::default()),
                 StorageErrorKind::NotFound | StorageErrorKind::PermissionDenied => None,
                 _ => return Err(Failure::Archive(error)),
             },

@@ -147,7 +147,8 @@ pub(super) fn root(error: &(dyn Error + 'static)) -> String {
     sane(&innermost.to_string())
 }
 
-fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+/// The first cause of this type.
+pub(super) fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut layer = Some(error);
     while let Some(error) = layer {
         if let Some(found) = error.downcast_ref() {

@@ -8,6 +8,7 @@ use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_smithy_checksums::body::validate::Error as Mismatch;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use jiff::Timestamp;
@@ -66,6 +67,7 @@ impl S3Storage {
         let full = self.full(key, "reading")?;
         let object = self.uri(&full);
         let mut attempt = 1;
+        let mut mismatch = None;
         loop {
             let request = self.connection.client.get_object().bucket(&self.bucket).key(&full);
             let answer = request.set_range(range.clone()).send().await;
@@ -74,9 +76,16 @@ impl S3Storage {
             let etag = answer.e_tag().map(bare);
             match self.body(answer, &object, max_bytes).await? {
                 Ok(bytes) => return Ok(Object { bytes, etag }),
-                Err(error) if attempt >= ATTEMPTS => return Err(error),
-                Err(error) => {
-                    debug!(%object, attempt, error = &error as &dyn std::error::Error, "reading again")
+                // A network does not damage a body the same way twice: that is how the object lies in the store.
+                Err(Broken { checksum: Some(checksum), .. }) if mismatch.as_ref() == Some(&checksum) => {
+                    let problem = "the stored bytes do not match their checksum: write the object again";
+                    return Err(StorageError::new(Kind::Damaged, "reading", object, problem));
+                }
+                Err(broken) if attempt >= ATTEMPTS => return Err(broken.error),
+                Err(broken) => {
+                    let error: &dyn std::error::Error = &broken.error;
+                    debug!(%object, attempt, error, "reading again");
+                    mismatch = broken.checksum;
                 }
             }
             tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
@@ -90,7 +99,7 @@ impl S3Storage {
         answer: GetObjectOutput,
         object: &str,
         max_bytes: u64,
-    ) -> Result<Result<Bytes, StorageError>, StorageError> {
+    ) -> Result<Result<Bytes, Broken>, StorageError> {
         let size = answer.content_length().and_then(|length| u64::try_from(length).ok());
         if let Some(size) = size.filter(|size| *size > max_bytes) {
             return Err(too_large(object, &format!("has {size} bytes"), max_bytes));
@@ -98,13 +107,15 @@ impl S3Storage {
         let time = OPERATION.min(ATTEMPT + Duration::from_secs(size.unwrap_or(max_bytes) / SLOWEST));
         match tokio::time::timeout(time, collect(answer.body, size, max_bytes)).await {
             Err(_) => {
-                Ok(Err(StorageError::new(Kind::Timeout, "reading", object, "the body came too slowly")))
+                let error = StorageError::new(Kind::Timeout, "reading", object, "the body came too slowly");
+                Ok(Err(Broken { error, checksum: None }))
             }
-            Ok(Err(Broken::TooLarge)) => Err(too_large(object, "is larger than it said", max_bytes)),
-            Ok(Err(Broken::Body(cause))) => {
+            Ok(Err(Collecting::TooLarge)) => Err(too_large(object, "is larger than it said", max_bytes)),
+            Ok(Err(Collecting::Broken { cause, checksum })) => {
                 let problem =
                     "the body broke off, stalled or was damaged, and still did after several attempts";
-                Ok(Err(StorageError::new(Kind::Unavailable, "reading", object, problem).caused_by(cause)))
+                let error = StorageError::new(Kind::Unavailable, "reading", object, problem).caused_by(cause);
+                Ok(Err(Broken { error, checksum }))
             }
             Ok(Ok(bytes)) => Ok(Ok(bytes)),
         }
@@ -203,24 +214,42 @@ impl Storage for S3Storage {
     }
 }
 
-enum Broken {
-    TooLarge,
-    Body(String),
+/// A body that may come whole the next time.
+struct Broken {
+    error: StorageError,
+    /// That of the bytes that came, where they all came and another was promised.
+    checksum: Option<Bytes>,
 }
 
-async fn collect(mut body: ByteStream, size: Option<u64>, max_bytes: u64) -> Result<Bytes, Broken> {
+enum Collecting {
+    TooLarge,
+    Broken { cause: String, checksum: Option<Bytes> },
+}
+
+async fn collect(mut body: ByteStream, size: Option<u64>, max_bytes: u64) -> Result<Bytes, Collecting> {
     let mut bytes = BytesMut::with_capacity(size.unwrap_or(0) as usize);
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| Broken::Body(fault::root(&error)))?;
+        let chunk = chunk.map_err(|error| Collecting::Broken {
+            cause: fault::root(&error),
+            checksum: fault::find::<Mismatch>(&error).and_then(checksum_that_came),
+        })?;
         if (bytes.len() + chunk.len()) as u64 > max_bytes {
-            return Err(Broken::TooLarge);
+            return Err(Collecting::TooLarge);
         }
         bytes.extend_from_slice(&chunk);
     }
     if size.is_some_and(|size| size != bytes.len() as u64) {
-        return Err(Broken::Body(format!("{} of {} bytes came", bytes.len(), size.unwrap_or(0))));
+        let cause = format!("{} of {} bytes came", bytes.len(), size.unwrap_or(0));
+        return Err(Collecting::Broken { cause, checksum: None });
     }
     Ok(bytes.freeze())
+}
+
+fn checksum_that_came(error: &Mismatch) -> Option<Bytes> {
+    match error {
+        Mismatch::ChecksumMismatch { actual, .. } => Some(actual.clone()),
+        _ => None,
+    }
 }
 
 fn too_large(object: &str, what: &str, limit: u64) -> StorageError {

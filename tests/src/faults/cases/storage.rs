@@ -73,16 +73,20 @@ pub(super) async fn bodies(_: Scale) -> anyhow::Result<Figures> {
         get(Fault::Answer(404, "NoSuchKey")).path(digest(25)?),
         get(Fault::Answer(403, "AccessDenied")).path(digest(30)?),
         get(Fault::Delay(Duration::from_secs(2))).path(digest(35)?),
+        get(Fault::Damage).path(digest(40)?).times(1),
+        get(Fault::Damage).path(digest(45)?),
     ]);
     let _member = scenario.worker_through(&through, "worker", &[])?;
     scenario.finish(scenario.caption("run", &["--job-size", "20"])?, LIMIT).await?;
     let failed = BTreeMap::from([
         (scenario.files[25].clone(), "not_found"),
         (scenario.files[30].clone(), "permission_denied"),
+        // The same wrong bytes each time are what the store holds.
+        (scenario.files[45].clone(), "corrupt"),
     ]);
     scenario.judge(&Expected { failed, ..Expected::default() }).await?;
     changed_object().await?;
-    Ok(Figures::default().with("faults", 7))
+    Ok(Figures::default().with("faults", 9))
 }
 
 /// An object that is another one than the job says: the row tells which bytes were captioned.

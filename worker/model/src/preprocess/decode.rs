@@ -1,7 +1,7 @@
 //! Which decoder gets the bytes, and what it may spend on them.
 
 use super::raster::{self, Raster};
-use super::{DecodeError, Picture, gif, jpeg, pnm, tiff};
+use super::{DecodeError, Picture, gif, ico, jpeg, pnm, tiff};
 
 /// What a picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
         }
         [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*', ..] => tiff::decode(bytes, limits),
         [b'B', b'M', ..] => raster::decode(bytes, Raster::Bmp, limits),
-        [0, 0, 1, 0, ..] => raster::decode(bytes, Raster::Ico, limits),
+        [0, 0, 1, 0, ..] => ico::decode(bytes, limits),
         [b'P', b'1'..=b'6', separator, ..] if separator.is_ascii_whitespace() || *separator == b'#' => {
             pnm::decode(bytes, limits)
         }

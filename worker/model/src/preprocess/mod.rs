@@ -11,6 +11,7 @@
 mod decode;
 mod error;
 mod gif;
+mod ico;
 mod jpeg;
 mod libjpeg;
 mod picture;

@@ -4,12 +4,14 @@
 
 `expected.txt` has one line per picture: name, size or error code, SHA-256 of `convert("RGB")`, and
 `SIZE:SHA-256` for bicubic resizes to squares. Without --many it makes the small set that is committed.
+Arithmetic coding is the work of `cjpeg` (libjpeg-turbo), which must be on PATH.
 """
 import argparse
 import hashlib
 import io
 import random
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -198,10 +200,27 @@ def resizes():
         put(f"resize_{index}_{width}x{height}.png", data, sizes=chosen)
 
 
+def several():
+    """Files of more than one picture, and what few programs write. Drawn last: what is above stays as it was."""
+    pictures = [Image.fromarray(noise(45, 31, 3)) for _ in range(3)]
+    clear = [Image.fromarray(noise(45, 31, 4)) for _ in range(2)]
+    put("webp_animated.webp", saved(pictures[0], "WEBP", save_all=True, append_images=pictures[1:], lossless=True))
+    put("webp_animated_alpha.webp", saved(clear[0], "WEBP", save_all=True, append_images=clear[1:], lossless=True, exact=True))
+    put("tiff_pages.tif", saved(pictures[0], "TIFF", save_all=True, append_images=pictures[1:], compression="tiff_lzw"))
+    put("tiff_group4.tif", saved(pictures[0].convert("1"), "TIFF", compression="group4"))
+    for mode in ("RGB", "P", "L"):
+        put(f"ico_{mode}.ico", saved(pictures[0].convert(mode), "ICO", sizes=[(45, 31)]))
+    put("ico_sizes.ico", saved(Image.fromarray(noise(64, 64, 4)), "ICO", sizes=[(16, 16), (64, 64), (32, 32)]))
+    for name, options in (("arithmetic", []), ("arithmetic_progressive", ["-progressive"])):
+        command = ["cjpeg", "-arithmetic", *options]
+        put(f"jpeg_{name}.jpg", subprocess.run(command, input=saved(pictures[0], "PPM"), capture_output=True, check=True).stdout)
+
+
 OPTIONS.folder.mkdir(parents=True, exist_ok=True)
 jpegs()
 pngs()
 others()
 resizes()
+several()
 (OPTIONS.folder / "expected.txt").write_text("\n".join(LINES) + "\n")
 print(len(LINES), "pictures")
