@@ -32,6 +32,7 @@
 
 mod backend;
 mod cells;
+mod elementwise;
 mod error;
 mod format;
 mod half_bits;
@@ -44,6 +45,7 @@ mod pack;
 mod split;
 
 pub use backend::Backend;
+pub use elementwise::{gelu_erf, gelu_tanh, softmax};
 pub use error::{PackError, ProductError};
 pub use format::Format;
 pub use matrix::PackedMatrix;

@@ -1,8 +1,11 @@
-//! The two GELUs.
+//! The two GELUs and the softmax.
 //!
-//! The backend computes them on one thread of a CPU, which costs a wide MLP a tenth of its time;
-//! here rows are shared among the threads.
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail, cpu::erf::erf_f32};
+//! The backend computes them value by value, the GELUs on one thread of a CPU, which costs a wide MLP as much time as its
+//! products; here they are vectors' work ([`captionfleet_kernels`]), shared among the threads.
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use captionfleet_kernels::{
+    Backend, gelu_erf as gelu_erf_of, gelu_tanh as gelu_tanh_of, softmax as softmax_of,
+};
 use rayon::prelude::*;
 
 /// Elements a thread takes at once.
@@ -13,8 +16,7 @@ pub(crate) fn gelu_erf(xs: &Tensor) -> Result<Tensor> {
     if !xs.device().is_cpu() {
         return xs.gelu_erf();
     }
-    let exact = |x: f32| 0.5 * x * (1.0 + erf_f32(x * std::f32::consts::FRAC_1_SQRT_2));
-    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-erf", function: exact })
+    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-erf", function: gelu_erf_of })
 }
 
 /// The tanh approximation that Phi calls `gelu_new`.
@@ -22,32 +24,58 @@ pub(crate) fn gelu_tanh(xs: &Tensor) -> Result<Tensor> {
     if !xs.device().is_cpu() {
         return xs.gelu();
     }
-    let scale = (2.0 / std::f32::consts::PI).sqrt();
-    let approximate = move |x: f32| 0.5 * x * (1.0 + (scale * (x + 0.044_715 * x * x * x)).tanh());
-    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-tanh", function: approximate })
+    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-tanh", function: gelu_tanh_of })
 }
 
-struct Pointwise<F> {
+/// Softmax over the last dimension.
+pub(crate) fn softmax(xs: &Tensor) -> Result<Tensor> {
+    if !xs.device().is_cpu() {
+        return candle_nn::ops::softmax_last_dim(xs);
+    }
+    xs.contiguous()?.apply_op1_no_bwd(&Softmax)
+}
+
+struct Pointwise {
     name: &'static str,
-    function: F,
+    function: fn(Backend, &[f32], &mut [f32]),
 }
 
-impl<F: Fn(f32) -> f32 + Send + Sync> CustomOp1 for Pointwise<F> {
+impl CustomOp1 for Pointwise {
     fn name(&self) -> &'static str {
         self.name
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets()) else {
-            bail!("{} takes contiguous f32", self.name)
-        };
-        let mut out = vec![0f32; end - start];
-        out.par_chunks_mut(CHUNK).zip(values[start..end].par_chunks(CHUNK)).for_each(|(out, values)| {
-            for (out, &value) in out.iter_mut().zip(values) {
-                *out = (self.function)(value);
-            }
-        });
+        let values = values(storage, layout, self.name)?;
+        let (mut out, backend) = (vec![0f32; values.len()], Backend::best());
+        out.par_chunks_mut(CHUNK)
+            .zip(values.par_chunks(CHUNK))
+            .for_each(|(out, values)| (self.function)(backend, values, out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+struct Softmax;
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (mut out, backend) = (values(storage, layout, self.name())?.to_vec(), Backend::best());
+        let width = layout.shape().dims().last().copied().unwrap_or(1).max(1);
+        out.par_chunks_mut(width)
+            .with_min_len(CHUNK.div_ceil(width))
+            .for_each(|row| softmax_of(backend, row));
+        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("{name} takes contiguous f32"),
     }
 }
 
@@ -57,6 +85,14 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+
+    #[test]
+    fn softmax_agrees_with_the_backend() {
+        let xs = Tensor::randn(0f32, 4.0, (3, 50, 257), &Device::Cpu).unwrap();
+        let theirs = candle_nn::ops::softmax_last_dim(&xs).unwrap();
+        let distance = (softmax(&xs).unwrap() - theirs).unwrap().abs().unwrap().flatten_all().unwrap();
+        assert!(distance.max(0).unwrap().to_scalar::<f32>().unwrap() < 1e-6);
+    }
 
     #[test]
     fn both_agree_with_the_backend() {

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention of one sequence.
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::ops::softmax_last_dim;
+
+use crate::activation::softmax;
 
 /// Attends with `queries` `(heads, t, d)`, already scaled, to `keys` and `values`
 /// `(heads, s, d)`; returns `(t, heads * d)` in f32.
@@ -21,7 +22,7 @@ pub(crate) fn attend(
         Some(mask) => scores.broadcast_add(mask)?,
         None => scores,
     };
-    let weights = softmax_last_dim(&scores)?.to_dtype(dtype)?;
+    let weights = softmax(&scores)?.to_dtype(dtype)?;
     weights.matmul(&readable(values)?)?.to_dtype(DType::F32)?.transpose(0, 1)?.reshape((rows, heads * width))
 }
 

@@ -11,6 +11,9 @@ use crate::fleet::Endpoints;
 use crate::sandbox::RabbitMqNode;
 
 const LIMIT: Duration = Duration::from_secs(600);
+/// Enough that much is left to do when the second fault comes.
+const ITEMS: usize = 4000;
+const JOB_SIZE: usize = 8;
 /// A queue has a new leader within this time.
 const ELECTION: Duration = Duration::from_secs(15);
 
@@ -23,10 +26,10 @@ pub(super) async fn failover(scale: Scale) -> anyhow::Result<Figures> {
     let mut nodes = [first, second, third];
     let uris = nodes.iter().map(RabbitMqNode::uri).collect::<Vec<_>>().join(",");
     let services = Endpoints { broker: uris, ..Endpoints::from_environment()? };
-    let corpus = Corpus::make(1000, scale.seed).await?;
-    let scenario = Scenario::at("cluster", corpus, 1000, services).await?;
+    let corpus = Corpus::make(ITEMS, scale.seed).await?;
+    let scenario = Scenario::at("cluster", corpus, ITEMS, services).await?;
     let members = [scenario.worker("one", &[])?, scenario.worker("two", &[])?];
-    let run = scenario.caption("run", &["--job-size", "8"])?;
+    let run = scenario.caption("run", &["--job-size", &JOB_SIZE.to_string()])?;
     scenario.wait_for_parts(2).await?;
 
     let leader = leader_of(&nodes[0], scenario.lane().as_str()).await?;
@@ -41,7 +44,9 @@ pub(super) async fn failover(scale: Scale) -> anyhow::Result<Figures> {
         wait_for("a worker's return", ELECTION, || member.is_ready()).await?;
     }
     let pause = since.elapsed();
-    scenario.wait_for_parts(scenario.parts().await?.len() + 2).await?;
+    let done = scenario.parts().await?.len();
+    anyhow::ensure!(done + 2 < ITEMS / JOB_SIZE, "the run ended before the second fault");
+    scenario.wait_for_parts(done + 2).await?;
     nodes[killed].start_again().await?;
 
     let others: Vec<usize> = (0..3).filter(|&node| node != killed).collect();
@@ -71,7 +76,7 @@ pub(super) async fn failover(scale: Scale) -> anyhow::Result<Figures> {
     for node in nodes {
         node.stop().await;
     }
-    Ok(Figures::default().with("items", 1000).with("pause", format!("{:.1} s", pause.as_secs_f64())))
+    Ok(Figures::default().with("items", ITEMS).with("pause", format!("{:.1} s", pause.as_secs_f64())))
 }
 
 async fn leader_of(node: &RabbitMqNode, queue: &str) -> anyhow::Result<String> {

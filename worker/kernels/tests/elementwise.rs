@@ -1,0 +1,116 @@
+//! The functions between products, against f64 and on every instruction set.
+#![allow(clippy::unwrap_used)]
+use captionfleet_kernels::{Backend, gelu_erf, gelu_tanh, softmax};
+
+fn backends() -> impl Iterator<Item = Backend> {
+    Backend::ALL.into_iter().filter(|backend| backend.is_available())
+}
+
+/// Dense where the functions bend, then to both ends of f32.
+fn arguments() -> Vec<f32> {
+    let near = (-200_000..=200_000).map(|i| i as f32 / 10_000.0);
+    let far = (0..60).flat_map(|i| [1.7f32.powi(i), -(1.7f32.powi(i)), 0.5f32.powi(i), -(0.5f32.powi(i))]);
+    near.chain(far).chain([0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE]).collect()
+}
+
+fn check(function: fn(Backend, &[f32], &mut [f32]), exact: impl Fn(f64) -> f64, bound: f64) {
+    let xs = arguments();
+    for backend in backends() {
+        let mut out = vec![0f32; xs.len()];
+        function(backend, &xs, &mut out);
+        for (&x, out) in xs.iter().zip(out) {
+            let expected = exact(f64::from(x));
+            let distance = (f64::from(out) - expected).abs();
+            assert!(distance <= bound * (1.0 + f64::from(x.abs())), "{backend:?} {x}: {out} {expected}");
+        }
+    }
+}
+
+/// Simpson's rule over the density, from the middle.
+fn normal_distribution(x: f64) -> f64 {
+    if x.abs() > 12.0 {
+        return if x > 0.0 { 1.0 } else { 0.0 };
+    }
+    let steps = 600;
+    let step = x / f64::from(steps);
+    let density = |i: i32| (-0.5 * (f64::from(i) * step).powi(2)).exp();
+    let inner: f64 = (1..steps).map(|i| density(i) * if i % 2 == 1 { 4.0 } else { 2.0 }).sum();
+    0.5 + (density(0) + inner + density(steps)) * step / 3.0 / (2.0 * std::f64::consts::PI).sqrt()
+}
+
+#[test]
+fn gelu_is_x_times_the_normal_distribution() {
+    check(gelu_erf, |x| x * normal_distribution(x), 1e-7);
+}
+
+#[test]
+fn its_approximation_is_the_formula() {
+    let formula = |x: f64| {
+        let y = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+        0.5 * x * (1.0 + y.tanh())
+    };
+    check(gelu_tanh, formula, 2e-7);
+}
+
+#[test]
+fn softmax_sums_to_one_and_agrees_with_f64() {
+    for width in [1, 2, 15, 16, 17, 257, 1025] {
+        for scale in [0.01f32, 1.0, 30.0, 1e4] {
+            let row: Vec<f32> =
+                (0..width).map(|i| scale * ((i * 7919 % 1000) as f32 / 500.0 - 1.0)).collect();
+            let most = row.iter().copied().fold(f32::MIN, f32::max);
+            let exact: Vec<f64> = row.iter().map(|&x| f64::from(x - most).exp()).collect();
+            let sum: f64 = exact.iter().sum();
+            for backend in backends() {
+                let mut found = row.clone();
+                softmax(backend, &mut found);
+                for (found, exact) in found.iter().zip(&exact) {
+                    assert!((f64::from(*found) - exact / sum).abs() < 1e-6, "{backend:?} {width} {scale}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_shows() {
+    for backend in backends() {
+        let mut row = [0.5, f32::NEG_INFINITY, 0.5];
+        softmax(backend, &mut row);
+        assert_eq!(row, [0.5, 0.0, 0.5], "{backend:?}");
+        for mut row in [
+            vec![f32::NAN, 1.0],
+            vec![1.0; 40].into_iter().chain([f32::NAN]).collect(),
+            vec![f32::NEG_INFINITY; 3],
+        ] {
+            softmax(backend, &mut row);
+            assert!(row.iter().all(|x| x.is_nan()), "{backend:?} {row:?}");
+        }
+        let (xs, mut out) = ([f32::NAN, f32::INFINITY, 1e30], [0.0; 3]);
+        for function in [gelu_erf, gelu_tanh] {
+            function(backend, &xs, &mut out);
+            assert!(out[0].is_nan() && out[1] == f32::INFINITY && out[2] == 1e30, "{backend:?} {out:?}");
+        }
+    }
+}
+
+#[test]
+fn every_processor_gives_the_same_bits() {
+    let xs = arguments();
+    for function in [gelu_erf, gelu_tanh] {
+        let mut expected = vec![0f32; xs.len()];
+        function(Backend::Portable, &xs, &mut expected);
+        for backend in backends() {
+            let mut out = vec![0f32; xs.len()];
+            function(backend, &xs, &mut out);
+            assert!(out.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{backend:?}");
+        }
+    }
+    let mut expected = xs[..4099].to_vec();
+    softmax(Backend::Portable, &mut expected);
+    for backend in backends() {
+        let mut row = xs[..4099].to_vec();
+        softmax(backend, &mut row);
+        assert!(row.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{backend:?}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Blocks of ViT-g in every type that weights are packed in, beside the same blocks in PyTorch.
+//!
+//! `cargo bench -p captionfleet-model --bench vision [-- PYTHON [BATCHES]]`
+//!
+//! `PYTHON` is an interpreter that has torch (`python3` otherwise; without torch only our own figures are printed), `BATCHES`
+//! sizes such as `1,4,8`. Figures are medians of five rounds, ours and PyTorch's by turns, on all cores; the features'
+//! likeness is the smallest cosine of any token to the one in f32.
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
+
+use std::hint::black_box;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use captionfleet_model::bundle::Bundle;
+use captionfleet_model::pack::{RandomRequest, WeightFormat, pack_random};
+use captionfleet_model::{ModelConfig, TinyGptV};
+
+/// Enough blocks that their weights do not stay in a cache.
+const DEPTH: usize = 4;
+const ROUNDS: usize = 5;
+const TYPES: [WeightFormat; 4] =
+    [WeightFormat::F32, WeightFormat::F16, WeightFormat::BF16, WeightFormat::Q8_0];
+
+/// Answers each line, a type and a batch size, with the seconds of one pass through the blocks.
+const TORCH: &str = "
+import sys, time, torch, torch.nn.functional as F
+depth, threads = int(sys.argv[1]), int(sys.argv[2])
+torch.set_num_threads(threads); torch.set_grad_enabled(False); torch.manual_seed(0)
+D, H, M, N = 1408, 16, 6144, 257
+types = {'f32': torch.float32, 'bf16': torch.bfloat16}
+w = lambda o, i, t: ((torch.randn(o, i) * 0.02).to(t), torch.zeros(o, dtype=t))
+blocks = {n: [[w(3 * D, D, t), w(D, D, t), w(M, D, t), w(D, M, t)] for _ in range(depth)] for n, t in types.items()}
+ones = {n: (torch.ones(D, dtype=t), torch.zeros(D, dtype=t)) for n, t in types.items()}
+def block(x, weights, norm):
+    b = x.shape[0]
+    qkv, proj, fc1, fc2 = weights
+    q, k, v = F.linear(F.layer_norm(x, (D,), *norm, 1e-6), *qkv).view(b, N, 3, H, D // H).permute(2, 0, 3, 1, 4).unbind(0)
+    y = F.scaled_dot_product_attention(q, k, v)
+    x = x + F.linear(y.transpose(1, 2).reshape(b, N, D), *proj)
+    return x + F.linear(F.gelu(F.linear(F.layer_norm(x, (D,), *norm, 1e-6), *fc1)), *fc2)
+for line in sys.stdin:
+    name, batch = line.split()
+    x = torch.randn(int(batch), N, D).to(types[name])
+    started = time.perf_counter()
+    for weights in blocks[name]:
+        x = block(x, weights, ones[name])
+    print(time.perf_counter() - started, flush=True)
+";
+
+fn main() {
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    let python = words.next().unwrap_or_else(|| "python3".to_owned());
+    let batches = words.next().unwrap_or_else(|| "1,4,8".to_owned());
+    let threads = rayon::current_num_threads();
+    let mut torch = Torch::start(&python, threads);
+    let towers: Vec<(WeightFormat, TinyGptV)> = TYPES.into_iter().map(|kind| (kind, tower(kind))).collect();
+    println!("a block of ViT-g, {threads} threads, medians of {ROUNDS} rounds, ms");
+    println!("batch  type       ms   beside torch bf16   beside torch f32   least cosine to f32");
+    for batch in batches.split(',').map(|batch| batch.parse::<usize>().unwrap()) {
+        let pixels = Tensor::randn(0f32, 1.0, (batch, 3, 224, 224), &Device::Cpu).unwrap();
+        let features: Vec<Tensor> =
+            towers.iter().map(|(_, tower)| tower.vision_features(&pixels).unwrap()).collect();
+        let mut ours = vec![Vec::new(); towers.len()];
+        let mut theirs = [Vec::new(), Vec::new()];
+        for _ in 0..ROUNDS {
+            for (times, (_, tower)) in ours.iter_mut().zip(&towers) {
+                let since = Instant::now();
+                black_box(tower.vision_features(&pixels).unwrap());
+                times.push(since.elapsed().as_secs_f64());
+            }
+            for (times, kind) in theirs.iter_mut().zip(["bf16", "f32"]) {
+                let answer = torch.as_mut().and_then(|torch| torch.round(kind, batch));
+                times.push(answer.unwrap_or(f64::NAN));
+            }
+        }
+        let theirs = theirs.map(median);
+        for (((kind, _), times), found) in towers.iter().zip(ours).zip(&features) {
+            let ours = median(times);
+            println!(
+                "{batch:5}  {:<6} {:8.2}   {:15.2} x   {:14.2} x   {:19.5}",
+                kind.to_string(),
+                1000.0 * ours / DEPTH as f64,
+                theirs[0] / ours,
+                theirs[1] / ours,
+                least_cosine(found, &features[0])
+            );
+        }
+    }
+}
+
+/// The published network's vision tower, with fewer blocks and a language model that takes no memory.
+fn tower(kind: WeightFormat) -> TinyGptV {
+    let mut config = ModelConfig::tinygpt_v(224);
+    config.vision.depth = DEPTH;
+    config.qformer.num_layers = 1;
+    config.lm.num_layers = 1;
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("bundle");
+    pack_random(&RandomRequest {
+        config,
+        stage: 3,
+        tokenizer: include_bytes!("../../demo-model/tokenizer.json").to_vec(),
+        text_tokenizer: None,
+        weights: WeightFormat::Q4_0,
+        vision_weights: kind,
+        seed: 1,
+        out: out.clone(),
+    })
+    .unwrap();
+    Bundle::open(&out).unwrap().load(&Device::Cpu).unwrap().model
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+fn least_cosine(found: &Tensor, expected: &Tensor) -> f32 {
+    let dot = |one: &Tensor, other: &Tensor| (one * other).unwrap().sum(2).unwrap();
+    let norms = (dot(found, found) * dot(expected, expected)).unwrap().sqrt().unwrap();
+    let cosines = (dot(found, expected) / norms).unwrap();
+    cosines.flatten_all().unwrap().min(0).unwrap().to_scalar().unwrap()
+}
+
+/// PyTorch in a process of its own.
+struct Torch {
+    process: Child,
+    ask: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Torch {
+    fn start(python: &str, threads: usize) -> Option<Self> {
+        let mut process = Command::new(python)
+            .args(["-c", TORCH, &DEPTH.to_string(), &threads.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let (ask, answers) = (process.stdin.take()?, BufReader::new(process.stdout.take()?));
+        let mut torch = Self { process, ask, answers };
+        // The first pass of each type chooses kernels.
+        torch.round("bf16", 1)?;
+        torch.round("f32", 1)?;
+        Some(torch)
+    }
+
+    /// Seconds of one pass; `None` when Python has ended.
+    fn round(&mut self, kind: &str, batch: usize) -> Option<f64> {
+        writeln!(self.ask, "{kind} {batch}").ok()?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).ok()?;
+        line.trim().parse().ok()
+    }
+}
+
+impl Drop for Torch {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        // Reaped; how it ended makes no difference.
+        let _ = self.process.wait();
+    }
+}
