@@ -1,5 +1,6 @@
 //! The command line, as typed.
 
+use super::ask_args::AskArgs;
 use super::search_args::SearchArgs;
 use super::serve_args::ServeArgs;
 use super::simulate_args::SimulateArgs;
@@ -67,17 +68,9 @@ pub struct WorkArgs {
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: String,
 
-    /// Ask this question about every picture instead of captioning it
-    #[arg(long, value_name = "QUESTION", conflicts_with = "prompt")]
-    pub ask: Option<String>,
-
-    /// The model's whole prompt, with the placeholder of the picture in it once
-    #[arg(
-        long,
-        value_name = "TEMPLATE",
-        help = "The model's whole prompt, with <ImageHere> once where the picture goes"
-    )]
-    pub prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ask: AskArgs,
 
     /// Longest caption in tokens; the worker's default otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]

@@ -4,6 +4,8 @@
 //! [`settings`] what follows from it.
 
 pub mod args;
+pub mod ask_args;
+pub mod schema;
 pub mod search_args;
 pub mod serve_args;
 pub mod settings;
