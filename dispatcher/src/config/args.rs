@@ -1,6 +1,7 @@
 //! The command line, as typed.
 
 use super::ask_args::AskArgs;
+use super::eval_args::EvalArgs;
 use super::search_args::SearchArgs;
 use super::serve_args::ServeArgs;
 use super::simulate_args::SimulateArgs;
@@ -35,6 +36,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Caption and embed pictures; what the archive already has is not done again
     Caption(CaptionArgs),
+    /// Answer the questions of a benchmark and say how many are right
+    Eval(EvalArgs),
     /// Find pictures by text or by another picture
     Search(SearchArgs),
     /// Serve the API and the pages of an archive, and keep its search index fresh
