@@ -46,7 +46,12 @@ pub async fn run(args: EvalArgs) -> anyhow::Result<Ended> {
         draw(&args)?;
     }
     let data = args.data.canonicalize().with_context(|| format!("--data {}", args.data.display()))?;
-    let cases = limited(set.read(&data)?, args.limit);
+    let mut cases = limited(set.read(&data)?, args.limit);
+    if args.own_prompt {
+        for case in &mut cases {
+            case.question.clone_from(&case.plain);
+        }
+    }
     let settings = WorkSettings {
         sources: vec![Source::Local(data)],
         archive: uri,

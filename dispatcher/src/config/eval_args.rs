@@ -31,7 +31,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: Option<u32>,
 
-    /// Ask inside the bundle's own prompt instead of the reference's
+    /// Ask in the words of the set and inside the bundle's own prompt, instead of as the reference does
     #[arg(long)]
     pub own_prompt: bool,
 

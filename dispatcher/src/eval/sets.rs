@@ -55,6 +55,8 @@ pub struct Case {
     pub picture: PathBuf,
     /// What is asked, in the reference's wording; empty: the picture is captioned.
     pub question: String,
+    /// What is asked, in the words of the set.
+    pub plain: String,
     /// What may be answered.
     pub form: AnswerForm,
     /// The sort of question, where the set has some.
@@ -280,6 +282,7 @@ impl Reader<'_> {
                 Ok(Case {
                     picture: self.picture(&["images", "."], &name),
                     question: short_answer(&question.question),
+                    plain: question.question,
                     form: AnswerForm::Unended,
                     sort: question.types.and_then(|types| types.get("structural").cloned()),
                     gold: Gold::Text(question.answer),
@@ -295,6 +298,7 @@ impl Reader<'_> {
             id: at.to_string(),
             picture: self.picture(&["train2017", "val2017", "images"], &line.image),
             question: format!("[vqa] Based on the image, is this statement true or false? {}", line.caption),
+            plain: format!("Is this statement true or false? {}", line.caption),
             form: AnswerForm::Unended,
             sort: line.relation,
             gold: Gold::Truth(line.label == 1),
@@ -346,7 +350,8 @@ impl Reader<'_> {
         }
         let form = AnswerForm::Choices { choices: rated };
         let gold = Gold::Choice(choices, answer);
-        Ok(Case { id, picture, question: short_answer(&question), form, sort: ques_type, gold })
+        let sort = ques_type;
+        Ok(Case { id, picture, question: short_answer(&question), plain: question, form, sort, gold })
     }
 
     fn vizwiz(&self) -> Result<Vec<Case>, SetError> {
@@ -359,6 +364,7 @@ impl Reader<'_> {
                  reply 'unanswerable' when the provided information is insufficient",
                 question.question
             ),
+            plain: question.question,
             form: AnswerForm::Unended,
             sort: question.answer_type,
             gold: Gold::People(question.answers.into_iter().map(|one| one.answer).collect()),
@@ -375,6 +381,7 @@ impl Reader<'_> {
                 "This is an image writting '{}'. Is this image hateful? Answer yes or no. Answer:",
                 meme.text
             ),
+            plain: format!("It says '{}'. Is it hateful?", meme.text),
             form: AnswerForm::Unended,
             sort: None,
             gold: Gold::Label(meme.label),
@@ -403,6 +410,7 @@ impl Reader<'_> {
                 id: id.to_string(),
                 picture: self.picture(&["val2017", "train2017", "images"], &file_name),
                 question: String::new(),
+                plain: String::new(),
                 form: AnswerForm::Free,
                 sort: None,
                 gold: Gold::Captions(captions.remove(&id)?),
@@ -420,6 +428,7 @@ impl Reader<'_> {
                     id: format!("{}#{at}", scene.file),
                     picture: self.data.join("pictures").join(&scene.file),
                     sort: Some(sort_of(&question).to_owned()),
+                    plain: question.clone(),
                     question,
                     form: AnswerForm::Unended,
                     gold: Gold::Accepted(answers),
