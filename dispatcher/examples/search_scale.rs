@@ -51,6 +51,8 @@ fn row(number: usize, run: &RunId, job: &JobId, seed: &mut u64) -> Row {
         error_message: None,
         attempts: 1,
         caption: Some(format!("picture number {number} of a made archive")),
+        answers: None,
+        fields: None,
         tokens: Some(8),
         mean_logprob: Some(-0.1),
         stop_reason: Some("end_of_text".to_owned()),

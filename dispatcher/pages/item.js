@@ -18,6 +18,7 @@ async function show() {
     byId("caption").textContent = record.caption ?? record.error_message ?? "no caption";
     byId("view").replaceChildren(view(record));
     tell(record);
+    tellAnswers(record.answered);
     say(record.status === "ok" ? "" : `${record.status}: ${record.error_code ?? ""}`, record.status === "failed");
     await neighbours();
   } catch (error) {
@@ -56,6 +57,18 @@ function tell(record) {
   ]);
 }
 
+/** An answer in words, with its probability where it has one. */
+function inWords({ answer, probability }) {
+  return typeof probability === "number" ? `${answer} (${(100 * probability).toFixed(1)} %)` : answer;
+}
+
+/** What runs said to their questions, side by side. */
+function tellAnswers(answered) {
+  const told = answered.flatMap(({ answers }) => answers.map((one) => [one.question, inWords(one)]));
+  byId("answered-section").hidden = told.length === 0;
+  facts(byId("answered"), told);
+}
+
 async function neighbours() {
   const asked = { like: which.item, like_frame_ms: which.frame_ms, limit: 13 };
   const found = await get("/search", asked).catch(() => ({ hits: [] }));
@@ -72,8 +85,10 @@ byId("ask").addEventListener("submit", async (event) => {
   button.disabled = true;
   try {
     const frame_ms = which.frame_ms === undefined ? undefined : Number(which.frame_ms);
-    const json = { item: which.item, frame_ms, question: byId("question").value };
-    answer.textContent = (await call("POST", address("/answers"), { json })).answer;
+    const choices = byId("choices").value.split(",").map((choice) => choice.trim()).filter((choice) => choice !== "");
+    const json = { item: which.item, frame_ms, question: byId("question").value, choices };
+    const told = await call("POST", address("/answers"), { json });
+    answer.textContent = told.answers.length === 1 ? inWords(told.answers[0]) : told.answer;
   } catch (error) {
     answer.classList.add("bad");
     answer.textContent = error.message;

@@ -130,6 +130,8 @@ pub async fn write_refused(
             error_message: Some(reason.message.clone()),
             attempts: 1,
             caption: None,
+            answers: None,
+            fields: None,
             tokens: None,
             mean_logprob: None,
             stop_reason: None,

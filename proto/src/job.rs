@@ -5,6 +5,7 @@
 
 mod caption;
 mod ids;
+mod questions;
 mod sampling;
 mod search;
 
@@ -12,8 +13,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt};
+pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt, QUESTION_PLACEHOLDER};
 pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
+pub use questions::{AnswerForm, MAX_CHOICES, MAX_QUESTIONS, Question, problem_of};
 pub use sampling::{ANCHOR_MS, LATE_START_MS, SampleBy, Sampling};
 pub use search::{Query, SearchJob, SearchReply, SearchResult};
 

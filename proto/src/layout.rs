@@ -13,6 +13,7 @@
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
 //! videos/RUN/videos.parquet      the finished videos of a run
 //! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
+//! evaluations/RUN/               report.md, report.json and plot.svg of a benchmark's run
 //! index/SPACE/NAME.segment       one segment of the search index of one embedding space
 //! index/lease.json               who writes the search index
 //! ```
@@ -23,8 +24,8 @@ use crate::job::{JobId, RunId};
 use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 8] =
-    ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index"];
+pub const TOP_FOLDERS: [&str; 9] =
+    ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index", "evaluations"];
 /// Everything that describes runs.
 pub const RUNS_PREFIX: &str = "runs/";
 /// Where the search index keeps its segments.
@@ -41,6 +42,11 @@ const PARTS: &str = "parts/";
 const MANIFEST_SUFFIX: &str = ".json";
 const PART_SUFFIX: &str = ".parquet";
 const SEGMENT_SUFFIX: &str = ".segment";
+
+/// Key of a file of a benchmark's report.
+pub fn evaluation(run: &RunId, file: &str) -> String {
+    format!("evaluations/{run}/{file}")
+}
 
 /// Manifest of a run.
 pub fn run_manifest(run: &RunId) -> String {

@@ -3,6 +3,7 @@
 //! Column names, order and types are public ([`schema`]); DuckDB, Polars, pyarrow and pandas read parts as they
 //! are. Embeddings are fixed-size lists of 16-bit floats, `vectors × dim` values in row-major order.
 
+mod answers;
 mod column;
 mod embeddings;
 mod keys;
@@ -12,6 +13,7 @@ mod write;
 use half::f16;
 use jiff::Timestamp;
 
+pub use answers::Answer;
 pub use column::schema;
 pub use embeddings::{Embeddings, read_embeddings};
 pub use keys::{RowKey, read_keys};
@@ -75,8 +77,12 @@ pub struct Row {
     pub error_message: Option<String>,
     /// How often the job had been tried when this row was made, this time included.
     pub attempts: u32,
-    /// The caption or answer.
+    /// The caption or answer; of several questions all of them with their answers.
     pub caption: Option<String>,
+    /// The answers, where questions were asked that are not just one with a free answer; in their order.
+    pub answers: Option<Vec<Answer>>,
+    /// The values of questions that have a name, as a JSON object.
+    pub fields: Option<String>,
     /// Number of generated tokens.
     pub tokens: Option<u32>,
     /// Mean natural-log probability of the generated tokens.

@@ -11,12 +11,13 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{
-    CaptionJob, Job, JobId, JobItem, Prompt, Query, RunId, Sampling, SearchReply, SearchResult, VERSION,
+    AnswerForm, CaptionJob, Job, JobId, JobItem, Prompt, Query, Question, RunId, Sampling, SearchReply,
+    SearchResult, VERSION,
 };
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{
-    EmbeddingShape, Projection, Row, Status, read_embeddings, read_keys, read_part, write_part,
+    Answer, EmbeddingShape, Projection, Row, Status, read_embeddings, read_keys, read_part, write_part,
 };
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use half::f16;
@@ -100,6 +101,42 @@ fn caption_jobs() {
     let mut ask = Job::caption(id("boat-1"), run(), archive(), caption.clone());
     ask.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736".to_owned();
     pin_job("job-ask.json", &ask);
+
+    let of = |question: &str, name: Option<&str>, answer: AnswerForm| Question {
+        question: question.to_owned(),
+        name: name.map(str::to_owned),
+        answer,
+    };
+    let values = ["sunny", "rain", "unknown"].map(str::to_owned).to_vec();
+    caption.prompt = Prompt::Questions {
+        questions: vec![
+            of("What is the boat's colour?", None, AnswerForm::Free),
+            of("Is anyone aboard?", None, AnswerForm::yes_or_no()),
+            of("What is the weather?", Some("weather"), AnswerForm::OneOf { values }),
+            of("Is it day?", Some("day"), AnswerForm::Boolean),
+            of("How many sails?", Some("sails"), AnswerForm::Integer { minimum: Some(0), maximum: Some(9) }),
+            of(
+                "How cloudy is it, 0 to 1?",
+                Some("cloud"),
+                AnswerForm::Number { minimum: None, maximum: Some(1.0) },
+            ),
+            of("What is its name?", Some("name"), AnswerForm::Text { max_length: 20 }),
+        ],
+        template: None,
+    };
+    let mut questions = Job::caption(id("boat-2"), run(), archive(), caption.clone());
+    pin_job("job-questions.json", &questions);
+    let hash = caption.prompt_hash();
+    assert_eq!(caption.prompt_hash_of(&caption.items[0]), hash);
+    caption.items[0].questions.push(of("Is it moored?", None, AnswerForm::Unended));
+    assert_ne!(caption.prompt_hash_of(&caption.items[0]), hash);
+    caption.prompt = Prompt::Questions {
+        questions: Vec::new(),
+        template: Some("###Human: <Img><ImageHere></Img> {question}###Assistant: ".to_owned()),
+    };
+    questions = Job::caption(id("boat-3"), run(), archive(), caption.clone());
+    pin_job("job-own-questions.json", &questions);
+    caption.items[0].questions.clear();
 
     caption.prompt = Prompt::Raw {
         template: "###Human: <Img><ImageHere></Img> Name the animal.###Assistant: ".to_owned(),
@@ -210,6 +247,8 @@ fn rows() -> Vec<Row> {
         error_message: None,
         attempts: 1,
         caption: Some("a red boat \"Möwe\", on a calm sea 🌊".to_owned()),
+        answers: None,
+        fields: None,
         tokens: Some(9),
         mean_logprob: Some(-0.25),
         stop_reason: Some("end_of_text".to_owned()),
@@ -232,6 +271,8 @@ fn rows() -> Vec<Row> {
         error_message: Some("the picture ends after 1200 bytes".to_owned()),
         attempts: 2,
         caption: None,
+        answers: None,
+        fields: None,
         tokens: None,
         mean_logprob: None,
         stop_reason: None,
@@ -261,7 +302,29 @@ fn rows() -> Vec<Row> {
         bundle: None,
         ..failed.clone()
     };
-    vec![ok, failed, frame, skipped]
+    let asked = Row {
+        item: ItemUri::s3("photos", "boat.jpg"),
+        caption: Some("Is it red? yes\nhow many? 2".to_owned()),
+        answers: Some(vec![
+            Answer {
+                question: "Is it red?".to_owned(),
+                name: None,
+                answer: "yes".to_owned(),
+                probability: Some(0.75),
+            },
+            Answer {
+                question: "how many?".to_owned(),
+                name: Some("count".to_owned()),
+                answer: "2".to_owned(),
+                probability: None,
+            },
+        ]),
+        fields: Some("{\"count\":2}".to_owned()),
+        embedding: None,
+        embedding_space: None,
+        ..ok.clone()
+    };
+    vec![ok, failed, frame, skipped, asked]
 }
 
 #[test]

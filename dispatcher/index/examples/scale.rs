@@ -177,6 +177,7 @@ fn main() {
                 .iter()
                 .zip(&names)
                 .map(|(values, name)| NewRow {
+                    asked: 0,
                     item: name,
                     frame_ms: None,
                     finished: 0,

@@ -46,7 +46,7 @@ pub struct View {
 struct Standing {
     /// It is the latest that has codes.
     has_vectors: bool,
-    /// It is the latest that was captioned.
+    /// It is the latest that was captioned, or that answered the same questions.
     has_caption: bool,
     /// How the latest of all ended.
     latest: Status,
@@ -67,13 +67,15 @@ impl View {
     pub fn new(segments: Vec<Arc<Segment>>, exists: impl Fn(&PartStamp) -> bool) -> Self {
         let mut items: HashMap<u128, Item> =
             HashMap::with_capacity(segments.iter().map(|segment| segment.rows()).sum());
+        let mut answers: HashMap<(u128, u32), (i64, Place)> = HashMap::new();
         let there: Vec<Vec<bool>> =
             segments.iter().map(|segment| segment.parts().iter().map(&exists).collect()).collect();
         for (number, (segment, there)) in segments.iter().zip(&there).enumerate() {
             for row in 0..segment.rows() {
                 let record = segment.record(row);
                 if there[record.part as usize] {
-                    note(&mut items, &record, Place { segment: number as u32, row: row as u32 });
+                    let place = Place { segment: number as u32, row: row as u32 };
+                    note(&mut items, &mut answers, &record, place);
                 }
             }
         }
@@ -91,6 +93,11 @@ impl View {
             if let Some((_, place)) = item.caption {
                 mark(place, |standing| standing.has_caption = true);
             }
+        }
+        for ((key, _), (_, place)) in answers {
+            let standing = &mut standing[place.segment as usize][place.row as usize];
+            standing.has_caption = true;
+            standing.latest = items.get(&key).map_or(Status::Ok, |item| item.latest.1);
         }
         Self { segments, standing, there, items: items.len() }
     }
@@ -118,7 +125,12 @@ impl View {
 }
 
 /// Of equal times the first row seen counts: copies of a row in several segments are the same.
-fn note(items: &mut HashMap<u128, Item>, record: &Record, place: Place) {
+fn note(
+    items: &mut HashMap<u128, Item>,
+    answers: &mut HashMap<(u128, u32), (i64, Place)>,
+    record: &Record,
+    place: Place,
+) {
     let finished = record.finished;
     let item = items.entry(record.key).or_insert(Item {
         latest: (finished, record.status),
@@ -132,7 +144,15 @@ fn note(items: &mut HashMap<u128, Item>, record: &Record, place: Place) {
     if record.code.is_some() && newer(item.vectors) {
         item.vectors = Some((finished, place));
     }
-    if record.status == Status::Ok && newer(item.caption) {
-        item.caption = Some((finished, place));
+    if record.status != Status::Ok {
+        return;
+    }
+    // Answers to different questions, and captions, stand side by side.
+    if record.asked == 0 {
+        if newer(item.caption) {
+            item.caption = Some((finished, place));
+        }
+    } else if newer(answers.get(&(record.key, record.asked)).copied()) {
+        answers.insert((record.key, record.asked), (finished, place));
     }
 }

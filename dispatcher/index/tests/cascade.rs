@@ -34,6 +34,7 @@ impl Dice {
 
 fn row<'a>(item: &'a str, finished: i64, embedding: Option<&'a [f16]>) -> NewRow<'a> {
     NewRow {
+        asked: 0,
         item,
         frame_ms: None,
         finished,
@@ -162,6 +163,36 @@ fn rare_words_weigh_more_and_filters_come_first() {
         let filter = Filter { parts: Some(parts.to_owned()), ..Filter::default() };
         assert_eq!(search("red", &filter).len(), count);
     }
+}
+
+#[test]
+fn answers_of_several_runs_stand_beside_the_caption() {
+    let shape = Shape::new(1, 8).unwrap();
+    let text = |caption, finished, asked| NewRow {
+        caption: Some(caption),
+        status: Status::Ok,
+        asked,
+        ..row("one.png", finished, None)
+    };
+    let captions = segment(shape, "parts/captions/x", &[text("a boat", 1, 0), text("a red boat", 2, 0)]);
+    let colours = segment(shape, "parts/colours/x", &[text("which colour? crimson", 3, 7)]);
+    let counts = segment(
+        shape,
+        "parts/counts/x",
+        &[text("how many? two", 4, 0xFF00_0008), text("how many? three", 5, 8)],
+    );
+    let view = View::new(vec![captions, colours, counts], |_| true);
+    let found = |word: &str| view.keywords(word, &Filter::default(), 10).len();
+    assert_eq!([found("red"), found("crimson"), found("three")], [1, 1, 1]);
+    // The older row of the same question does not count; only 24 bits tell questions apart.
+    assert_eq!(found("two"), 0);
+    // Found by two of its texts, it is one hit.
+    assert_eq!(
+        (found("red crimson three"), view.newest(&Filter::default(), 10).len(), view.items()),
+        (1, 1, 1)
+    );
+    let filter = Filter { parts: Some("parts/colours/".to_owned()), ..Filter::default() };
+    assert_eq!(view.keywords("which", &filter, 10).len(), 1);
 }
 
 #[test]

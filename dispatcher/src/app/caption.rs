@@ -94,7 +94,8 @@ pub async fn caption(settings: &WorkSettings, manner: &Manner) -> anyhow::Result
     Ok(report)
 }
 
-async fn work(
+/// Does what was planned.
+pub(super) async fn work(
     settings: &WorkSettings,
     manner: &Manner,
     fleet: &mut Fleet,

@@ -3,6 +3,7 @@
 pub mod caption;
 pub mod demo;
 pub mod doctor;
+pub mod eval;
 pub mod index;
 mod indexing;
 pub mod plan;
@@ -28,6 +29,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
     match cli.command {
         Command::Demo(args) => demo::run(args).await,
         Command::Caption(args) => caption::run(args).await,
+        Command::Eval(args) => eval::run(args).await,
         Command::Search(args) => search::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Index(args) => index::run(args).await,

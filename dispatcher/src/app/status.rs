@@ -52,9 +52,8 @@ pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
         let state = if run.finished { "finished".to_owned() } else { format!("{} of", run.jobs_done) };
         let (items, jobs) = (counted(run.items, "item"), counted(run.jobs, "job"));
         let asked = match &run.prompt {
-            Prompt::Caption => "captions".to_owned(),
-            Prompt::Ask { question } => format!("\"{}\"", plain(question)),
             Prompt::Raw { .. } => "own prompt".to_owned(),
+            other => other.in_words().map_or("captions".to_owned(), |asked| format!("\"{}\"", plain(&asked))),
         };
         output::line(format!(
             "{}  {state} {jobs}, {items}, {asked}  {}",

@@ -1,5 +1,7 @@
 //! The command line, as typed.
 
+use super::ask_args::AskArgs;
+use super::eval_args::EvalArgs;
 use super::search_args::SearchArgs;
 use super::serve_args::ServeArgs;
 use super::simulate_args::SimulateArgs;
@@ -34,6 +36,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Caption and embed pictures; what the archive already has is not done again
     Caption(CaptionArgs),
+    /// Answer the questions of a benchmark and say how many are right
+    Eval(EvalArgs),
     /// Find pictures by text or by another picture
     Search(SearchArgs),
     /// Serve the API and the pages of an archive, and keep its search index fresh
@@ -67,17 +71,9 @@ pub struct WorkArgs {
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: String,
 
-    /// Ask this question about every picture instead of captioning it
-    #[arg(long, value_name = "QUESTION", conflicts_with = "prompt")]
-    pub ask: Option<String>,
-
-    /// The model's whole prompt, with the placeholder of the picture in it once
-    #[arg(
-        long,
-        value_name = "TEMPLATE",
-        help = "The model's whole prompt, with <ImageHere> once where the picture goes"
-    )]
-    pub prompt: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ask: AskArgs,
 
     /// Longest caption in tokens; the worker's default otherwise
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]

@@ -4,6 +4,9 @@
 //! [`settings`] what follows from it.
 
 pub mod args;
+pub mod ask_args;
+pub mod eval_args;
+pub mod schema;
 pub mod search_args;
 pub mod serve_args;
 pub mod settings;

@@ -4,7 +4,7 @@ use super::args::{FleetArgs, VideoArgs, WorkArgs};
 use crate::catalog::{CatalogOptions, Source};
 use crate::plan::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
-use captionfleet_proto::job::{IMAGE_PLACEHOLDER, Prompt, SampleBy, Sampling};
+use captionfleet_proto::job::{SampleBy, Sampling};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::admin::AdminAddr;
@@ -116,7 +116,7 @@ impl WorkSettings {
             .collect::<Result<_, _>>()
             .map_err(|error| UsageError::new(error.to_string()))?;
         let wish = Wish {
-            prompt: prompt(args.ask.as_deref(), args.prompt.as_deref())?,
+            prompt: args.ask.prompt()?,
             max_tokens: args.max_tokens,
             embed: !args.no_embed,
             bundle: None,
@@ -150,27 +150,6 @@ fn sampling(args: &VideoArgs) -> Sampling {
     Sampling { by, min_change: args.min_change }
 }
 
-fn prompt(ask: Option<&str>, template: Option<&str>) -> Result<Prompt, UsageError> {
-    match (ask.map(str::trim), template) {
-        (Some(""), _) => Err(UsageError::new("--ask: the question is empty")),
-        (Some(question), _) if question.len() > 4096 => {
-            Err(UsageError::new("--ask: the question is longer than 4096 bytes"))
-        }
-        (Some(question), _) => Ok(Prompt::Ask { question: question.to_owned() }),
-        (None, Some(template)) if template.matches(IMAGE_PLACEHOLDER).count() != 1 => {
-            Err(UsageError::new(format!(
-                "--prompt: the template must hold {IMAGE_PLACEHOLDER} exactly once, where the picture goes; to ask a \
-             question about each picture use --ask"
-            )))
-        }
-        (None, Some(template)) if template.len() > 16384 => {
-            Err(UsageError::new("--prompt: the template is longer than 16384 bytes"))
-        }
-        (None, Some(template)) => Ok(Prompt::Raw { template: template.to_owned() }),
-        (None, None) => Ok(Prompt::Caption),
-    }
-}
-
 /// An address for metrics, or "off".
 pub fn admin_address(text: &str) -> Result<AdminAddr, UsageError> {
     AdminAddr::parse(text).map_err(|error| UsageError::new(format!("--admin-addr: {error}")))
@@ -178,23 +157,8 @@ pub fn admin_address(text: &str) -> Result<AdminAddr, UsageError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{admin_address, prompt};
-    use captionfleet_proto::job::Prompt;
+    use super::admin_address;
     use captionfleet_worker::telemetry::admin::AdminAddr;
-
-    #[test]
-    fn a_template_shows_where_the_picture_goes() {
-        assert!(prompt(None, Some("describe <ImageHere> now")).is_ok());
-        assert!(prompt(None, Some("describe it")).is_err());
-        assert!(prompt(None, Some("<ImageHere><ImageHere>")).is_err());
-    }
-
-    #[test]
-    fn an_empty_question_is_refused() {
-        assert!(prompt(Some("  "), None).is_err());
-        assert_eq!(prompt(Some(" what? "), None), Ok(Prompt::Ask { question: "what?".to_owned() }));
-        assert_eq!(prompt(None, None), Ok(Prompt::Caption));
-    }
 
     #[test]
     fn metrics_can_be_off() {

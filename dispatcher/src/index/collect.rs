@@ -111,7 +111,14 @@ fn new_row<'a>(row: &'a Row, space: &str) -> NewRow<'a> {
             rows::Status::Skipped => Status::Skipped,
         },
         caption: row.caption.as_deref(),
+        asked: asked(row),
         size: row.width.zip(row.height),
         embedding: row.embedding.as_deref().filter(|_| found),
     }
+}
+
+/// What tells answers apart: the beginning of the prompt's hash, and never that of captions.
+fn asked(row: &Row) -> u32 {
+    let hash = row.answers.as_ref().and_then(|_| row.prompt_hash.get(..6));
+    hash.map_or(0, |digits| u32::from_str_radix(digits, 16).unwrap_or(1).max(1))
 }

@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod asking;
 mod awkward;
 mod desk;
 mod errors;
+mod evaluating;
 mod finding;
 mod indexing;
 mod resume;

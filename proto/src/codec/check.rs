@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{DecodeError, Limits};
 use crate::job::{
-    CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, Prompt, Query, SearchReply, SearchResult,
+    CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, Prompt, QUESTION_PLACEHOLDER, Query, Question,
+    SearchReply, SearchResult, problem_of,
 };
 
 const MAX_ETAG_BYTES: usize = 1024;
@@ -67,6 +68,13 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
     let mut seen = HashSet::with_capacity(job.items.len());
     for (at, item) in job.items.iter().enumerate() {
         job_item(&format!("items[{at}]"), item)?;
+        let takes_questions = matches!(job.prompt, Prompt::Questions { .. });
+        if !item.questions.is_empty() && !takes_questions {
+            return Err(invalid(
+                &format!("items[{at}].questions"),
+                "need a prompt whose task is \"questions\"",
+            ));
+        }
         if !seen.insert((&item.uri, item.frame_ms)) {
             return Err(invalid(&format!("items[{at}]"), "is listed twice"));
         }
@@ -77,6 +85,13 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
     match &job.prompt {
         Prompt::Caption => Ok(()),
         Prompt::Ask { question: text } => question("prompt.question", text),
+        Prompt::Questions { questions: asked, template } => {
+            questions("prompt.questions", asked)?;
+            if asked.is_empty() && job.items.iter().any(|item| item.questions.is_empty()) {
+                return Err(invalid("prompt.questions", "is empty, and so are those of an item"));
+            }
+            template.as_deref().map_or(Ok(()), question_template)
+        }
         Prompt::Raw { template } => {
             if template.len() > MAX_TEMPLATE_BYTES {
                 return Err(invalid("prompt.template", &format!("has more than {MAX_TEMPLATE_BYTES} bytes")));
@@ -90,6 +105,25 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
             Ok(())
         }
     }
+}
+
+fn questions(field: &str, questions: &[Question]) -> Result<(), DecodeError> {
+    match problem_of(questions) {
+        Some((at, problem)) => Err(invalid(&format!("{field}[{at}]"), problem)),
+        None => Ok(()),
+    }
+}
+
+fn question_template(template: &str) -> Result<(), DecodeError> {
+    if template.len() > MAX_TEMPLATE_BYTES {
+        return Err(invalid("prompt.template", &format!("has more than {MAX_TEMPLATE_BYTES} bytes")));
+    }
+    let once = |text: &str| template.matches(text).count() == 1;
+    if !once(IMAGE_PLACEHOLDER) || !once(QUESTION_PLACEHOLDER) {
+        let both = format!("must contain {IMAGE_PLACEHOLDER} and {QUESTION_PLACEHOLDER} exactly once");
+        return Err(invalid("prompt.template", &both));
+    }
+    Ok(())
 }
 
 fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
@@ -115,6 +149,7 @@ fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
     if item.sample.is_none() && (item.frame_ms.is_some() || item.span_ms.is_some()) {
         return fail("frame_ms", "and span_ms belong to segments of videos, which have a `sample`");
     }
+    questions(&format!("{field}.questions"), &item.questions)?;
     if let Some(sample) = &item.sample {
         if let Some(problem) = sample.problem() {
             return fail("sample", problem);

@@ -5,11 +5,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::Sampling;
+use super::{Question, Sampling};
 use crate::uri::ItemUri;
 
 /// Where the picture goes in a raw prompt.
 pub const IMAGE_PLACEHOLDER: &str = "<ImageHere>";
+
+/// Where the question goes in the template of several questions.
+pub const QUESTION_PLACEHOLDER: &str = "{question}";
 
 /// Pictures to caption (or to ask about) and to embed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,6 +75,10 @@ pub struct JobItem {
     /// How long the whole video is, in milliseconds, as far as it was known when the job was planned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub film_ms: Option<u64>,
+    /// What is asked about this item alone, beside the questions of the job's prompt, which must be of that kind.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    pub questions: Vec<Question>,
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -90,6 +97,7 @@ impl JobItem {
             span_ms: None,
             sample: None,
             film_ms: None,
+            questions: Vec::new(),
             extra: Map::new(),
         }
     }
@@ -101,7 +109,7 @@ impl JobItem {
 }
 
 /// What is asked about a picture.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "task", rename_all = "lowercase")]
 pub enum Prompt {
     /// Describe it, in the words of the bundle's own template.
@@ -119,17 +127,59 @@ pub enum Prompt {
         #[schemars(length(min = 1, max = 16384), regex(pattern = "<ImageHere>"))]
         template: String,
     },
+    /// Answer several questions, each on its own; the picture is looked at once.
+    Questions {
+        /// The questions about every item; items may have more of their own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schemars(length(max = 1000))]
+        questions: Vec<Question>,
+        /// The whole prompt around each question, with `<ImageHere>` and `{question}` in it once; absent: the bundle's
+        /// own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schemars(length(min = 1, max = 16384), regex(pattern = "<ImageHere>"))]
+        template: Option<String>,
+    },
 }
 
 impl Prompt {
+    /// What is asked, in one line for people; nothing for captions.
+    pub fn in_words(&self) -> Option<String> {
+        match self {
+            Self::Caption => None,
+            Self::Ask { question } => Some(question.clone()),
+            Self::Raw { template } => Some(template.clone()),
+            Self::Questions { questions, .. } if questions.is_empty() => {
+                Some("questions of each item".to_owned())
+            }
+            Self::Questions { questions, .. } => {
+                let texts: Vec<_> = questions.iter().map(|question| question.question.as_str()).collect();
+                Some(texts.join(" · "))
+            }
+        }
+    }
+
     /// 16 hexadecimal digits that name what is asked: rows of equal bytes, bundle and hash are interchangeable.
     ///
     /// The first 16 digits of SHA-256 over `{"max_tokens":N|null,"prompt":{…}}` with sorted keys and no blanks.
     pub fn prompt_hash(&self, max_tokens: Option<u32>) -> String {
+        self.hash_with(&[], max_tokens)
+    }
+
+    /// The same for an item with questions of its own, which count behind those of the job.
+    fn hash_with(&self, own: &[Question], max_tokens: Option<u32>) -> String {
         let prompt = match self {
             Self::Caption => json!({"task": "caption"}),
             Self::Ask { question } => json!({"question": question, "task": "ask"}),
             Self::Raw { template } => json!({"task": "raw", "template": template}),
+            Self::Questions { questions, template } => {
+                let questions: Vec<_> = questions.iter().chain(own).map(Question::canonical).collect();
+                match template {
+                    Some(template) => {
+                        json!({"questions": questions, "task": "questions", "template": template})
+                    }
+                    None => json!({"questions": questions, "task": "questions"}),
+                }
+            }
         };
         let canonical = json!({"max_tokens": max_tokens, "prompt": prompt}).to_string();
         hex::encode(Sha256::digest(canonical))[..16].to_owned()
@@ -145,5 +195,10 @@ impl CaptionJob {
     /// See [`Prompt::prompt_hash`].
     pub fn prompt_hash(&self) -> String {
         self.prompt.prompt_hash(self.max_tokens)
+    }
+
+    /// The hash in the item's row: that of the job, unless the item has questions of its own.
+    pub fn prompt_hash_of(&self, item: &JobItem) -> String {
+        self.prompt.hash_with(&item.questions, self.max_tokens)
     }
 }

@@ -140,6 +140,9 @@ pub(super) fn of_slice(run: &RunId, ordinal: u64, items: &[JobItem], prompt_hash
         if let Some(sample) = &item.sample {
             field(serde_json::to_vec(sample).ok().as_deref());
         }
+        if !item.questions.is_empty() {
+            field(serde_json::to_vec(&item.questions).ok().as_deref());
+        }
     }
     let digest = hex::encode(digest.finalize());
     JobId(format!("{ordinal:08}-{}", &digest[..16]))

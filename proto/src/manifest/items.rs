@@ -21,13 +21,25 @@ pub struct PlannedItem {
     pub ordinal: u64,
 }
 
-const COLUMNS: [&str; 11] =
-    ["item", "fetch", "etag", "size", "sha256", "frame_ms", "span_ms", "sample", "film_ms", "job", "ordinal"];
+const COLUMNS: [&str; 12] = [
+    "item",
+    "fetch",
+    "etag",
+    "size",
+    "sha256",
+    "frame_ms",
+    "span_ms",
+    "sample",
+    "film_ms",
+    "questions",
+    "job",
+    "ordinal",
+];
 
 const FORMAT: Format = Format { kind: "items", repetitive: &["sample", "job"], dense: None };
 
 /// Writes one file of the items table, columns in this order: item, fetch, etag, size, sha256, frame_ms, span_ms,
-/// sample (as JSON), film_ms, job, ordinal. Equal items yield equal bytes.
+/// sample (as JSON), film_ms, questions (as JSON), job, ordinal. Equal items yield equal bytes.
 pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
     for (at, planned) in items.iter().enumerate() {
         let JobItem { size, frame_ms, span_ms, film_ms, .. } = &planned.item;
@@ -38,6 +50,7 @@ pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
         }
     }
     let samples: Vec<Option<String>> = items.iter().map(|planned| sample_text(&planned.item)).collect();
+    let questions: Vec<Option<String>> = items.iter().map(|planned| questions_text(&planned.item)).collect();
     let columns: Vec<ArrayRef> = vec![
         texts(items, |planned| Some(planned.item.uri.as_str())),
         texts(items, |planned| planned.item.fetch.as_ref().map(AsRef::as_ref)),
@@ -48,6 +61,7 @@ pub fn write_items(items: &[PlannedItem]) -> Result<Bytes, TableError> {
         numbers(items, |planned| planned.item.span_ms),
         Arc::new(samples.into_iter().collect::<StringArray>()),
         numbers(items, |planned| planned.item.film_ms),
+        Arc::new(questions.into_iter().collect::<StringArray>()),
         texts(items, |planned| Some(planned.job.as_str())),
         numbers(items, |planned| Some(planned.ordinal)),
     ];
@@ -70,6 +84,7 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
     let (size, sha256) = (cells.number("size")?, cells.text("sha256")?);
     let (frame_ms, span_ms) = (cells.number("frame_ms")?, cells.number("span_ms")?);
     let (sample, film_ms) = (cells.text("sample")?, cells.number("film_ms")?);
+    let questions = cells.text("questions")?;
     let (job, ordinal) = (cells.text("job")?, cells.number("ordinal")?);
     items.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -87,6 +102,12 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
                 .transpose()
                 .map_err(|error| sample.wrong(row, error))?,
             film_ms: film_ms.get(row)?,
+            questions: questions
+                .get(row)
+                .map(serde_json::from_str)
+                .transpose()
+                .map_err(|error| questions.wrong(row, error))?
+                .unwrap_or_default(),
             extra: Map::new(),
         };
         items.push(PlannedItem { item, job: job.parsed(row)?, ordinal: ordinal.required(row)? });
@@ -96,6 +117,11 @@ fn append(items: &mut Vec<PlannedItem>, batch: &RecordBatch, before: usize) -> R
 
 fn sample_text(item: &JobItem) -> Option<String> {
     item.sample.and_then(|sample| serde_json::to_string(&sample).ok())
+}
+
+fn questions_text(item: &JobItem) -> Option<String> {
+    let asked = Some(&item.questions).filter(|questions| !questions.is_empty())?;
+    serde_json::to_string(asked).ok()
 }
 
 fn texts<'a>(items: &'a [PlannedItem], value: impl Fn(&'a PlannedItem) -> Option<&'a str>) -> ArrayRef {
@@ -123,6 +149,7 @@ mod tests {
         framed.sha256 = Some("ab".repeat(32));
         framed.frame_ms = Some(0);
         framed.span_ms = Some(1000);
+        framed.questions = vec![crate::job::Question::free("what is \"that\"?")];
         let plain = JobItem::new(ItemUri::parse("file:///p/%FF.jpg").unwrap());
         let planned: Vec<PlannedItem> = [framed, plain]
             .into_iter()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
 
+use super::answers::{self, ANSWERS};
 use super::{EmbeddingShape, TableError};
 use crate::table::{Format, schema_of};
 
@@ -30,7 +31,7 @@ pub(super) const FORMAT: Format = Format {
 };
 
 /// All columns but the embedding.
-pub(super) const NARROW: [&str; 24] = [
+pub(super) const NARROW: [&str; 26] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -44,6 +45,8 @@ pub(super) const NARROW: [&str; 24] = [
     "error_message",
     "attempts",
     "caption",
+    ANSWERS,
+    "fields",
     "tokens",
     "mean_logprob",
     "stop_reason",
@@ -76,6 +79,8 @@ pub fn schema(shape: EmbeddingShape) -> Result<Arc<Schema>, TableError> {
         optional("error_message", DataType::Utf8),
         required("attempts", DataType::Int32),
         optional("caption", DataType::Utf8),
+        optional(ANSWERS, answers::data_type()),
+        optional("fields", DataType::Utf8),
         optional("tokens", DataType::Int32),
         optional("mean_logprob", DataType::Float32),
         optional("stop_reason", DataType::Utf8),

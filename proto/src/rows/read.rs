@@ -6,6 +6,7 @@ use arrow_array::{Array, FixedSizeListArray, RecordBatch};
 use bytes::Bytes;
 use half::f16;
 
+use super::answers::AnswersColumn;
 use super::column::{EMBEDDING, NARROW, shape_of};
 use super::{EmbeddingShape, Row, Status, TableError};
 use crate::table::{self, Cells, TextColumn};
@@ -56,6 +57,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
     let (error_code, error_message) = (cells.text("error_code")?, cells.text("error_message")?);
     let (attempts, caption, tokens) =
         (cells.number("attempts")?, cells.text("caption")?, cells.number("tokens")?);
+    let (answers, fields) = (AnswersColumn::of(batch)?, cells.text("fields")?);
     let (mean_logprob, stop_reason) = (cells.floats("mean_logprob")?, cells.text("stop_reason")?);
     let embedding = cells.lists(EMBEDDING)?;
     let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
@@ -78,6 +80,8 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             error_message: error_message.owned(row),
             attempts: attempts.required(row)?,
             caption: caption.owned(row),
+            answers: answers.get(row)?,
+            fields: fields.owned(row),
             tokens: tokens.get(row)?,
             mean_logprob: mean_logprob.filter(|values| values.is_valid(row)).map(|values| values.value(row)),
             stop_reason: stop_reason.owned(row),

@@ -10,6 +10,7 @@ use arrow_buffer::NullBuffer;
 use bytes::Bytes;
 use half::f16;
 
+use super::answers;
 use super::column::{FORMAT, schema, value_field};
 use super::{EmbeddingShape, Row, Status, TableError};
 use crate::table;
@@ -38,6 +39,8 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         texts(rows, |row| row.error_message.as_deref()),
         narrow(rows, |row| Some(row.attempts)),
         texts(rows, |row| row.caption.as_deref()),
+        answers::column(rows)?,
+        texts(rows, |row| row.fields.as_deref()),
         narrow(rows, |row| row.tokens),
         Arc::new(rows.iter().map(|row| row.mean_logprob).collect::<Float32Array>()),
         texts(rows, |row| row.stop_reason.as_deref()),

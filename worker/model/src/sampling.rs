@@ -95,6 +95,24 @@ impl Sampler {
         Ok(Sampled { token, logprob: logits[token as usize] - log_total })
     }
 
+    /// The likeliest of `allowed`, whose ids are ascending, and the natural logarithm of its share among them; `None`
+    /// where none is allowed.
+    pub fn likeliest(
+        &self,
+        logits: &[f32],
+        allowed: &[u32],
+    ) -> Result<Option<(Sampled, f32)>, DegenerateLogits> {
+        let logits = &logits[..logits.len().min(self.valid_vocab)];
+        let log_total = log_sum_exp(logits)?;
+        let scores: Vec<f32> = allowed.iter().filter_map(|id| logits.get(*id as usize).copied()).collect();
+        if scores.is_empty() {
+            return Ok(None);
+        }
+        let at = argmax(&scores) as usize;
+        let share = scores[at] - log_sum_exp(&scores)?;
+        Ok(Some((Sampled { token: allowed[at], logprob: scores[at] - log_total }, share)))
+    }
+
     fn penalise(&self, logits: &[f32]) -> Result<Vec<f32>, DegenerateLogits> {
         let seen: Vec<u32> = self.seen.iter().copied().collect();
         Tensor::from_slice(logits, logits.len(), &Device::Cpu)
@@ -123,6 +141,12 @@ fn argmax(scores: &[f32]) -> u32 {
         }
     }
     best as u32
+}
+
+/// The natural logarithm of the probability of `token`, over all rows of the table as in training.
+pub fn log_probability(logits: &[f32], token: u32) -> Result<f32, DegenerateLogits> {
+    let score = logits.get(token as usize).ok_or(DegenerateLogits)?;
+    Ok(score - log_sum_exp(logits)?)
 }
 
 fn log_sum_exp(logits: &[f32]) -> Result<f32, DegenerateLogits> {
@@ -162,6 +186,16 @@ mod tests {
         assert_eq!(sampler.next(&[3.0, 2.0, -5.0, -5.0]).unwrap().token, 1);
         // Now 1 is seen as well and negative: -1.0 * 2 < -1.5.
         assert_eq!(sampler.next(&[-9.0, -1.0, -1.5, -5.0]).unwrap().token, 2);
+    }
+
+    #[test]
+    fn the_likeliest_of_few_has_its_share_among_them() {
+        let sampler = Sampler::new(&SamplingOptions::default(), 4);
+        let (sampled, share) = sampler.likeliest(&[5.0, 1.0, 1.0, 0.0], &[1, 2]).unwrap().unwrap();
+        assert_eq!(sampled.token, 1);
+        assert!((share - 0.5_f32.ln()).abs() < 1e-6 && sampled.logprob < share);
+        assert_eq!(sampler.likeliest(&[0.0; 4], &[]).unwrap(), None);
+        assert!(sampler.likeliest(&[0.0, f32::NAN, 0.0, 0.0], &[1]).is_err());
     }
 
     #[test]

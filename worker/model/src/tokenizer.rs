@@ -1,4 +1,5 @@
 //! The two tokenizers: byte-level BPE of the language model, WordPiece of the retrieval heads.
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokenizers::Tokenizer;
@@ -10,7 +11,7 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 const PADDING: &str = "[PAD]";
 
 /// What the trained model writes where its answer ends.
-pub(crate) const STOP_TEXT: &str = "###";
+pub const STOP_TEXT: &str = "###";
 
 /// A tokenizer file that cannot be used, or a text it cannot split.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +61,20 @@ impl CaptionTokenizer {
         self.inner.decode(ids, true).map_err(TokenizerError::Decode)
     }
 
+    /// The bytes that each ordinary token stands for. Special tokens are left out, and what is not spelled in the
+    /// alphabet of byte-level tokenizers.
+    pub fn token_bytes(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
+        let alphabet = byte_alphabet();
+        let added = self.inner.get_added_tokens_decoder();
+        self.inner.get_vocab(true).into_iter().filter_map(move |(text, id)| match added.get(&id) {
+            Some(token) => (!token.special).then(|| (id, token.content.clone().into_bytes())),
+            None => {
+                let bytes = text.chars().map(|letter| alphabet.get(&letter).copied());
+                Some((id, bytes.collect::<Option<_>>()?))
+            }
+        })
+    }
+
     /// Ids there are, the largest plus one; the model's table may have more rows, which mean nothing.
     pub fn vocab_len(&self) -> usize {
         self.vocab_len
@@ -74,6 +89,17 @@ impl CaptionTokenizer {
     pub fn stop_sequence(&self) -> Option<u32> {
         self.stop
     }
+}
+
+/// How byte-level tokenizers spell bytes: printable ones as themselves, the others as the letters from U+0100 on.
+fn byte_alphabet() -> HashMap<char, u8> {
+    let mut unprintable = 0x100..;
+    let spell = |byte: u8| {
+        let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+        let letter = if printable { u32::from(byte) } else { unprintable.next().unwrap_or_default() };
+        (char::from_u32(letter).unwrap_or_default(), byte)
+    };
+    (0..=u8::MAX).map(spell).collect()
 }
 
 /// The retrieval heads' tokenizer; cheap to clone.
@@ -113,6 +139,19 @@ impl TextTokenizer {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_bytes_of_all_tokens_are_the_bytes_of_a_text() {
+        let json =
+            std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo-model/tokenizer.json")).unwrap();
+        let tokenizer = CaptionTokenizer::from_bytes(&json).unwrap();
+        let bytes: HashMap<u32, Vec<u8>> = tokenizer.token_bytes().collect();
+        assert!(!bytes.contains_key(&tokenizer.end_of_text()));
+        let text = "a red star,\t\u{7f}\u{a0}\u{ad} straße 🌊 ###";
+        let joined: Vec<u8> =
+            tokenizer.encode(text).unwrap().iter().flat_map(|id| bytes[id].clone()).collect();
+        assert_eq!(String::from_utf8(joined).unwrap(), text);
+    }
 
     #[test]
     fn padding_has_the_id_that_the_vocabulary_gives_it() {

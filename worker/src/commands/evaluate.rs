@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::say;
 use crate::app::start_engine;
 use crate::config::{EvaluateArgs, storage_options};
-use crate::engine::{CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};
+use crate::engine::{Ask, CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};
 use crate::model_choice::ModelChoice;
 
 /// Sides of the drawn pictures.
@@ -120,8 +120,7 @@ fn draw(scene: &Scene, engine: &EngineHandle) -> PreparedPicture {
 fn request(picture: &PreparedPicture, prompt: &Arc<str>, embed: bool) -> CaptionRequest {
     CaptionRequest {
         picture: picture.clone(),
-        prompt: prompt.clone(),
-        sampling: SamplingOptions::default(),
+        asks: Ask::alone(prompt.clone(), SamplingOptions::default()),
         embed,
         priority: Priority::Bulk,
     }

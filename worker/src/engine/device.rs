@@ -15,9 +15,9 @@ use super::feature_cache::{FeatureCache, key_of};
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
-use super::request::Work;
+use super::request::{Priority, Work};
 use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
-use super::sequence::{Live, Sequence};
+use super::sequence::{Live, Seen, Sequence};
 use super::step::{Sight, Wanted};
 use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};
@@ -116,22 +116,49 @@ impl DeviceThread {
         let (entrance, live) = match work {
             Work::Text { .. } => (Entrance::Text, Live { work, key: None, seen: None, sequence: None }),
             Work::Picture { .. } => (Entrance::Picture, Live { work, key: None, seen: None, sequence: None }),
-            Work::Caption { ref request, .. } => {
-                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.prompt, &request.sampling)
-                {
+            Work::Caption { ref request, at, .. } => {
+                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.asks[at]) {
                     Ok(sequence) => sequence,
                     Err(error) => return work.fail(error),
                 };
                 let key = key_of(&request.picture);
-                let seen = self.features.get(&key, request.embed);
-                let entrance = if seen.is_some() { Entrance::CaptionSeen } else { Entrance::Caption };
-                (entrance, Live { work, key: Some(key), seen, sequence: Some(sequence) })
+                let live = Live { work, key: Some(key), seen: None, sequence: Some(sequence) };
+                return match self.features.get(&key, live.work.embeds()) {
+                    Some(seen) => self.admit_seen(live, seen),
+                    None => self.submit(priority, Entrance::Caption, live),
+                };
             }
         };
+        self.submit(priority, entrance, live);
+    }
+
+    fn submit(&mut self, priority: Priority, entrance: Entrance, live: Live) {
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.live.insert(id, live);
         self.scheduler.submit(id, priority, entrance);
+    }
+
+    /// Takes in an ask whose picture has been seen, and those that came with it.
+    fn admit_seen(&mut self, mut live: Live, seen: Seen) {
+        let (priority, others) = (live.work.priority(), live.work.take_others());
+        live.seen = Some(seen.clone());
+        self.submit(priority, Entrance::CaptionSeen, live);
+        self.admit_others(priority, others, &seen);
+    }
+
+    /// Takes in the other asks about a picture that has been seen.
+    fn admit_others(&mut self, priority: Priority, others: Vec<Work>, seen: &Seen) {
+        for work in others {
+            let Work::Caption { request, at, .. } = &work else { continue };
+            match Sequence::new(&self.loaded.tokenizer, &request.asks[*at]) {
+                Ok(sequence) => {
+                    let live = Live { work, key: None, seen: Some(seen.clone()), sequence: Some(sequence) };
+                    self.submit(priority, Entrance::CaptionSeen, live);
+                }
+                Err(error) => work.fail(error),
+            }
+        }
     }
 
     fn sweep_cancelled(&mut self) {
@@ -215,7 +242,9 @@ impl DeviceThread {
             match sight.for_caption() {
                 Some(seen) => {
                     self.features.insert(key, seen.clone());
-                    live.seen = Some(seen);
+                    live.seen = Some(seen.clone());
+                    let (priority, others) = (live.work.priority(), live.work.take_others());
+                    self.admit_others(priority, others, &seen);
                 }
                 None => self.fail(id, EngineError::Model("the vision step gave no image tokens".to_owned())),
             }
@@ -326,14 +355,16 @@ impl DeviceThread {
     }
 
     fn end(&mut self, id: RequestId, reason: StopReason) {
-        let Some(Live { work: Work::Caption { request, reply }, sequence: Some(sequence), seen, .. }) =
-            self.leave(id)
+        let Some(Live {
+            work: Work::Caption { request, at, reply, .. }, sequence: Some(sequence), seen, ..
+        }) = self.leave(id)
         else {
             return;
         };
-        let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed);
+        let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed && at == 0);
+        let said = sequence.result(&self.loaded.tokenizer, reason);
         // Nobody listening is fine: the request was cancelled.
-        let _ = reply.send(sequence.result(&self.loaded.tokenizer, reason, embedding));
+        let _ = reply.send(said.map(|said| (said, embedding)));
     }
 
     fn fail(&mut self, id: RequestId, error: EngineError) {

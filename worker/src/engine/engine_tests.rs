@@ -47,8 +47,7 @@ pub(super) fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> Caption
     let picture = Picture { width: 200, height: 150, rgb: drawn.into_raw() };
     CaptionRequest {
         picture: prepare(&picture, loaded().model.config()),
-        prompt: prompt.into(),
-        sampling: SamplingOptions { max_new_tokens, ..SamplingOptions::default() },
+        asks: Ask::alone(prompt.into(), SamplingOptions { max_new_tokens, ..SamplingOptions::default() }),
         embed: true,
         priority: Priority::Bulk,
     }

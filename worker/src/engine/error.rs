@@ -22,6 +22,11 @@ pub enum EngineError {
     /// The prompt cannot be used.
     #[error("{0}")]
     Prompt(String),
+    /// The answer was cut off, or could not go on, before it had the form that it must have.
+    #[error(
+        "the answer does not have the form that was asked for when its tokens run out: allow more of them"
+    )]
+    Unmet,
     /// The bundle was packed without retrieval heads.
     #[error("this bundle has no retrieval heads, so it makes no embeddings: pack it with --itc")]
     NoRetrievalHead,
@@ -57,6 +62,7 @@ impl EngineError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Degenerate(_) => "degenerate",
+            Self::Unmet => "constraint_unmet",
             Self::PromptTooLong { .. } | Self::Prompt(_) => "prompt_too_long",
             Self::NoRetrievalHead
             | Self::Model(_)

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
+use captionfleet_model::constraint::{Constraint, ValueForm, Vocabulary};
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{CaptionTokenizer, KvCache, ModelConfig, PromptTemplates, PromptTokens};
+use futures::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +19,8 @@ use super::memory::MemoryBudget;
 use super::network::Network;
 use super::observer::EngineObserver;
 use super::pulse::Pulse;
-use super::request::{CaptionRequest, CaptionResult, Reply, Work};
+use super::request::{Ask, CaptionRequest, CaptionResult, Manner, Reply, Work};
+use super::sequence::answer_tokens;
 use super::{EngineError, EngineOptions};
 
 /// How often a device is looked at that may hang.
@@ -60,6 +63,8 @@ pub struct EngineHandle {
     inbox: Sender<Work>,
     info: Arc<EngineInfo>,
     tokenizer: CaptionTokenizer,
+    /// Of the first constraint that was asked for.
+    vocabulary: Arc<OnceLock<Arc<Vocabulary>>>,
     pulse: Arc<Pulse>,
     gone: CancellationToken,
     /// Set when the device was given up.
@@ -136,6 +141,7 @@ impl Engine {
             inbox,
             info: Arc::new(info),
             tokenizer,
+            vocabulary: Arc::default(),
             pulse,
             gone: gone.clone(),
             hung: Arc::default(),
@@ -187,16 +193,49 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// Describes a picture, and embeds it if asked.
+    /// Says whether what is asked fits a slot together with its picture.
     ///
     /// # Errors
-    /// Any [`EngineError`]; `Degenerate` when the answer is noise.
+    /// [`EngineError::Prompt`] and [`EngineError::PromptTooLong`].
+    pub fn check_ask(&self, ask: &Ask) -> Result<(), EngineError> {
+        match &ask.manner {
+            // The begin-of-text token stands in front.
+            Manner::Exactly(text) => {
+                self.check_prompt(&ask.prompt, answer_tokens(&self.tokenizer, text)?.len() + 1)
+            }
+            _ => self.check_prompt(&ask.prompt, ask.sampling.max_new_tokens),
+        }
+    }
+
+    /// Allows answers of this form alone, for [`Manner::Within`].
+    pub fn constraint(&self, form: ValueForm) -> Arc<Constraint> {
+        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&self.tokenizer)));
+        Arc::new(Constraint::new(form, Arc::clone(vocabulary)))
+    }
+
+    /// Says what is asked about a picture, and embeds it if asked.
+    ///
+    /// # Errors
+    /// Any [`EngineError`]; `Degenerate` when an answer is noise, `Unmet` when one does not get its form.
     pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionResult, EngineError> {
-        self.check_prompt(&request.prompt, request.sampling.max_new_tokens)?;
+        for ask in request.asks.iter() {
+            self.check_ask(ask)?;
+        }
         if request.embed && self.info.embedding_space.is_none() {
             return Err(EngineError::NoRetrievalHead);
         }
-        self.ask(|reply| Work::Caption { request: Box::new(request), reply }).await
+        let nothing = || EngineError::Prompt("nothing is asked about the picture".to_owned());
+        let (replies, answers): (Vec<_>, Vec<_>) = request.asks.iter().map(|_| oneshot::channel()).unzip();
+        let mut replies = replies.into_iter();
+        let reply = replies.next().ok_or_else(nothing)?;
+        let work = Work::Caption { request: Arc::new(request), at: 0, reply, others: replies.collect() };
+        self.inbox.send(work).map_err(|_| EngineError::Stopped)?;
+        let answers = try_join_all(
+            answers
+                .into_iter()
+                .map(async |answer: oneshot::Receiver<_>| answer.await.map_err(|_| EngineError::Stopped)?),
+        );
+        CaptionResult::of(answers.await?).ok_or_else(nothing)
     }
 
     /// Embeds a text query: one vector.
@@ -248,6 +287,10 @@ impl EngineHandle {
 #[cfg(test)]
 #[path = "engine_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "question_tests.rs"]
+mod question_tests;
 
 #[cfg(test)]
 #[path = "fault_tests.rs"]

@@ -29,4 +29,4 @@ pub use handle::{Engine, EngineHandle, EngineInfo};
 pub use memory::try_steps;
 pub use observer::{EngineObserver, Stage, Unobserved};
 pub use options::{EngineOptions, SlotTokensError};
-pub use request::{CaptionRequest, CaptionResult, Priority};
+pub use request::{Ask, CaptionRequest, CaptionResult, Manner, Priority, Said};

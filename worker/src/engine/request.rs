@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use captionfleet_model::constraint::Constraint;
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{SamplingOptions, StopReason};
 use half::f16;
@@ -18,35 +19,105 @@ pub enum Priority {
     Interactive,
 }
 
+/// One thing to say about a picture.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The whole prompt, with the image placeholder once.
+    pub prompt: Arc<str>,
+    /// How tokens are chosen, and how many at most.
+    pub sampling: SamplingOptions,
+    /// What may be said.
+    pub manner: Manner,
+}
+
+impl Ask {
+    /// Asks for this alone, and takes whatever is said.
+    pub fn alone(prompt: Arc<str>, sampling: SamplingOptions) -> Arc<[Self]> {
+        Arc::new([Self { prompt, sampling, manner: Manner::Free }])
+    }
+}
+
+/// What may be said.
+#[derive(Debug, Clone)]
+pub enum Manner {
+    /// Whatever the model says until it ends its answer.
+    Free,
+    /// Whatever the model says, past the end of its answer, as the reference's evaluation reads it.
+    Unended,
+    /// This and nothing else: how likely it is counts. As in training, the begin-of-text token stands in front of the
+    /// prompt, and the end mark counts as said.
+    Exactly(Arc<str>),
+    /// What this allows, token by token.
+    Within(Arc<Constraint>),
+}
+
 /// One picture to describe or ask about.
 #[derive(Debug, Clone)]
 pub struct CaptionRequest {
     /// The picture at the network's sizes.
     pub picture: PreparedPicture,
-    /// The whole prompt, with the image placeholder once.
-    pub prompt: Arc<str>,
-    /// How tokens are chosen, and how many at most.
-    pub sampling: SamplingOptions,
+    /// What is asked about it, at least one thing; the picture is looked at once for all of it.
+    pub asks: Arc<[Ask]>,
     /// Whether the search embedding is wanted too; it costs no second vision pass where the bundle shares one.
     pub embed: bool,
     /// Who waits.
     pub priority: Priority,
 }
 
+/// What was said to one [`Ask`].
+#[derive(Debug, Clone)]
+pub struct Said {
+    /// The answer, trimmed of prompt remains and stop text.
+    pub text: String,
+    /// Tokens said, the stop token included.
+    pub tokens: u32,
+    /// Sum of the natural logarithms of the probabilities that the model gave them.
+    pub logprob: f64,
+    /// Natural logarithm of the answer's share among all that [`Manner::Within`] allows.
+    pub share: Option<f64>,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
 /// What the model said about a picture.
 #[derive(Debug, Clone)]
 pub struct CaptionResult {
-    /// The answer, trimmed of prompt remains and stop text.
+    /// The answer, trimmed of prompt remains and stop text; that to the first of several things.
     pub caption: String,
-    /// Tokens generated, the stop token included.
+    /// Tokens said, stop tokens included; those of all answers.
     pub tokens: u32,
-    /// Mean natural logarithm of the probabilities the model gave its tokens.
+    /// Mean natural logarithm of the probabilities the model gave them.
     pub mean_logprob: f32,
-    /// Why it ended.
+    /// Why the answer ended; that which ended too soon, if one did.
     pub stop_reason: StopReason,
+    /// The answers one by one, in the order of what was asked.
+    pub said: Vec<Said>,
     /// The search embedding, vector after vector, if it was asked for.
     pub embedding: Option<Vec<f16>>,
 }
+
+impl CaptionResult {
+    /// Puts answers together; the first one's embedding is the picture's. `None` if there are none.
+    pub(super) fn of(answers: Vec<(Said, Option<Vec<f16>>)>) -> Option<Self> {
+        let (said, embeddings): (Vec<Said>, Vec<_>) = answers.into_iter().unzip();
+        let first = said.first()?;
+        let tokens: u32 = said.iter().map(|said| said.tokens).sum();
+        let logprob: f64 = said.iter().map(|said| said.logprob).sum();
+        let ran_out =
+            |said: &&Said| matches!(said.stop_reason, StopReason::MaxTokens | StopReason::ContextFull);
+        Some(Self {
+            caption: first.text.clone(),
+            tokens,
+            mean_logprob: (logprob / f64::from(tokens.max(1))) as f32,
+            stop_reason: said.iter().find(ran_out).unwrap_or(first).stop_reason,
+            embedding: embeddings.into_iter().next().flatten(),
+            said,
+        })
+    }
+}
+
+/// One answer on its way back, with the picture's embedding if it is the first.
+pub(super) type OneAnswer = (Said, Option<Vec<f16>>);
 
 /// Where an answer goes. A closed one is a cancelled request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
@@ -54,9 +125,21 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 /// One request on its way to the device thread.
 #[derive(Debug)]
 pub(super) enum Work {
-    Caption { request: Box<CaptionRequest>, reply: Reply<CaptionResult> },
-    Picture { picture: Box<PreparedPicture>, reply: Reply<Vec<Vec<f32>>> },
-    Text { text: String, reply: Reply<Vec<f32>> },
+    /// One ask of a request. The first one brings the others' replies along until the picture has been seen.
+    Caption {
+        request: Arc<CaptionRequest>,
+        at: usize,
+        reply: Reply<OneAnswer>,
+        others: Vec<Reply<OneAnswer>>,
+    },
+    Picture {
+        picture: Box<PreparedPicture>,
+        reply: Reply<Vec<Vec<f32>>>,
+    },
+    Text {
+        text: String,
+        reply: Reply<Vec<f32>>,
+    },
 }
 
 impl Work {
@@ -65,6 +148,28 @@ impl Work {
             Self::Caption { request, .. } => request.priority,
             Self::Picture { .. } | Self::Text { .. } => Priority::Interactive,
         }
+    }
+
+    /// Whether the picture's embedding is wanted.
+    pub(super) fn embeds(&self) -> bool {
+        match self {
+            Self::Caption { request, .. } => request.embed,
+            Self::Picture { .. } => true,
+            Self::Text { .. } => false,
+        }
+    }
+
+    /// The other asks of a request, of which this one is the first.
+    pub(super) fn take_others(&mut self) -> Vec<Self> {
+        let Self::Caption { request, others, .. } = self else { return Vec::new() };
+        let replies = std::mem::take(others).into_iter().enumerate();
+        let other = |(before, reply)| Self::Caption {
+            request: Arc::clone(request),
+            at: before + 1,
+            reply,
+            others: Vec::new(),
+        };
+        replies.map(other).collect()
     }
 
     /// Whether nobody waits for the answer any more.
@@ -79,7 +184,11 @@ impl Work {
     /// Answers with an error. Nobody listening is fine: the request was cancelled.
     pub(super) fn fail(self, error: EngineError) {
         match self {
-            Self::Caption { reply, .. } => drop(reply.send(Err(error))),
+            Self::Caption { reply, others, .. } => {
+                for reply in others.into_iter().chain([reply]) {
+                    drop(reply.send(Err(error.clone())));
+                }
+            }
             Self::Picture { reply, .. } => drop(reply.send(Err(error))),
             Self::Text { reply, .. } => drop(reply.send(Err(error))),
         }

@@ -1,15 +1,19 @@
 //! One request on the device: what has been seen of its picture, and what it has said so far.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
+use captionfleet_model::constraint::{Constraint, State};
 use captionfleet_model::{
-    CaptionTokenizer, PromptTokens, Sampler, SamplingOptions, StopCondition, StopReason, clean_caption,
+    CaptionTokenizer, End, PromptTokens, STOP_TEXT, Sampler, StopCondition, StopReason, clean_caption,
+    clean_unended, log_probability,
 };
 use half::f16;
 
 use super::EngineError;
 use super::feature_cache::PictureKey;
 use super::repetition::is_endless;
-use super::request::{CaptionResult, Work};
+use super::request::{Ask, Manner, Said, Work};
 
 /// A picture after the vision step.
 #[derive(Debug, Clone)]
@@ -30,28 +34,57 @@ pub(super) struct Live {
     pub(super) sequence: Option<Sequence>,
 }
 
-/// A caption being generated.
+/// An answer being said.
 #[derive(Debug)]
 pub(super) struct Sequence {
     prompt: PromptTokens,
-    sampler: Sampler,
+    choice: Choice,
     stop: StopCondition,
-    logprobs: f64,
+    logprob: f64,
+}
+
+/// How the next token is found.
+#[derive(Debug)]
+enum Choice {
+    Free {
+        sampler: Sampler,
+        end: End,
+    },
+    /// The tokens are given.
+    Exactly {
+        text: Arc<str>,
+        tokens: Vec<u32>,
+    },
+    Within {
+        sampler: Sampler,
+        constraint: Arc<Constraint>,
+        state: State,
+        share: f64,
+    },
 }
 
 impl Sequence {
-    pub(super) fn new(
-        tokenizer: &CaptionTokenizer,
-        prompt: &str,
-        sampling: &SamplingOptions,
-    ) -> Result<Self, EngineError> {
-        Ok(Self {
-            prompt: PromptTokens::new(tokenizer, prompt)?,
-            // The reference counts one begin-of-text token as said, without feeding it.
-            sampler: Sampler::new(sampling, tokenizer.vocab_len()).with_seen([tokenizer.end_of_text()]),
-            stop: StopCondition::new(tokenizer, sampling.max_new_tokens),
-            logprobs: 0.0,
-        })
+    pub(super) fn new(tokenizer: &CaptionTokenizer, ask: &Ask) -> Result<Self, EngineError> {
+        let sampling = &ask.sampling;
+        let mut prompt = PromptTokens::new(tokenizer, &ask.prompt)?;
+        // The reference counts one begin-of-text token as said, without feeding it.
+        let sampler = || Sampler::new(sampling, tokenizer.vocab_len()).with_seen([tokenizer.end_of_text()]);
+        let (choice, end) = match &ask.manner {
+            Manner::Free => (Choice::Free { sampler: sampler(), end: End::Answer }, End::Answer),
+            Manner::Unended => (Choice::Free { sampler: sampler(), end: End::Reference }, End::Reference),
+            Manner::Exactly(text) => {
+                prompt.before.insert(0, tokenizer.end_of_text());
+                let tokens = answer_tokens(tokenizer, text)?;
+                (Choice::Exactly { text: Arc::clone(text), tokens }, End::Answer)
+            }
+            Manner::Within(constraint) => {
+                let constraint = Arc::clone(constraint);
+                let state = State::default();
+                (Choice::Within { sampler: sampler(), constraint, state, share: 0.0 }, End::Answer)
+            }
+        };
+        let stop = StopCondition::new(tokenizer, sampling.max_new_tokens).ending(end);
+        Ok(Self { prompt, choice, stop, logprob: 0.0 })
     }
 
     pub(super) fn prompt(&self) -> &PromptTokens {
@@ -65,12 +98,42 @@ impl Sequence {
 
     /// Chooses the next token from its row of logits; tells if it was the last.
     pub(super) fn say(&mut self, logits: &[f32]) -> Result<Option<StopReason>, EngineError> {
-        let sampled = self
-            .sampler
-            .next(logits)
-            .map_err(|_| EngineError::Degenerate("the network's output is not a number"))?;
-        self.logprobs += f64::from(sampled.logprob);
-        Ok(self.stop.push(sampled.token)?)
+        let degenerate = |_| EngineError::Degenerate("the network's output is not a number");
+        match &mut self.choice {
+            Choice::Free { sampler, .. } => {
+                let sampled = sampler.next(logits).map_err(degenerate)?;
+                self.logprob += f64::from(sampled.logprob);
+                Ok(self.stop.push(sampled.token)?)
+            }
+            Choice::Exactly { tokens, .. } => {
+                let said = self.stop.tokens().len();
+                let token = *tokens.get(said).ok_or(EngineError::Degenerate("it has said all it had to"))?;
+                self.logprob += f64::from(log_probability(logits, token).map_err(degenerate)?);
+                self.stop.push(token)?;
+                Ok((said + 1 == tokens.len()).then_some(StopReason::StopSequence))
+            }
+            Choice::Within { sampler, constraint, state, share } => {
+                let allowed = constraint.allowed(state);
+                let likeliest = sampler.likeliest(logits, &allowed.tokens).map_err(degenerate)?;
+                let (sampled, of_them) = likeliest.ok_or(EngineError::Unmet)?;
+                self.logprob += f64::from(sampled.logprob);
+                *share += f64::from(of_them);
+                let reason = self.stop.push(sampled.token)?;
+                let Some(next) = constraint.after(state, sampled.token) else {
+                    return Ok(Some(reason.unwrap_or(StopReason::StopSequence)));
+                };
+                *state = next;
+                let next = constraint.allowed(state);
+                match (next.complete, next.goes_on) {
+                    // Nothing can follow, so the end need not be said.
+                    (true, false) => Ok(Some(StopReason::StopSequence)),
+                    (true, true) => Ok(reason),
+                    (false, false) => Err(EngineError::Unmet),
+                    (false, true) if reason.is_some() => Err(EngineError::Unmet),
+                    (false, true) => Ok(None),
+                }
+            }
+        }
     }
 
     /// The answer of a sequence that has ended.
@@ -78,23 +141,34 @@ impl Sequence {
         &self,
         tokenizer: &CaptionTokenizer,
         stop_reason: StopReason,
-        embedding: Option<Vec<f16>>,
-    ) -> Result<CaptionResult, EngineError> {
+    ) -> Result<Said, EngineError> {
         let tokens = self.stop.tokens();
         let ran_out = matches!(stop_reason, StopReason::MaxTokens | StopReason::ContextFull);
-        if ran_out && is_endless(tokens) {
-            return Err(EngineError::Degenerate("it repeats one phrase without end"));
-        }
         let said = match stop_reason {
             StopReason::EndOfText => &tokens[..tokens.len().saturating_sub(1)],
             _ => tokens,
         };
-        Ok(CaptionResult {
-            caption: clean_caption(&tokenizer.decode(said)?),
-            tokens: tokens.len() as u32,
-            mean_logprob: (self.logprobs / tokens.len().max(1) as f64) as f32,
-            stop_reason,
-            embedding,
-        })
+        let text = match &self.choice {
+            Choice::Free { end: End::Answer, .. } if ran_out && is_endless(tokens) => {
+                return Err(EngineError::Degenerate("it repeats one phrase without end"));
+            }
+            // The slot is full before the answer has its form.
+            Choice::Within { constraint, state, .. } if !constraint.form().is_complete(state) => {
+                return Err(EngineError::Unmet);
+            }
+            Choice::Exactly { text, .. } => text.to_string(),
+            Choice::Free { end: End::Reference, .. } => clean_unended(&tokenizer.decode(said)?),
+            Choice::Free { .. } | Choice::Within { .. } => clean_caption(&tokenizer.decode(said)?),
+        };
+        let share = match &self.choice {
+            Choice::Within { share, .. } => Some(*share),
+            _ => None,
+        };
+        Ok(Said { text, tokens: tokens.len() as u32, logprob: self.logprob, share, stop_reason })
     }
+}
+
+/// The tokens of a given answer with its end mark.
+pub(super) fn answer_tokens(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>, EngineError> {
+    Ok(tokenizer.encode(&format!("{text}{STOP_TEXT}"))?)
 }

@@ -67,8 +67,7 @@ pub(super) fn request(picture: PreparedPicture, plan: &Plan, lane: Lane, mode: M
     let interactive = lane == Lane::Interactive || mode == Mode::Alone;
     CaptionRequest {
         picture,
-        prompt: std::sync::Arc::clone(&plan.prompt),
-        sampling: plan.sampling.clone(),
+        asks: std::sync::Arc::clone(&plan.asks),
         embed: plan.embed,
         priority: if interactive { Priority::Interactive } else { Priority::Bulk },
     }

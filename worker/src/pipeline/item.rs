@@ -6,6 +6,7 @@ use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::rows::Row;
 use tokio::time::timeout;
 
+use super::answers::Asked;
 use super::budget::permit;
 use super::fetch::Facts;
 use super::infer::{engine_failure, is_shared, request};
@@ -14,6 +15,11 @@ use super::task::Received;
 use super::{Failure, Pipeline};
 use crate::engine::{CaptionRequest, CaptionResult, EngineError};
 use crate::telemetry::events;
+
+/// The questions of a plan.
+pub(super) fn asked<'a>(plan: Result<&'a Plan, &ItemFailure>) -> &'a [Asked] {
+    plan.map_or(&[], |plan| &plan.asked)
+}
 
 /// In whose company an item runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +60,8 @@ impl Pipeline {
         item: &JobItem,
         mode: Mode,
     ) -> Result<Vec<Row>, Failure> {
+        let own = plan.is_ok().then(|| self.plan_of(&task.caption, item)).flatten();
+        let plan = own.as_ref().map_or(plan, Result::as_ref);
         match &item.sample {
             Some(sampling) => self.run_segment(task, plan, item, sampling, mode).await,
             None => self.run_picture(task, plan, item, mode).await.map(|row| vec![row]),
@@ -74,7 +82,7 @@ impl Pipeline {
             Err(_) => Err(ItemFailure::row("internal", "the prompt cannot be used".to_owned())),
         };
         match result {
-            Ok(answer) => Ok(self.ok_row(task, item, facts, answer)),
+            Ok(answer) => Ok(self.ok_row(task, item, facts, answer, asked(plan))),
             Err(ItemFailure::Row { code, message }) => {
                 events::item_failed(&task.id, item.uri.as_str(), code, &message);
                 Ok(self.failed_row(task, item, facts, code, message))

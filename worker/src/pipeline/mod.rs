@@ -10,6 +10,7 @@
 //! acked last. Whatever goes wrong with one picture is a row; whatever goes wrong around it is a [`Failure`].
 //! What is not here: tensors, and any knowledge of which broker or store it is.
 
+mod answers;
 mod budget;
 mod drain;
 mod fetch;

@@ -1,41 +1,97 @@
-//! From what a job asks to the text and the limits that the engine takes.
+//! From what a job asks to the texts and the limits that the engine takes.
 
 use std::sync::Arc;
 
 use captionfleet_model::SamplingOptions;
-use captionfleet_proto::job::{CaptionJob, Prompt};
+use captionfleet_model::constraint::ValueForm;
+use captionfleet_proto::job::{AnswerForm, CaptionJob, JobItem, Prompt, QUESTION_PLACEHOLDER, Question};
 
 use super::Pipeline;
+use super::answers::Asked;
 use super::item::ItemFailure;
-use crate::engine::EngineError;
+use crate::engine::{Ask, EngineError, Manner};
 
-/// What is the same for all items of a job.
+/// Bounds of whole numbers that JSON holds exactly.
+const WHOLE: i64 = 1 << 53;
+
+/// What is the same for all items of a job, or for one with questions of its own.
 pub(super) struct Plan {
-    pub(super) prompt: Arc<str>,
-    pub(super) sampling: SamplingOptions,
+    pub(super) asks: Arc<[Ask]>,
+    /// What the answers are to; empty for captions.
+    pub(super) asked: Vec<Asked>,
     pub(super) embed: bool,
 }
 
 impl Pipeline {
     /// Resolves the job's prompt with the bundle's templates. An unusable one fails every item alike.
     pub(super) fn plan(&self, caption: &CaptionJob) -> Result<Plan, ItemFailure> {
-        let info = self.engine.info();
-        let prompt = match &caption.prompt {
-            Prompt::Caption => Ok(info.prompts.caption.clone()),
-            Prompt::Ask { question } => info.prompts.ask(question),
-            Prompt::Raw { template } => Ok(template.clone()),
-        };
+        self.plan_with(caption, &[])
+    }
+
+    /// The plan of an item, if it is not that of its job.
+    pub(super) fn plan_of(&self, caption: &CaptionJob, item: &JobItem) -> Option<Result<Plan, ItemFailure>> {
+        (!item.questions.is_empty()).then(|| self.plan_with(caption, &item.questions))
+    }
+
+    fn plan_with(&self, caption: &CaptionJob, own: &[Question]) -> Result<Plan, ItemFailure> {
+        let (asks, asked) =
+            self.asks(caption, own).map_err(|error| ItemFailure::row(error.code(), error.to_string()))?;
+        // A bundle without the heads still captions.
+        let embed = caption.embed && self.engine.info().embedding_space.is_some();
+        Ok(Plan { asks: asks.into(), asked, embed })
+    }
+
+    fn asks(&self, caption: &CaptionJob, own: &[Question]) -> Result<(Vec<Ask>, Vec<Asked>), EngineError> {
+        let prompts = &self.engine.info().prompts;
         let max_new_tokens = caption.max_tokens.unwrap_or(self.options.max_tokens_default) as usize;
-        let checked = prompt.map_err(EngineError::from).and_then(|prompt| {
-            self.engine.check_prompt(&prompt, max_new_tokens)?;
-            Ok(prompt)
-        });
-        let prompt = checked.map_err(|error| ItemFailure::row(error.code(), error.to_string()))?;
-        Ok(Plan {
-            prompt: prompt.into(),
-            sampling: SamplingOptions { max_new_tokens, ..SamplingOptions::default() },
-            // A bundle without the heads still captions.
-            embed: caption.embed && info.embedding_space.is_some(),
-        })
+        let ask = |prompt: &str, manner: Manner| {
+            let sampling = SamplingOptions { max_new_tokens, ..SamplingOptions::default() };
+            let ask = Ask { prompt: prompt.into(), sampling, manner };
+            self.engine.check_ask(&ask)?;
+            Ok::<_, EngineError>(ask)
+        };
+        let alone = |prompt: &str| Ok((vec![ask(prompt, Manner::Free)?], Vec::new()));
+        let (questions, template) = match &caption.prompt {
+            Prompt::Caption => return alone(&prompts.caption),
+            Prompt::Raw { template } => return alone(template),
+            Prompt::Ask { question } => (vec![Question::free(question.clone())], None),
+            Prompt::Questions { questions, template } => {
+                (questions.iter().chain(own).cloned().collect(), template.as_deref())
+            }
+        };
+        let (mut asks, mut asked) = (Vec::new(), Vec::new());
+        for question in questions {
+            let prompt = match template {
+                Some(template) => template.replacen(QUESTION_PLACEHOLDER, &question.question, 1),
+                None => prompts.ask(&question.question)?,
+            };
+            let before = asks.len();
+            for manner in self.manners(&question.answer) {
+                asks.push(ask(&prompt, manner)?);
+            }
+            asked.push(Asked { question, asks: asks.len() - before });
+        }
+        Ok((asks, asked))
+    }
+
+    /// What is to be said to one question.
+    fn manners(&self, form: &AnswerForm) -> Vec<Manner> {
+        let form = match form {
+            AnswerForm::Free => return vec![Manner::Free],
+            AnswerForm::Unended => return vec![Manner::Unended],
+            AnswerForm::Choices { choices } => {
+                return choices.iter().map(|choice| Manner::Exactly(choice.as_str().into())).collect();
+            }
+            AnswerForm::OneOf { values } => ValueForm::OneOf(values.clone()),
+            AnswerForm::Boolean => ValueForm::boolean(),
+            AnswerForm::Integer { minimum, maximum } => {
+                ValueForm::Integer { minimum: minimum.unwrap_or(-WHOLE), maximum: maximum.unwrap_or(WHOLE) }
+            }
+            AnswerForm::Number { minimum, maximum } => {
+                ValueForm::Number { minimum: minimum.unwrap_or(-1e15), maximum: maximum.unwrap_or(1e15) }
+            }
+            AnswerForm::Text { max_length } => ValueForm::Text { most: *max_length as usize },
+        };
+        vec![Manner::Within(self.engine.constraint(form))]
     }
 }

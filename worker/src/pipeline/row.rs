@@ -5,6 +5,7 @@ use captionfleet_proto::rows::{EmbeddingShape, Row, Status};
 use jiff::Timestamp;
 
 use super::Pipeline;
+use super::answers::{Asked, Told, told};
 use super::fetch::Facts;
 use super::task::Received;
 use super::timeline::{Line, What};
@@ -25,11 +26,21 @@ impl Pipeline {
             .map_or(USUAL_SHAPE, |(vectors, dim)| EmbeddingShape { vectors: vectors as u32, dim: dim as u32 })
     }
 
-    pub(super) fn ok_row(&self, task: &Received, item: &JobItem, facts: Facts, answer: CaptionResult) -> Row {
+    pub(super) fn ok_row(
+        &self,
+        task: &Received,
+        item: &JobItem,
+        facts: Facts,
+        answer: CaptionResult,
+        asked: &[Asked],
+    ) -> Row {
+        let Told { caption, answers, fields } = told(asked, &answer);
         let embedded = answer.embedding.is_some();
         Row {
             status: Status::Ok,
-            caption: Some(answer.caption),
+            caption: Some(caption),
+            answers,
+            fields,
             tokens: Some(answer.tokens),
             mean_logprob: Some(answer.mean_logprob),
             stop_reason: Some(answer.stop_reason.as_str().to_owned()),
@@ -61,10 +72,17 @@ impl Pipeline {
     }
 
     /// The row of a frame, or of a part of a segment without one.
-    pub(super) fn line_row(&self, task: &Received, item: &JobItem, facts: &Facts, line: Line) -> Row {
+    pub(super) fn line_row(
+        &self,
+        task: &Received,
+        item: &JobItem,
+        facts: &Facts,
+        line: Line,
+        asked: &[Asked],
+    ) -> Row {
         let place = JobItem { frame_ms: Some(line.ms), span_ms: line.span_ms, ..item.clone() };
         let row = match line.what {
-            What::Captioned(answer) => self.ok_row(task, &place, facts.clone(), *answer),
+            What::Captioned(answer) => self.ok_row(task, &place, facts.clone(), *answer, asked),
             What::Failed { code, message } => {
                 events::item_failed(&task.id, item.uri.as_str(), code, &message);
                 self.failed_row(task, &place, facts.clone(), code, message)
@@ -94,13 +112,15 @@ impl Pipeline {
             error_message: None,
             attempts: task.attempts,
             caption: None,
+            answers: None,
+            fields: None,
             tokens: None,
             mean_logprob: None,
             stop_reason: None,
             embedding: None,
             embedding_space: None,
             bundle: Some(self.engine.info().bundle.clone()),
-            prompt_hash: task.caption.prompt_hash(),
+            prompt_hash: task.caption.prompt_hash_of(item),
             duplicate_of: None,
             run: task.run.clone(),
             job: task.id.clone(),

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::budget::permit;
 use super::fetch::{Facts, sort_out};
 use super::infer::request;
-use super::item::{ItemFailure, Mode};
+use super::item::{ItemFailure, Mode, asked};
 use super::prompt::Plan;
 use super::spool::Local;
 use super::task::Received;
@@ -70,7 +70,10 @@ impl Pipeline {
         match caught {
             Ok(caught) => {
                 let lines = timeline(span, caught);
-                Ok(lines.into_iter().map(|line| self.line_row(task, item, &facts, line)).collect())
+                Ok(lines
+                    .into_iter()
+                    .map(|line| self.line_row(task, item, &facts, line, asked(plan)))
+                    .collect())
             }
             Err(ItemFailure::Job(failure)) => Err(failure),
             Err(ItemFailure::Row { code, message }) => {

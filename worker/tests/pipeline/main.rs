@@ -6,6 +6,7 @@ mod captions;
 mod failures;
 mod film;
 mod quarantine;
+mod questions;
 mod searches;
 mod shutdown;
 mod videos;

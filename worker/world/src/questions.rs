@@ -142,6 +142,32 @@ pub fn questions(scene: &Scene, dice: &mut Dice) -> Vec<Question> {
         .collect()
 }
 
+/// Which sort of question a text is, of those that [`questions`] asks: `backdrop`, `count`, `colour`, `size`, `place`,
+/// `shape`, `exists`, or `relation` between two things.
+#[must_use]
+pub fn sort_of(question: &str) -> &'static str {
+    let question = question.to_lowercase();
+    let says = |words: &str| question.contains(words);
+    let yes_or_no = ["is there", "do you see", "can you see"].iter().any(|words| question.starts_with(words));
+    if says("background") {
+        "backdrop"
+    } else if question.starts_with("how many") {
+        "count"
+    } else if yes_or_no {
+        "exists"
+    } else if says("color") || says("colour") {
+        "colour"
+    } else if says("size") || says("how big") || says("how large") || says("small or large") {
+        "size"
+    } else if question.starts_with("where") {
+        "place"
+    } else if [" left", " right", "above", "below", "over", "under"].iter().any(|words| says(words)) {
+        "relation"
+    } else {
+        "shape"
+    }
+}
+
 fn capitalise(text: &mut str) {
     if let Some(first) = text.get_mut(0..1) {
         first.make_ascii_uppercase();

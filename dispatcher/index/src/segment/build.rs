@@ -22,6 +22,8 @@ pub struct NewRow<'a> {
     pub status: Status,
     /// The caption.
     pub caption: Option<&'a str>,
+    /// Tells captions (0) and the answers to different questions apart; 24 bits of it count.
+    pub asked: u32,
     /// Width and height in pixels.
     pub size: Option<(u32, u32)>,
     /// The vectors, if they are of the segment's space and shape.
@@ -94,6 +96,7 @@ impl SegmentBuilder {
                 size: row.size,
                 status: row.status,
                 words: 0,
+                asked: row.asked & 0x00FF_FFFF,
                 text: 0,
                 item_length: 0,
                 caption_length: None,

@@ -5,7 +5,8 @@ use sha2::{Digest as _, Sha256};
 
 /// ```text
 /// 0 key (u128)  16 finished (i64, µs)  24 frame (i64, ms, -1 none)  32 text (u64)  40 item's length
-/// 44 caption's length (all ones: none)  48 part  52 code (all ones: none)  56 width  60 height  64 status  68 words
+/// 44 caption's length (all ones: none)  48 part  52 code (all ones: none)  56 width  60 height  64 status (u8)
+/// 65 asked (u24)  68 words
 /// ```
 pub(super) const RECORD_BYTES: usize = 72;
 const NONE: u32 = u32::MAX;
@@ -40,6 +41,8 @@ pub struct Record {
     pub status: Status,
     /// Words of the caption.
     pub words: u32,
+    /// Tells captions and the answers to different questions apart, in 24 bits; 0 is a caption.
+    pub asked: u32,
     pub(super) text: u64,
     pub(super) item_length: u32,
     pub(super) caption_length: Option<u32>,
@@ -78,6 +81,7 @@ impl Record {
                 _ => Status::Skipped,
             },
             words: u32_at(bytes, 68),
+            asked: u32_at(bytes, 64) >> 8,
         }
     }
 
@@ -93,6 +97,7 @@ impl Record {
             Status::Failed => 1,
             Status::Skipped => 2,
         };
+        let status = status | self.asked << 8;
         for number in [self.item_length, caption, self.part, code, width, height, status, self.words] {
             into.extend(number.to_le_bytes());
         }

@@ -3,6 +3,7 @@
 use super::{Found, Place, View};
 use crate::Filter;
 use crate::segment::item_key;
+use std::collections::HashSet;
 
 impl View {
     /// All rows of an item (of one frame of a video), the newest first, failed ones included.
@@ -22,16 +23,24 @@ impl View {
     /// The rows of captioned items that `filter` lets through, the newest first; the score is 0.
     pub fn newest(&self, filter: &Filter, count: usize) -> Vec<Found> {
         let mut rows: Vec<(i64, Place)> = Vec::new();
+        let mut any_answers = false;
         for place in self.places() {
             let standing = self.standing[place.segment as usize][place.row as usize];
             if standing.has_caption {
                 let (segment, record) = self.row(place);
                 if filter.is_open() || filter.lets_through(segment, &record, standing.latest) {
                     rows.push((record.finished, place));
+                    any_answers |= record.asked != 0;
                 }
             }
         }
         let newest_first = |one: &(i64, Place), other: &(i64, Place)| (other.0, one.1).cmp(&(one.0, other.1));
+        if any_answers {
+            // An item with several texts stands once, with the newest.
+            rows.sort_unstable_by(newest_first);
+            let mut seen = HashSet::new();
+            rows.retain(|(_, place)| seen.insert(self.row(*place).1.key));
+        }
         if count < rows.len() && count > 0 {
             rows.select_nth_unstable_by(count - 1, newest_first);
         }

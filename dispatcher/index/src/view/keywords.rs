@@ -3,7 +3,7 @@
 use super::{Found, Place, View};
 use crate::Filter;
 use crate::words::words;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// How soon more occurrences of a word stop to count.
 const SATURATION: f32 = 1.2;
@@ -36,6 +36,9 @@ impl View {
         found.sort_unstable_by(|one, other| {
             other.score.total_cmp(&one.score).then_with(|| one.place.cmp(&other.place))
         });
+        // A picture stands once, with the text that fits best.
+        let mut seen = HashSet::new();
+        found.retain(|found| seen.insert(self.row(found.place).1.key));
         found.truncate(count);
         found
     }

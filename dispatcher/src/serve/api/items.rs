@@ -1,6 +1,6 @@
 //! One picture or frame: what the archive knows of it.
 
-use super::{item, name};
+use super::{asking, item, name};
 use crate::serve::Service;
 use crate::serve::http::extract::Asked;
 use crate::serve::http::operation::Operation;
@@ -73,6 +73,24 @@ pub(super) struct Record {
     finished_at: String,
     /// Rows of this item, this one included: of other prompts, models, bytes or times.
     rows: usize,
+    /// What runs with questions said of it, the newest first.
+    answered: Vec<Answered>,
+}
+
+/// Runs whose answers are told.
+const MOST_ANSWERED: usize = 50;
+
+/// What one run said.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Answered {
+    /// The run.
+    run: String,
+    /// Names what was asked: the row's `prompt_hash`.
+    asked: String,
+    /// Question by question.
+    answers: Vec<asking::Told>,
+    /// The values of questions that have a name.
+    fields: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -88,8 +106,31 @@ async fn record(
     let rows =
         service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
     let count = rows.len();
+    let answered = answered(&rows);
     let newest = rows.into_iter().next().ok_or_else(|| Problem::missing("no row"))?;
-    Ok(Json(Record { rows: count, ..Record::from(newest) }))
+    Ok(Json(Record { rows: count, answered, ..Record::from(newest) }))
+}
+
+/// What each run said, the newest first; an answer given again by the same run counts once.
+fn answered(rows: &[Row]) -> Vec<Answered> {
+    let mut answered: Vec<Answered> = Vec::new();
+    for row in rows {
+        let (run, asked) = (row.run.to_string(), &row.prompt_hash);
+        if row.answers.is_none() || answered.iter().any(|known| known.run == run && known.asked == *asked) {
+            continue;
+        }
+        let answers = row.answers.iter().flatten().cloned().map(asking::Told::from).collect();
+        answered.push(Answered {
+            run,
+            asked: asked.clone(),
+            answers,
+            fields: asking::values(row.fields.as_deref()),
+        });
+        if answered.len() == MOST_ANSWERED {
+            break;
+        }
+    }
+    answered
 }
 
 impl From<Row> for Record {
@@ -117,6 +158,7 @@ impl From<Row> for Record {
             job: row.job.to_string(),
             finished_at: row.finished_at.to_string(),
             rows: 1,
+            answered: Vec::new(),
         }
     }
 }

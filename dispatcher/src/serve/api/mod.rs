@@ -1,6 +1,7 @@
 //! The API: one file a resource.
 
 mod answers;
+mod asking;
 mod events;
 mod failures;
 mod items;

@@ -13,7 +13,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::routing::{get, post};
-use captionfleet_proto::job::{Prompt, RunId};
+use captionfleet_proto::job::RunId;
 use captionfleet_proto::manifest::RunManifest;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -253,11 +253,7 @@ fn summary(service: &Service, manifest: &RunManifest, marks: Marks, jobs_done: u
         run: manifest.run.to_string(),
         created_at: manifest.created_at.to_string(),
         source: manifest.source.clone(),
-        question: match &manifest.prompt {
-            Prompt::Caption => None,
-            Prompt::Ask { question } => Some(question.clone()),
-            Prompt::Raw { template } => Some(template.clone()),
-        },
+        question: manifest.prompt.in_words(),
         items: manifest.items,
         jobs: manifest.jobs,
         jobs_done,

@@ -1,5 +1,6 @@
 //! Submitting a run.
 
+use super::asking;
 use crate::catalog::Source;
 use crate::config::settings::WorkSettings;
 use crate::plan::Wish;
@@ -13,7 +14,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, delete, get, post};
-use captionfleet_proto::job::{Prompt, RunId, Sampling};
+use captionfleet_proto::job::{Question, RunId, Sampling};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -35,6 +36,14 @@ pub(super) struct Submission {
     /// Ask this about every picture instead of captioning it.
     #[schemars(length(min = 1, max = 1024))]
     question: Option<String>,
+    /// Answers to choose from: the likeliest is taken.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    choices: Vec<String>,
+    /// More questions about every picture, as jobs have them.
+    #[serde(default)]
+    #[schemars(length(max = 1000))]
+    questions: Vec<Question>,
     /// Longest caption in tokens.
     #[schemars(range(min = 1, max = 4096))]
     max_tokens: Option<u32>,
@@ -162,14 +171,7 @@ fn settings(service: &Service, submission: &Submission) -> Result<WorkSettings, 
         }
         sources.push(source);
     }
-    let prompt = match submission.question.as_deref().map(str::trim) {
-        None => Prompt::Caption,
-        Some("") => return Err(Problem::bad("question: it is empty")),
-        Some(question) if question.len() > 4096 => {
-            return Err(Problem::bad("question: longer than 4096 bytes"));
-        }
-        Some(question) => Prompt::Ask { question: question.to_owned() },
-    };
+    let prompt = asking::prompt(submission.question.as_deref(), &submission.choices, &submission.questions)?;
     let within = |value: Option<u32>, most: u32, name: &str| match value {
         Some(value) if !(1..=most).contains(&value) => {
             Err(Problem::bad(format!("{name}: must be 1 to {most}")))

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::{
-    CaptionRequest, CaptionResult, EngineError, EngineHandle, EngineInfo, Priority, Unobserved,
+    Ask, CaptionRequest, CaptionResult, EngineError, EngineHandle, EngineInfo, Priority, Unobserved,
 };
 
 /// How many answers are the same.
@@ -107,19 +107,22 @@ async fn crowd(
 fn measured(info: &EngineInfo, picture: &PreparedPicture, max_tokens: usize) -> CaptionRequest {
     CaptionRequest {
         picture: picture.clone(),
-        prompt: info.prompts.caption.as_str().into(),
-        sampling: SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() },
+        asks: asks(&info.prompts.caption, max_tokens),
         embed: info.embedding_space.is_some(),
         priority: Priority::Bulk,
     }
 }
 
+fn asks(prompt: &str, max_new_tokens: usize) -> Arc<[Ask]> {
+    Ask::alone(prompt.into(), SamplingOptions { max_new_tokens, ..SamplingOptions::default() })
+}
+
 fn company(info: &EngineInfo, picture: &PreparedPicture, random: &mut StdRng) -> CaptionRequest {
     let question = "Is it so? ".repeat(random.random_range(1..8));
     CaptionRequest {
-        prompt: info.prompts.ask.replace("{question}", &question).into(),
+        asks: asks(&info.prompts.ask.replace("{question}", &question), random.random_range(1..40)),
         priority: if random.random_bool(0.2) { Priority::Interactive } else { Priority::Bulk },
-        ..measured(info, picture, random.random_range(1..40))
+        ..measured(info, picture, 1)
     }
 }
 

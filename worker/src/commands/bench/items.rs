@@ -10,7 +10,7 @@ use futures::future::join_all;
 use super::report::Items;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::memory::Meter;
-use crate::engine::{CaptionRequest, EngineError, EngineObserver, Priority, Stage};
+use crate::engine::{Ask, CaptionRequest, EngineError, EngineObserver, Priority, Stage};
 
 /// How full the decode batches were, while there was anything to fill them with.
 #[derive(Default)]
@@ -66,8 +66,7 @@ pub(super) async fn measure(
             if is_random { SamplingOptions { temperature: 1.0, seed, ..sampling } } else { sampling };
         handle.caption(CaptionRequest {
             picture: picture.clone(),
-            prompt: prompt.clone(),
-            sampling,
+            asks: Ask::alone(prompt.clone(), sampling),
             embed,
             priority: Priority::Bulk,
         })

@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::report::Printer;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::memory::Meter;
-use crate::engine::{CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};
+use crate::engine::{Ask, CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};
 
 /// Samples of one run; as many lines are told.
 const SAMPLES: u32 = 30;
@@ -153,15 +153,16 @@ fn request(handle: &EngineHandle, pictures: &[PreparedPicture], random: &mut Std
     } else {
         info.prompts.ask.replace("{question}", &format!("What is the {words}?"))
     };
+    let picture = pictures[random.random_range(0..pictures.len())].clone();
+    let sampling = SamplingOptions {
+        max_new_tokens: random.random_range(1..=LONGEST),
+        temperature: 1.0,
+        seed: random.random(),
+        ..SamplingOptions::default()
+    };
     CaptionRequest {
-        picture: pictures[random.random_range(0..pictures.len())].clone(),
-        prompt: prompt.into(),
-        sampling: SamplingOptions {
-            max_new_tokens: random.random_range(1..=LONGEST),
-            temperature: 1.0,
-            seed: random.random(),
-            ..SamplingOptions::default()
-        },
+        picture,
+        asks: Ask::alone(prompt.into(), sampling),
         embed: info.embedding_space.is_some() && random.random_bool(0.5),
         priority: if random.random_bool(PEOPLE) { Priority::Interactive } else { Priority::Bulk },
     }

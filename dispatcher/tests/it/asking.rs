@@ -1,0 +1,64 @@
+//! Several questions, choices and schemas from the command line, and what of them can be found.
+
+use crate::desk::Desk;
+use std::fs;
+
+#[test]
+fn several_questions_are_one_row_and_runs_stand_side_by_side() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 3, 3);
+    let file = desk.root().join("questions.txt");
+    fs::write(
+        &file,
+        "# what we want to know\nIs there a circle? | yes | no\nWhat color is the background?\n",
+    )
+    .unwrap();
+    let file = file.to_str().unwrap();
+    let asked = desk.caption(&["--ask", "How many objects are there?", "--questions", file]).json();
+    assert_eq!((&asked["ok"], &asked["complete"]), (&3.into(), &true.into()), "{asked}");
+    assert_eq!(
+        desk.caption(&["--ask", "How many objects are there?", "--questions", file]).json()["already_done"],
+        3
+    );
+    let schema = desk.root().join("schema.json");
+    let text = r#"{"type": "object", "properties": {
+        "backdrop": {"enum": ["white", "gray", "black"], "description": "What color is the background?"},
+        "objects": {"type": "integer", "minimum": 1, "maximum": 9}}}"#;
+    fs::write(&schema, text).unwrap();
+    desk.caption(&["--schema", schema.to_str().unwrap()]).json();
+    let rows = desk.rows();
+    let with = |count: usize| {
+        rows.iter().filter(move |row| row.answers.as_ref().is_some_and(|all| all.len() == count))
+    };
+    assert_eq!((rows.len(), with(3).count(), with(2).count()), (6, 3, 3));
+    for row in with(3) {
+        let answers = row.answers.as_ref().unwrap();
+        assert!(["yes", "no"].contains(&&*answers[1].answer) && answers[1].probability.unwrap() >= 0.5);
+    }
+    for row in with(2) {
+        let fields: serde_json::Value = serde_json::from_str(row.fields.as_ref().unwrap()).unwrap();
+        assert!(
+            fields["backdrop"].is_string()
+                && fields["objects"].as_u64().is_some_and(|n| (1..=9).contains(&n))
+        );
+    }
+    assert_eq!(desk.verify().json()["whole"], true);
+    // The first run's answers are found although a later run said other things of the same pictures.
+    let found = desk.run(["search", "circle", "--keywords", "--archive", "archive", "--json"]).json();
+    assert_eq!(found["hits"].as_array().map(Vec::len), Some(3), "{found}");
+}
+
+#[test]
+fn what_cannot_be_asked_is_named() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 1, 3);
+    for (args, expected) in [
+        (vec!["--ask", "a?", "--choices", "red,red"], "names an answer twice"),
+        (vec!["--questions", "nowhere.txt"], "cannot be read"),
+        (vec!["--schema", "pictures"], "--schema"),
+    ] {
+        let refused = desk.caption(&args);
+        assert_eq!(refused.code, 64, "{args:?}: {}", refused.stderr);
+        assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+    }
+}
