@@ -8,6 +8,7 @@ use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use url::Url;
 
@@ -74,7 +75,13 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
     }
     let config = loader.load().await;
     let path_style = options.s3_path_style.unwrap_or(config.endpoint_url().is_some());
-    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(path_style).build();
+    // The client's own quota for retries is used up by a server that fails half of the time, and then nothing is tried
+    // again at all: pauses between the attempts are what spares the server here.
+    let retries = RetryPartition::custom("captionfleet").token_bucket(TokenBucket::unlimited()).build();
+    let config = aws_sdk_s3::config::Builder::from(&config)
+        .force_path_style(path_style)
+        .retry_partition(retries)
+        .build();
     Ok(Connection { client: Client::from_conf(config), server: server.into() })
 }
 
