@@ -48,16 +48,19 @@ struct Standing {
     has_vectors: bool,
     /// It is the latest that was captioned, or that answered the same questions.
     has_caption: bool,
+    /// It is the latest of all.
+    is_latest: bool,
     /// How the latest of all ended.
     latest: Status,
 }
 
-const OLD: Standing = Standing { has_vectors: false, has_caption: false, latest: Status::Skipped };
+const OLD: Standing =
+    Standing { has_vectors: false, has_caption: false, is_latest: false, latest: Status::Skipped };
 
 /// The rows of one item that count.
 #[derive(Debug, Clone, Copy)]
 struct Item {
-    latest: (i64, Status),
+    latest: (i64, Status, Place),
     vectors: Option<(i64, Place)>,
     caption: Option<(i64, Place)>,
 }
@@ -87,6 +90,7 @@ impl View {
                 standing.latest = item.latest.1;
                 set(standing);
             };
+            mark(item.latest.2, |standing| standing.is_latest = true);
             if let Some((_, place)) = item.vectors {
                 mark(place, |standing| standing.has_vectors = true);
             }
@@ -133,12 +137,12 @@ fn note(
 ) {
     let finished = record.finished;
     let item = items.entry(record.key).or_insert(Item {
-        latest: (finished, record.status),
+        latest: (finished, record.status, place),
         vectors: None,
         caption: None,
     });
     if finished > item.latest.0 {
-        item.latest = (finished, record.status);
+        item.latest = (finished, record.status, place);
     }
     let newer = |known: Option<(i64, Place)>| known.is_none_or(|(known, _)| finished > known);
     if record.code.is_some() && newer(item.vectors) {

@@ -143,6 +143,30 @@ fn the_latest_row_counts_wherever_it_is_and_copies_count_once() {
 }
 
 #[test]
+fn what_failed_last_is_listed_by_its_status() {
+    let shape = Shape::new(1, 8).unwrap();
+    let item = Dice(7).item(shape);
+    let failed = |item, finished| NewRow { status: Status::Failed, ..row(item, finished, None) };
+    let skipped = NewRow { status: Status::Skipped, ..row("skipped", 1, None) };
+    // One never succeeded, one failed after it had been captioned, one was captioned after it had failed twice.
+    let first = [row("later", 1, Some(&item)), failed("never", 2), failed("mended", 1), skipped];
+    let second = [failed("later", 3), failed("mended", 2), row("mended", 4, Some(&item))];
+    let segments = vec![segment(shape, "a", &first), segment(shape, "b", &second)];
+    let list = |segments: Vec<Arc<Segment>>, filter: Filter| {
+        let view = View::new(segments, |_| true);
+        names(&view, view.newest(&filter, 10).into_iter().map(|found| found.place))
+    };
+    let of = |status| Filter { status: Some(status), ..Filter::default() };
+    for segments in [segments.clone(), segments.iter().rev().cloned().collect()] {
+        assert_eq!(list(segments.clone(), of(Status::Failed)), ["later", "never"]);
+        assert_eq!(list(segments.clone(), of(Status::Skipped)), ["skipped"]);
+        assert_eq!(list(segments.clone(), of(Status::Ok)), ["mended"]);
+        let since = Filter { since: Some(3), ..of(Status::Failed) };
+        assert_eq!(list(segments, since), ["later"], "other filters apply to the failed row");
+    }
+}
+
+#[test]
 fn rare_words_weigh_more_and_filters_come_first() {
     let shape = Shape::new(1, 8).unwrap();
     let captions = ["a red star", "a red circle", "a red square on a red ground", "a blue star"];

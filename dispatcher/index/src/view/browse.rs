@@ -2,7 +2,7 @@
 
 use super::{Found, Place, View};
 use crate::Filter;
-use crate::segment::item_key;
+use crate::segment::{Status, item_key};
 use std::collections::HashSet;
 
 impl View {
@@ -20,13 +20,15 @@ impl View {
         rows.into_iter().map(|(_, place)| place).collect()
     }
 
-    /// The rows of captioned items that `filter` lets through, the newest first; the score is 0.
+    /// The rows of captioned items that `filter` lets through, the newest first; the score is 0. A filter for items that
+    /// failed or were skipped finds the rows that say so, which have neither caption nor vectors.
     pub fn newest(&self, filter: &Filter, count: usize) -> Vec<Found> {
+        let without_caption = matches!(filter.status, Some(Status::Failed | Status::Skipped));
         let mut rows: Vec<(i64, Place)> = Vec::new();
         let mut any_answers = false;
         for place in self.places() {
             let standing = self.standing[place.segment as usize][place.row as usize];
-            if standing.has_caption {
+            if if without_caption { standing.is_latest } else { standing.has_caption } {
                 let (segment, record) = self.row(place);
                 if filter.is_open() || filter.lets_through(segment, &record, standing.latest) {
                     rows.push((record.finished, place));
