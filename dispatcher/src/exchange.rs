@@ -8,13 +8,17 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
-/// Publishes `job` and waits at most `patience` for a message that `read` takes for its answer.
+/// Publishes `job` and waits at most `patience` for a message that `read` takes for its answer, or until `gone` says that
+/// nobody wants it any more. Either way the mailbox is closed, and workers drop questions without a mailbox: call this to
+/// its end rather than dropping it.
 pub async fn exchange<T>(
     broker: &dyn Broker,
     topology: &Topology,
     job: &Job,
     patience: Duration,
+    gone: &CancellationToken,
     read: impl Fn(&[u8]) -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let mailbox = broker.open_mailbox(&format!("search-{}", job.id)).await?;
@@ -33,13 +37,17 @@ pub async fn exchange<T>(
             }
         }
     };
-    let answer = tokio::time::timeout(patience, answered).await;
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(patience, answered) => Some(answer),
+        () = gone.cancelled() => None,
+    };
     if let Err(error) = broker.close_mailbox(&mailbox).await {
         tracing::debug!(%error, "the mailbox stays until it expires");
     }
     match answer {
-        Ok(answer) => answer,
-        Err(_) => Err(no_answer(broker, topology, patience).await),
+        None => anyhow::bail!("stopped"),
+        Some(Ok(answer)) => answer,
+        Some(Err(_)) => Err(no_answer(broker, topology, patience).await),
     }
 }
 

@@ -23,9 +23,13 @@ use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// The longest query text, in bytes; the model cuts it far below that.
 const TEXT_BYTES: usize = 4096;
+
+/// How long an interrupted search takes back what it asked the workers.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The answer without an index.
 #[derive(Debug, Serialize)]
@@ -95,7 +99,9 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
     if args.exact && needs_index {
         return Err(UsageError::new("--exact takes one text or one picture, without filters").into());
     }
+    let stop = stopping::on_signal()?;
     let search = Search {
+        stop: &stop,
         settings: &settings,
         uri: &uri,
         wanted: &wanted,
@@ -106,10 +112,13 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         needs_index,
         thumbnails: args.thumbnails,
     };
-    let stop = stopping::on_signal()?;
+    let stopped = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FAREWELL).await;
+    };
     let found = tokio::select! {
         found = search.run() => found?,
-        () = stop.cancelled() => anyhow::bail!("stopped"),
+        () = stopped => anyhow::bail!("stopped"),
     };
     found.show(&search, args.output.json)?;
     Ok(Ended::Well)
@@ -125,6 +134,7 @@ fn checked(text: &str) -> Result<&str, UsageError> {
 
 /// One search.
 struct Search<'a> {
+    stop: &'a CancellationToken,
     settings: &'a FleetSettings,
     uri: &'a ArchiveUri,
     wanted: &'a [Wanted<'a>],
@@ -150,7 +160,8 @@ impl Search<'_> {
             Vec::new()
         } else {
             let _busy = self.display.busy("embedding the query");
-            embedded(self.settings, self.uri, &*archive, stores, self.wanted, self.display, self.patience)
+            let (wanted, patience) = (self.wanted, self.patience);
+            embedded(self.settings, self.uri, &*archive, stores, wanted, self.display, patience, self.stop)
                 .await?
         };
         let space = embedded.first().map(|embedded| embedded.space.clone());
@@ -280,7 +291,8 @@ pub async fn search(
 ) -> anyhow::Result<(Ranking, String)> {
     let stores = Arc::new(Stores::new(settings.storage.clone()));
     let archive = open(&stores, uri).await?;
-    let embedded = embedded(settings, uri, &*archive, stores, &[*wanted], display, patience).await?;
+    let never = CancellationToken::new();
+    let embedded = embedded(settings, uri, &*archive, stores, &[*wanted], display, patience, &never).await?;
     let embedded = embedded.into_iter().next().expect("one query has one embedding");
     compare(&*archive, uri, embedded, display).await
 }

@@ -28,7 +28,7 @@ it with --broker.")]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct SearchArgs {
     /// What to look for
-    #[arg(value_name = "TEXT", required_unless_present = "image")]
+    #[arg(value_name = "TEXT", required_unless_present_any = ["image", "status"])]
     pub text: Option<String>,
 
     /// Look for pictures like this one; together with a text, both count

@@ -6,6 +6,7 @@ use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, Query, RunId, SearchResult};
 use captionfleet_proto::uri::ArchiveUri;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A query's embedding.
 #[derive(Debug, Clone)]
@@ -16,7 +17,7 @@ pub struct Embedded {
     pub space: String,
 }
 
-/// Asks the workers of `broker` to embed `query`, and waits at most `patience`.
+/// Asks the workers of `broker` to embed `query`, and waits at most `patience` and until `gone`.
 pub async fn embed(
     broker: &dyn Broker,
     topology: &Topology,
@@ -24,6 +25,7 @@ pub async fn embed(
     bundle: Option<String>,
     query: Query,
     patience: Duration,
+    gone: &CancellationToken,
 ) -> anyhow::Result<Embedded> {
     let id = new_id()?;
     let mut job = Job::search(id.clone(), RunId::new("search")?, archive.clone(), query);
@@ -32,7 +34,7 @@ pub async fn embed(
         let reply = codec::decode_reply(body)?;
         Ok((reply.job == id).then_some(reply.result))
     };
-    match exchange(broker, topology, &job, patience, read).await? {
+    match exchange(broker, topology, &job, patience, gone, read).await? {
         SearchResult::Ok { embedding, embedding_space, .. } => {
             Ok(Embedded { vectors: embedding, space: embedding_space })
         }

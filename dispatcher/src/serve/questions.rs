@@ -7,6 +7,7 @@ use super::members::Members;
 use crate::archive;
 use crate::exchange::{exchange, new_id};
 use crate::search::query::{Embedded, embed};
+use anyhow::Context as _;
 use axum::http::StatusCode;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{CaptionJob, Job, JobItem, Prompt, Query, RunId};
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// How long a worker may take.
 const PATIENCE: Duration = Duration::from_secs(45);
@@ -56,10 +58,12 @@ impl Questions {
             return Ok(embedded.clone());
         }
         let _seat = self.room.acquire().await.map_err(|_| ending())?;
-        let (broker, topology) = (&*ground.fleet.broker, &ground.fleet.topology);
-        let embedded = embed(broker, topology, &ground.uri, ground.bundle.clone(), query, PATIENCE)
-            .await
-            .map_err(|error| unanswered(&error))?;
+        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
+        let (uri, bundle) = (ground.uri.clone(), ground.bundle.clone());
+        let asking = |gone: CancellationToken| async move {
+            embed(&*broker, &topology, &uri, bundle, query, PATIENCE, &gone).await
+        };
+        let embedded = attended(asking).await.map_err(|error| unanswered(&error))?;
         let mut kept = self.kept();
         if kept.len() >= KEPT {
             kept.clear();
@@ -78,12 +82,15 @@ impl Questions {
         let caption = CaptionJob { prompt, embed: false, ..CaptionJob::new(vec![item]) };
         let mut job = Job::caption(id.clone(), run.clone(), answers.clone(), caption);
         job.bundle.clone_from(&ground.bundle);
-        let read = |body: &[u8]| {
-            let outcome = codec::decode_outcome(body)?;
-            Ok((outcome.job == id).then_some(outcome))
+        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
+        let asking = |gone: CancellationToken| async move {
+            let read = |body: &[u8]| {
+                let outcome = codec::decode_outcome(body)?;
+                Ok((outcome.job == job.id).then_some(outcome))
+            };
+            exchange(&*broker, &topology, &job, PATIENCE, &gone, read).await
         };
-        let (broker, topology) = (&*ground.fleet.broker, &ground.fleet.topology);
-        let outcome = exchange(broker, topology, &job, PATIENCE, read).await.map_err(failed)?;
+        let outcome = attended(asking).await.map_err(failed)?;
         if let Some(reason) = outcome.error {
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "not_answered", reason));
         }
@@ -109,6 +116,19 @@ impl Questions {
     fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Embedded)>> {
         self.embedded.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Asks in a task of its own: a request whose client has left is dropped at any point, and the question must be taken
+/// back all the same.
+async fn attended<T, F>(ask: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<T>
+where
+    T: Send + 'static,
+    F: Future<Output = anyhow::Result<T>> + Send + 'static,
+{
+    let gone = CancellationToken::new();
+    let asking = tokio::spawn(ask(gone.clone()));
+    let _gone = gone.drop_guard();
+    asking.await.context("asking was interrupted; please report this")?
 }
 
 /// The archive that answers go through.

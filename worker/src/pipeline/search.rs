@@ -1,5 +1,7 @@
-//! Search jobs: embed one query and answer whoever asked. They are never retried: the asker waits, and asks again.
+//! Search jobs: embed one query and answer whoever asked. They are never retried: the asker waits, and asks again. An asker
+//! who has left has closed the mailbox; such a job is dropped before it costs the device anything.
 
+use captionfleet_proto::broker::{BrokerErrorKind, Message};
 use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
 
@@ -14,6 +16,10 @@ use crate::telemetry::events;
 impl Pipeline {
     /// Embeds the query and replies, with the vectors or with the reason why there are none.
     pub(super) async fn answer(&self, job: &Job, search: &SearchJob, hand_over: &HandOver) -> Verdict {
+        if self.nobody_asks(&hand_over.message).await {
+            events::search_dropped(&self.metrics, &job.id);
+            return Verdict::Done;
+        }
         let limit = self.options.item_deadline;
         let embedded = timeout(limit, self.embed(job, search, hand_over)).await.unwrap_or_else(|_| {
             Err(("deadline", format!("the query was not embedded within {} s", limit.as_secs_f64())))
@@ -29,6 +35,13 @@ impl Pipeline {
         Tally::add(&self.tally.jobs, 1);
         self.reply(&hand_over.message, &reply).await;
         Verdict::Done
+    }
+
+    /// Whether the mailbox for the answer is gone. A broker that cannot say so leaves it open.
+    pub(super) async fn nobody_asks(&self, message: &Message) -> bool {
+        let Some(mailbox) = &message.reply_to else { return false };
+        let depth = self.broker.depth(mailbox).await;
+        depth.is_err_and(|error| error.kind() == BrokerErrorKind::NoSuchQueue)
     }
 
     async fn embed(

@@ -97,6 +97,12 @@ pub fn item_failed(job: &JobId, item: &str, code: &str, message: &str) {
     tracing::info!(job.id = %job, item.uri = item, error.code = code, error.message = message, "item failed");
 }
 
+/// A search job left the queue unanswered, because whoever asked has left.
+pub fn search_dropped(metrics: &Metrics, job: &JobId) {
+    metrics.jobs.with_label_values(&["search", "cancelled"]).inc();
+    tracing::info!(job.id = %job, "nobody waits for this search any more, its job is dropped");
+}
+
 /// A search job was answered.
 pub fn search_answered(metrics: &Metrics, job: &JobId, failure: Option<(&str, &str)>) {
     match failure {

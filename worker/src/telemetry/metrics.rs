@@ -154,7 +154,7 @@ impl Metrics {
         for outcome in ["done", "already_done", "cancelled", "retried", "dead", "returned"] {
             metrics.jobs.with_label_values(&["caption", outcome]);
         }
-        for outcome in ["done", "failed"] {
+        for outcome in ["done", "failed", "cancelled"] {
             metrics.jobs.with_label_values(&["search", outcome]);
         }
         for stage in ["vision", "prefill", "decode"] {

@@ -57,3 +57,18 @@ async fn a_query_that_cannot_be_embedded_is_answered_too() {
     }
     assert_eq!(worker.stop().await.dead, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_whose_asker_has_left_is_dropped() {
+    let bench = Bench::new().await;
+    let query = Query::Text { text: "a red circle".to_owned() };
+    let job = Job::search(JobId::new("search-1").unwrap(), bench.run.clone(), bench.archive_uri(), query);
+    bench.publish(Lane::Interactive, &job).await;
+    bench.broker.close_mailbox(&bench.mailbox).await.unwrap();
+    let worker = bench.start();
+    let dropped = "captionfleet_worker_jobs_total{kind=\"search\",outcome=\"cancelled\"}";
+    crate::bench::eventually("the job is dropped", async || (worker.metric(dropped) > 0.0).then_some(())).await;
+    assert_eq!(bench.waiting(Lane::Interactive).await, 0);
+    let report = worker.stop().await;
+    assert_eq!((report.jobs, report.dead), (0, 0));
+}

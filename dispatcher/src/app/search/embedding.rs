@@ -16,8 +16,10 @@ use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
-/// Embeds queries by the fleet, or by a worker in this process.
+/// Embeds queries by the fleet, or by a worker in this process; `stop` takes the questions back.
+#[allow(clippy::too_many_arguments, reason = "one caller, and nothing that belongs together")]
 pub(super) async fn embedded(
     settings: &FleetSettings,
     uri: &ArchiveUri,
@@ -26,6 +28,7 @@ pub(super) async fn embedded(
     wanted: &[Wanted<'_>],
     display: Display,
     patience: Duration,
+    stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Embedded>> {
     let model = match (settings.is_remote(), &settings.model) {
         (true, None) => None,
@@ -54,8 +57,9 @@ pub(super) async fn embedded(
         fleet.start_worker(model, WorkerMetrics::new());
     }
     let (broker, topology) = (fleet.broker.clone(), fleet.topology.clone());
-    let asked =
-        queries.into_iter().map(|query| embed(&*broker, &topology, uri, bundle.clone(), query, patience));
+    let asked = queries
+        .into_iter()
+        .map(|query| embed(&*broker, &topology, uri, bundle.clone(), query, patience, stop));
     let embedded = tokio::select! {
         embedded = futures::future::try_join_all(asked) => embedded,
         gone = fleet.worker_gone() => Err(gone),
