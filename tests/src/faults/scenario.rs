@@ -125,7 +125,8 @@ impl Scenario {
     ) -> anyhow::Result<Member> {
         let admin = free_port()?;
         let address = format!("127.0.0.1:{admin}");
-        let options = [&["--slots", "4"], options].concat();
+        let few: &[&str] = if options.contains(&"--slots") { &[] } else { &["--slots", "4"] };
+        let options = [few, options].concat();
         let child = self.fleet.start_worker_through(services, name, &address, &options)?;
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(child.pid());
         Ok(Member { child, admin })

@@ -1,5 +1,6 @@
 //! Search jobs are answered, whatever happens.
 
+use captionfleet_proto::broker::Broker as _;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobId, Lane, Query, SearchReply, SearchResult};
 
@@ -67,7 +68,8 @@ async fn a_query_whose_asker_has_left_is_dropped() {
     bench.broker.close_mailbox(&bench.mailbox).await.unwrap();
     let worker = bench.start();
     let dropped = "captionfleet_worker_jobs_total{kind=\"search\",outcome=\"cancelled\"}";
-    crate::bench::eventually("the job is dropped", async || (worker.metric(dropped) > 0.0).then_some(())).await;
+    crate::bench::eventually("the job is dropped", async || (worker.metric(dropped) > 0.0).then_some(()))
+        .await;
     assert_eq!(bench.waiting(Lane::Interactive).await, 0);
     let report = worker.stop().await;
     assert_eq!((report.jobs, report.dead), (0, 0));
