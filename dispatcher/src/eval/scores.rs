@@ -112,12 +112,14 @@ fn yes_or_no(said: &str) -> Option<i64> {
     }
 }
 
+/// The normal distribution's bound of 95 %.
+const Z: f64 = 1.959_963_984_540_054;
+
 /// Bounds of a share with 95 % confidence, by Wilson's formula.
 pub fn wilson(share: f64, count: usize) -> (f64, f64) {
     if count == 0 {
         return (0.0, 1.0);
     }
-    const Z: f64 = 1.959_963_984_540_054;
     let n = count as f64;
     let scale = 1.0 + Z * Z / n;
     let centre = (share + Z * Z / (2.0 * n)) / scale;

@@ -115,7 +115,7 @@ impl AnswerForm {
         let texts = match self {
             Self::Free | Self::Unended | Self::Boolean => return None,
             Self::Integer { minimum, maximum } => {
-                let whole = |value: i64| value.abs() <= MAX_WHOLE;
+                let whole = |value: i64| (-MAX_WHOLE..=MAX_WHOLE).contains(&value);
                 let (least, most) = (minimum.unwrap_or(-MAX_WHOLE), maximum.unwrap_or(MAX_WHOLE));
                 return (!whole(least) || !whole(most) || least > most)
                     .then_some("has bounds that leave no whole number, or lie beyond 2^53");

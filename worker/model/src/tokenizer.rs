@@ -66,12 +66,12 @@ impl CaptionTokenizer {
     pub fn token_bytes(&self) -> impl Iterator<Item = (u32, Vec<u8>)> {
         let alphabet = byte_alphabet();
         let added = self.inner.get_added_tokens_decoder();
-        self.inner.get_vocab(true).into_iter().filter_map(move |(text, id)| match added.get(&id) {
-            Some(token) => (!token.special).then(|| (id, token.content.clone().into_bytes())),
-            None => {
-                let bytes = text.chars().map(|letter| alphabet.get(&letter).copied());
-                Some((id, bytes.collect::<Option<_>>()?))
+        self.inner.get_vocab(true).into_iter().filter_map(move |(text, id)| {
+            if let Some(token) = added.get(&id) {
+                return (!token.special).then(|| (id, token.content.clone().into_bytes()));
             }
+            let bytes = text.chars().map(|letter| alphabet.get(&letter).copied());
+            Some((id, bytes.collect::<Option<_>>()?))
         })
     }
 
