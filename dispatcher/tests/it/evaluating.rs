@@ -130,7 +130,7 @@ fn the_other_sets_are_read_as_they_are_published() {
     assert_eq!((mean(&report, "reference"), report["all"]["questions"].as_u64()), (0.0, Some(4)), "{report}");
     assert!(mean(&report, "own") >= 0.75, "{report}");
 
-    let lines = |lines: Vec<Value>| lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+    let lines = |lines: Vec<Value>| lines.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
     fs::create_dir_all(desk.root().join("vsr/val2017")).unwrap();
     fs::create_dir_all(desk.root().join("hm/img")).unwrap();
     for (scene, _) in &scenes {
