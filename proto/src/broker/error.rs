@@ -17,8 +17,6 @@ pub enum BrokerErrorKind {
     Unreachable,
     /// The message was returned: no queue of that name exists.
     Unroutable,
-    /// The broker kept refusing responsibility for the message.
-    Nacked,
     /// The broker did not answer in time.
     Timeout,
     /// The queue cannot be declared: it exists with other arguments than ours, or its name is not one.
@@ -34,7 +32,7 @@ pub enum BrokerErrorKind {
 impl BrokerErrorKind {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Nacked | Self::Timeout)
+        matches!(self, Self::Unreachable | Self::Timeout)
     }
 
     fn phrase(self) -> &'static str {
@@ -43,7 +41,6 @@ impl BrokerErrorKind {
             Self::Refused => "the broker refused the login",
             Self::Unreachable => "the broker cannot be reached",
             Self::Unroutable => "there is no queue of that name",
-            Self::Nacked => "the broker kept refusing the message",
             Self::Timeout => "the broker did not answer in time",
             Self::Declare => "the queue cannot be declared",
             Self::NoSuchQueue => "there is no such queue",

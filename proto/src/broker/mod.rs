@@ -43,12 +43,13 @@ pub trait Broker: Send + Sync {
     /// Publishes `message` to `queue` and returns once the broker has confirmed it.
     ///
     /// Call it from many tasks at once: confirms are pipelined over a bounded window, and callers beyond the
-    /// window wait. While the broker is away or blocked the call waits too (see [`Broker::state`]); dropping
-    /// the future gives up waiting, the message may or may not have arrived.
+    /// window wait. While the broker is away or blocked, or keeps refusing the message because the queue is full or has
+    /// lost its majority, the call waits too (see [`Broker::state`]); dropping the future gives up waiting, the message
+    /// may or may not have arrived.
     ///
     /// # Errors
-    /// [`BrokerErrorKind::Unroutable`] if there is no such queue, [`BrokerErrorKind::Nacked`] if the broker
-    /// keeps refusing the message, [`BrokerErrorKind::Closed`] after [`Broker::close`].
+    /// [`BrokerErrorKind::Unroutable`] if there is no such queue, [`BrokerErrorKind::Closed`] after
+    /// [`Broker::close`].
     async fn publish(&self, queue: &QueueName, message: Message) -> Result<(), BrokerError>;
 
     /// Starts consuming `queue`, holding at most `prefetch` (at least 1) unsettled deliveries at a time.

@@ -21,9 +21,10 @@ use super::publisher::{PublisherOptions, Request, Stall};
 use super::returns::{Acked, Published, Returns, Verdict};
 use crate::broker::{BrokerError, BrokerErrorKind};
 
-/// Refusals of one message before the caller hears of it. With the pauses below this is some 18 s, longer than a
-/// queue takes to find a new leader.
-const MAX_NACKS: u32 = 12;
+/// Refusals of one message after which the state says so. With the pauses below this is some 18 s, longer than a queue
+/// takes to find a new leader. Refusals pass, when a full queue is consumed from or a majority is back, so nothing is
+/// ever given up over them.
+const TELL_AFTER_NACKS: u32 = 12;
 /// After so many refusals of a message in a row it is tried over a new connection: a channel can remember a queue's
 /// dead leader for ever.
 const NACKS_PER_CONNECTION: u32 = 3;
@@ -226,18 +227,17 @@ impl Sender {
         end
     }
 
-    /// The broker refused a message: again after a pause, or over another connection, or never.
+    /// The broker refused a message: again after a pause, or over another connection.
     fn refused(&mut self, mut request: Request) -> Result<(), End> {
-        request.nacks += 1;
-        if request.nacks >= MAX_NACKS {
-            let error = request.error(BrokerErrorKind::Nacked);
-            request.answer(Err(error));
-            return Ok(());
-        }
+        request.nacks = request.nacks.saturating_add(1);
         let now = Instant::now();
         let replace = request.nacks.is_multiple_of(NACKS_PER_CONNECTION)
             && self.last_replacement.is_none_or(|last| now - last >= REPLACE_EVERY);
         let reason = format!("the broker keeps refusing messages for queue {}", request.queue);
+        if request.nacks >= TELL_AFTER_NACKS {
+            let told = format!("{reason}: it is full, or has lost the majority of its replicas");
+            self.stall.set(Some(told));
+        }
         let pause = (Duration::from_millis(50) * (1 << request.nacks.min(8))).min(MAX_NACK_PAUSE);
         self.resting.push((now + pause, request));
         if replace { Err(End::Replace(reason)) } else { Ok(()) }
