@@ -59,6 +59,7 @@ fn row(number: usize, run: &RunId, job: &JobId, seed: &mut u64) -> Row {
         embedding: Some(embedding),
         embedding_space: Some("made/32x256".to_owned()),
         bundle: Some("made".to_owned()),
+        adapter: None,
         prompt_hash: "0".repeat(16),
         duplicate_of: None,
         run: run.clone(),

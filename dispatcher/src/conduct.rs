@@ -11,7 +11,7 @@ use crate::publish::{self, Destination, Gate, publish};
 use crate::report::Report;
 use crate::submission::{self, About};
 use crate::telemetry::Metrics;
-use crate::{archive, staging, tracks};
+use crate::{adapter, archive, staging, tracks};
 use captionfleet_proto::broker::QueueName;
 use captionfleet_proto::job::{JobId, Lane};
 use captionfleet_proto::layout;
@@ -133,6 +133,9 @@ impl Submission<'_> {
 
     /// Copies local pictures to where the fleet can read them.
     async fn stage(&mut self) -> anyhow::Result<()> {
+        if let Some(wanted) = &mut self.prepared.wish.adapter {
+            *wanted = adapter::stage(&*self.prepared.archive, &self.settings.archive, wanted).await?;
+        }
         let plan = &mut self.prepared.plan;
         let continued = plan.continued.iter_mut().flat_map(|run| &mut run.jobs);
         let jobs = continued.chain(plan.new_run.iter_mut().flat_map(|run| &mut run.jobs)).collect();

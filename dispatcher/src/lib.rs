@@ -9,6 +9,7 @@
 //! What is not here: tensors, and any client library of a broker or a bucket. Without a broker the worker's library runs
 //! in this process over the embedded queue, and everything else stays the same.
 
+pub mod adapter;
 pub mod app;
 pub mod archive;
 pub mod catalog;

@@ -1,5 +1,6 @@
 //! What comes before the first job: listing, reading the archive, comparing.
 
+use crate::adapter;
 use crate::archive;
 use crate::catalog::{self, Catalog};
 use crate::config::settings::WorkSettings;
@@ -38,6 +39,9 @@ pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display)
     let archive = archive::open(stores, &settings.archive).await?;
     let model = model(settings, stores, display).await?;
     let mut wish = settings.wish.clone();
+    if let Some(uri) = &settings.adapter {
+        wish.adapter = Some(adapter::resolve(stores, uri).await?);
+    }
     if let Some(model) = &model {
         wish.bundle = Some(model.id());
         if wish.embed && model.embedding_space().is_none() {

@@ -102,6 +102,7 @@ fn message(
         items: planned.items.clone(),
         prompt: run.prompt.clone(),
         max_tokens: run.max_tokens,
+        adapter: run.adapter.clone(),
         embed: run.embed,
         thumbnails: run.thumbnails.unwrap_or(false),
     };

@@ -162,6 +162,7 @@ mod tests {
         let wish = Wish {
             prompt: Prompt::Caption,
             max_tokens: None,
+            adapter: None,
             embed: true,
             bundle: None,
             sample: Sampling::default(),

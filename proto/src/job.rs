@@ -3,6 +3,7 @@
 //! The JSON spelling of these types is the public interface; `proto/README.md` shows it by example,
 //! `proto/schema/job.json` is generated from them, and golden files pin it.
 
+mod adapter;
 mod caption;
 mod ids;
 mod questions;
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
+pub use adapter::JobAdapter;
 pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt, QUESTION_PLACEHOLDER};
 pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
 pub use questions::{AnswerForm, MAX_CHOICES, MAX_QUESTIONS, Question, problem_of};
@@ -131,6 +133,7 @@ struct FlatJob {
     items: Option<Vec<JobItem>>,
     prompt: Option<Prompt>,
     max_tokens: Option<u32>,
+    adapter: Option<JobAdapter>,
     embed: Option<bool>,
     thumbnails: Option<bool>,
     query: Option<Query>,
@@ -158,6 +161,7 @@ impl<'de> Deserialize<'de> for Job {
                     items: flat.items.ok_or_else(|| D::Error::missing_field("items"))?,
                     prompt: flat.prompt.unwrap_or_default(),
                     max_tokens: flat.max_tokens,
+                    adapter: flat.adapter,
                     embed: flat.embed.unwrap_or(true),
                     thumbnails: flat.thumbnails.unwrap_or(false),
                 })

@@ -8,6 +8,7 @@
 //! parts/RUN/JOB.parquet          the rows of one job
 //! quarantine/RUN/JOB.json        marker of a job that is being run item by item
 //! staged/ab/abcdef…              a local picture copied for remote workers, by its sha256
+//! adapters/abcdef…/NAME          a local adapter copied for remote workers, by its digest
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
 //! queries/answers/               an archive for answers to questions about one picture, each gone once it was read
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
@@ -24,8 +25,18 @@ use crate::job::{JobId, RunId};
 use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 9] =
-    ["runs", "parts", "quarantine", "staged", "queries", "videos", "thumbnails", "index", "evaluations"];
+pub const TOP_FOLDERS: [&str; 10] = [
+    "runs",
+    "parts",
+    "quarantine",
+    "staged",
+    "adapters",
+    "queries",
+    "videos",
+    "thumbnails",
+    "index",
+    "evaluations",
+];
 /// Everything that describes runs.
 pub const RUNS_PREFIX: &str = "runs/";
 /// Where the search index keeps its segments.
@@ -104,6 +115,16 @@ pub fn quarantine(run: &RunId, job: &JobId) -> String {
 /// `sha256` is 64 lowercase hexadecimal digits; the first two spread the objects over folders.
 pub fn staged(sha256: &str) -> String {
     by_digest("staged", sha256)
+}
+
+/// The folder of a local adapter copied into the archive for workers on other machines.
+pub fn adapter_folder(sha256: &str) -> String {
+    format!("adapters/{sha256}")
+}
+
+/// A file of such an adapter.
+pub fn adapter_file(sha256: &str, name: &str) -> String {
+    format!("{}/{name}", adapter_folder(sha256))
 }
 
 /// A picture given to a search, kept while its query job runs.

@@ -14,6 +14,7 @@ pub mod broker;
 pub mod codec;
 #[cfg(feature = "testing")]
 pub mod conformance;
+pub mod examples;
 pub mod job;
 pub mod layout;
 pub mod manifest;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 pub use items::{PlannedItem, read_items, write_items};
 
-use crate::job::{Prompt, RunId, Sampling};
+use crate::job::{JobAdapter, Prompt, RunId, Sampling};
 
 /// One submission: what was asked of which sources, and how much it came to. Written once, before the first job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -30,6 +30,9 @@ pub struct RunManifest {
     /// Longest answer in tokens; absent: the worker's own limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// The adapter that the model uses, if one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<JobAdapter>,
     /// Whether rows get embeddings.
     pub embed: bool,
     /// Id of the bundle that must serve the run, if one was required.

@@ -95,6 +95,8 @@ pub struct Row {
     pub embedding_space: Option<String>,
     /// Id of the bundle that served the job.
     pub bundle: Option<String>,
+    /// Digest of the adapter that the model used, if the job asked for one.
+    pub adapter: Option<String>,
     /// What was asked, see [`crate::job::Prompt::prompt_hash`].
     pub prompt_hash: String,
     /// The item whose row holds the answer, when this one was skipped as its duplicate.

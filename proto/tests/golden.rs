@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{
-    AnswerForm, CaptionJob, Job, JobId, JobItem, Prompt, Query, Question, RunId, Sampling, SearchReply,
-    SearchResult, VERSION,
+    AnswerForm, CaptionJob, Job, JobAdapter, JobId, JobItem, Prompt, Query, Question, RunId, Sampling,
+    SearchReply, SearchResult, VERSION,
 };
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
@@ -98,7 +98,10 @@ fn caption_jobs() {
     caption.prompt = Prompt::Ask { question: "What colour is the boat?".to_owned() };
     caption.max_tokens = Some(24);
     caption.embed = false;
-    let mut ask = Job::caption(id("boat-1"), run(), archive(), caption.clone());
+    let uri = ItemUri::parse("s3://models/boats").unwrap();
+    let adapter = Some(JobAdapter::of(uri, [&b"settings"[..], &b"weights"[..]]));
+    let adapted = CaptionJob { adapter, ..caption.clone() };
+    let mut ask = Job::caption(id("boat-1"), run(), archive(), adapted);
     ask.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736".to_owned();
     pin_job("job-ask.json", &ask);
 
@@ -215,6 +218,7 @@ fn manifests() {
         prompt: Prompt::Caption,
         prompt_hash: Prompt::Caption.prompt_hash(None),
         max_tokens: None,
+        adapter: None,
         embed: true,
         bundle: None,
         sample: Some(Sampling::default()),
@@ -255,6 +259,7 @@ fn rows() -> Vec<Row> {
         embedding: Some([0.5, -0.5, 0.5, 0.5, 1.0, 0.0, -0.0, 6.1e-5].map(f16::from_f32).to_vec()),
         embedding_space: Some("blip2-itc/2x4/5f70bf18a086".to_owned()),
         bundle: Some("5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef".to_owned()),
+        adapter: None,
         prompt_hash: Prompt::Caption.prompt_hash(None),
         duplicate_of: None,
         run: run(),
@@ -287,6 +292,7 @@ fn rows() -> Vec<Row> {
         frame_ms: Some(12_000),
         span_ms: Some(9000),
         frames: Some(9),
+        adapter: Some("0a".repeat(32)),
         embedding: Some([0.0, 1.0, 0.0, 0.0, 0.25, 0.25, 0.75, -0.75].map(f16::from_f32).to_vec()),
         ..ok.clone()
     };

@@ -8,8 +8,14 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 
 /// Fills `folder` with `count` scenes.
 pub(crate) fn scenes(folder: &Path, count: usize, seed: u64) -> Vec<ExportedScene> {
-    let options =
-        ExportOptions { count, seed, split: Split::HeldOut, format: FileFormat::Mixed, distinct: true };
+    let options = ExportOptions {
+        count,
+        seed,
+        split: Split::HeldOut,
+        format: FileFormat::Mixed,
+        distinct: true,
+        new_share: 0.0,
+    };
     export(&options, folder).unwrap()
 }
 

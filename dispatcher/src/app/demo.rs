@@ -100,6 +100,7 @@ fn draw(seed: u64, count: u32, place: &Place) -> anyhow::Result<Vec<ExportedScen
         split: Split::HeldOut,
         format: FileFormat::Mixed,
         distinct: true,
+        new_share: 0.0,
     };
     std::fs::create_dir_all(&place.pictures)?;
     export(&options, &place.pictures)
@@ -117,11 +118,19 @@ impl Demo {
         WorkSettings {
             sources: vec![Source::Local(source.to_owned())],
             archive: self.place.archive.clone(),
-            wish: Wish { prompt, max_tokens: None, embed: true, bundle: None, sample: Sampling::default() },
+            wish: Wish {
+                prompt,
+                max_tokens: None,
+                adapter: None,
+                embed: true,
+                bundle: None,
+                sample: Sampling::default(),
+            },
             job_size: 8,
             pictures_only: false,
             retry_failed: false,
             thumbnails: false,
+            adapter: None,
             fleet: self.fleet.clone(),
         }
     }

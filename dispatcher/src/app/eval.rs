@@ -2,10 +2,11 @@
 
 use super::caption::{Manner, work};
 use super::stopping;
+use crate::adapter;
 use crate::archive;
 use crate::catalog::Source;
 use crate::config::eval_args::EvalArgs;
-use crate::config::settings::{self, WorkSettings};
+use crate::config::settings::{self, WorkSettings, adapter_uri};
 use crate::config::{FleetSettings, UsageError};
 use crate::eval::report::Answered;
 use crate::eval::{Benchmark, Case, Report, plot};
@@ -60,6 +61,7 @@ pub async fn run(args: EvalArgs) -> anyhow::Result<Ended> {
         pictures_only: false,
         retry_failed: false,
         thumbnails: false,
+        adapter: args.adapter.as_deref().map(adapter_uri).transpose()?,
         fleet: fleet_settings,
     };
     let display = Display::choose(args.output.quiet || args.output.json);
@@ -91,6 +93,7 @@ fn draw(args: &EvalArgs) -> anyhow::Result<()> {
         split: Split::HeldOut,
         format: FileFormat::Png,
         distinct: true,
+        new_share: 0.0,
     };
     let folder = args.data.join("pictures");
     std::fs::create_dir_all(&args.data)
@@ -119,6 +122,7 @@ fn wish(args: &EvalArgs, set: Benchmark) -> Wish {
         } else {
             Prompt::Questions { questions: Vec::new(), template }
         },
+        adapter: None,
         max_tokens: (!captions).then_some(args.max_tokens),
         embed: false,
         bundle: None,
@@ -143,6 +147,9 @@ async fn answer(
         display.remark(demo_model::NOTICE);
     }
     let mut wish = settings.wish.clone();
+    if let Some(uri) = &settings.adapter {
+        wish.adapter = Some(adapter::resolve(stores, uri).await?);
+    }
     wish.bundle = model.as_ref().map(Model::id);
     let items = items(cases)?;
     let run = run_id(&wish, &items)?;

@@ -79,6 +79,10 @@ pub struct WorkArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_tokens: Option<u32>,
 
+    /// A LoRA adapter that the model shall use: a folder as peft and `worker finetune` write it, a .pth file, or s3://…
+    #[arg(long, value_name = "URI")]
+    pub adapter: Option<String>,
+
     /// Make no embeddings; such pictures cannot be found by `search`
     #[arg(long)]
     pub no_embed: bool,

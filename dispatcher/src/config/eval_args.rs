@@ -35,6 +35,10 @@ pub struct EvalArgs {
     #[arg(long)]
     pub own_prompt: bool,
 
+    /// A LoRA adapter that the model shall use: a folder as peft and `worker finetune` write it, a .pth file, or s3://…
+    #[arg(long, value_name = "URI")]
+    pub adapter: Option<String>,
+
     /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_tokens: u32,

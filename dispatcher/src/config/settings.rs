@@ -6,7 +6,7 @@ use crate::plan::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
 use captionfleet_proto::job::{SampleBy, Sampling};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
-use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_worker::telemetry::admin::AdminAddr;
 use std::fmt;
 
@@ -94,6 +94,8 @@ pub struct WorkSettings {
     pub retry_failed: bool,
     /// Keep frames of videos as small pictures.
     pub thumbnails: bool,
+    /// Where the adapter is that the model shall use.
+    pub adapter: Option<ItemUri>,
     /// Queue, storage and model.
     pub fleet: FleetSettings,
 }
@@ -118,6 +120,7 @@ impl WorkSettings {
         let wish = Wish {
             prompt: args.ask.prompt()?,
             max_tokens: args.max_tokens,
+            adapter: None,
             embed: !args.no_embed,
             bundle: None,
             sample: sampling(&args.video),
@@ -130,6 +133,7 @@ impl WorkSettings {
             pictures_only: args.pictures_only,
             retry_failed: args.retry_failed,
             thumbnails: args.video.thumbnails,
+            adapter: args.adapter.as_deref().map(adapter_uri).transpose()?,
             fleet,
         })
     }
@@ -138,6 +142,17 @@ impl WorkSettings {
     pub fn catalog_options(&self) -> CatalogOptions {
         CatalogOptions { archive: Some(self.archive.clone()), pictures_only: self.pictures_only }
     }
+}
+
+/// The adapter named by the user: an s3:// address, or a path on this machine.
+pub fn adapter_uri(text: &str) -> Result<ItemUri, UsageError> {
+    let parsed = if text.starts_with("s3://") {
+        ItemUri::parse(text.trim_end_matches('/')).map_err(|error| error.to_string())
+    } else {
+        let path = std::path::Path::new(text).canonicalize().map_err(|error| error.to_string());
+        path.and_then(|path| ItemUri::from_path(&path).map_err(|error| error.to_string()))
+    };
+    parsed.map_err(|error| UsageError::new(format!("--adapter {text}: {error}")))
 }
 
 fn sampling(args: &VideoArgs) -> Sampling {

@@ -5,7 +5,7 @@ mod slices;
 
 use crate::catalog::{Catalog, Identity, Item, Unreadable};
 use crate::history::{History, Standing, UnfinishedRun};
-use captionfleet_proto::job::{Job, JobId, JobItem, Prompt, RunId, Sampling};
+use captionfleet_proto::job::{Job, JobAdapter, JobId, JobItem, Prompt, RunId, Sampling};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ItemUri;
 use std::collections::HashMap;
@@ -17,6 +17,8 @@ pub struct Wish {
     pub prompt: Prompt,
     /// Longest answer in tokens.
     pub max_tokens: Option<u32>,
+    /// The adapter that the model shall use.
+    pub adapter: Option<JobAdapter>,
     /// Whether rows need an embedding.
     pub embed: bool,
     /// The bundle that must serve; `None` takes whatever the workers have.
@@ -26,9 +28,9 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// See [`Prompt::prompt_hash`].
+    /// See [`Prompt::prompt_hash`] and [`JobAdapter::prompt_hash`].
     pub fn prompt_hash(&self) -> String {
-        self.prompt.prompt_hash(self.max_tokens)
+        JobAdapter::prompt_hash(self.adapter.as_ref(), self.prompt.prompt_hash(self.max_tokens))
     }
 
     /// Whether rows made as stated also answer this wish.

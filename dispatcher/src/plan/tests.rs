@@ -20,6 +20,7 @@ fn wish() -> Wish {
     Wish {
         prompt: Prompt::Caption,
         max_tokens: None,
+        adapter: None,
         embed: true,
         bundle: Some("b1".to_owned()),
         sample: Sampling::default(),

@@ -54,8 +54,14 @@ impl Desk {
 
     /// Draws pictures into `folder`; different seeds draw different pictures with the same names.
     pub(crate) fn draw(folder: &Path, count: usize, seed: u64) -> Vec<ExportedScene> {
-        let options =
-            ExportOptions { count, seed, split: Split::Train, format: FileFormat::Png, distinct: true };
+        let options = ExportOptions {
+            count,
+            seed,
+            split: Split::Train,
+            format: FileFormat::Png,
+            distinct: true,
+            new_share: 0.0,
+        };
         std::fs::create_dir_all(folder).unwrap();
         let scenes = export(&options, folder).unwrap();
         // The list of what is in them would be an item, too.

@@ -82,6 +82,9 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
     if job.max_tokens.is_some_and(|tokens| !(1..=MAX_TOKENS).contains(&tokens)) {
         return Err(invalid("max_tokens", &format!("must be 1 to {MAX_TOKENS}")));
     }
+    if job.adapter.as_ref().is_some_and(|adapter| !is_digest(&adapter.sha256)) {
+        return Err(invalid("adapter.sha256", "must be 64 lowercase hexadecimal digits"));
+    }
     match &job.prompt {
         Prompt::Caption => Ok(()),
         Prompt::Ask { question: text } => question("prompt.question", text),
@@ -105,6 +108,10 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
             Ok(())
         }
     }
+}
+
+fn is_digest(digest: &str) -> bool {
+    digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 fn questions(field: &str, questions: &[Question]) -> Result<(), DecodeError> {
@@ -131,8 +138,7 @@ fn job_item(field: &str, item: &JobItem) -> Result<(), DecodeError> {
     if item.etag.as_ref().is_some_and(|etag| etag.len() > MAX_ETAG_BYTES) {
         return fail("etag", &format!("has more than {MAX_ETAG_BYTES} bytes"));
     }
-    let is_hex = |digest: &str| digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    if item.sha256.as_ref().is_some_and(|digest| digest.len() != 64 || !is_hex(digest)) {
+    if item.sha256.as_ref().is_some_and(|digest| !is_digest(digest)) {
         return fail("sha256", "must be 64 lowercase hexadecimal digits");
     }
     // Parquet's integers are signed, so that Spark and others read them.

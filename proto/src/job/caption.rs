@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Question, Sampling};
+use super::{JobAdapter, Question, Sampling};
 use crate::uri::ItemUri;
 
 /// Where the picture goes in a raw prompt.
@@ -27,6 +27,9 @@ pub struct CaptionJob {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 4096))]
     pub max_tokens: Option<u32>,
+    /// The adapter that the model uses; absent: the model as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<JobAdapter>,
     /// Whether rows get an embedding.
     #[serde(default = "yes")]
     pub embed: bool,
@@ -189,16 +192,24 @@ impl Prompt {
 impl CaptionJob {
     /// A job that captions and embeds `items` with the worker's own limits.
     pub fn new(items: Vec<JobItem>) -> Self {
-        Self { items, prompt: Prompt::default(), max_tokens: None, embed: true, thumbnails: false }
+        Self {
+            items,
+            prompt: Prompt::default(),
+            max_tokens: None,
+            adapter: None,
+            embed: true,
+            thumbnails: false,
+        }
     }
 
-    /// See [`Prompt::prompt_hash`].
+    /// See [`Prompt::prompt_hash`] and [`JobAdapter::prompt_hash`].
     pub fn prompt_hash(&self) -> String {
-        self.prompt.prompt_hash(self.max_tokens)
+        JobAdapter::prompt_hash(self.adapter.as_ref(), self.prompt.prompt_hash(self.max_tokens))
     }
 
     /// The hash in the item's row: that of the job, unless the item has questions of its own.
     pub fn prompt_hash_of(&self, item: &JobItem) -> String {
-        self.prompt.hash_with(&item.questions, self.max_tokens)
+        let plain = self.prompt.hash_with(&item.questions, self.max_tokens);
+        JobAdapter::prompt_hash(self.adapter.as_ref(), plain)
     }
 }

@@ -22,6 +22,7 @@ pub(super) const FORMAT: Format = Format {
         "stop_reason",
         "embedding_space",
         "bundle",
+        "adapter",
         "prompt_hash",
         "run",
         "job",
@@ -31,7 +32,7 @@ pub(super) const FORMAT: Format = Format {
 };
 
 /// All columns but the embedding.
-pub(super) const NARROW: [&str; 26] = [
+pub(super) const NARROW: [&str; 27] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -52,6 +53,7 @@ pub(super) const NARROW: [&str; 26] = [
     "stop_reason",
     "embedding_space",
     "bundle",
+    "adapter",
     "prompt_hash",
     "duplicate_of",
     "run",
@@ -87,6 +89,7 @@ pub fn schema(shape: EmbeddingShape) -> Result<Arc<Schema>, TableError> {
         embedding,
         optional("embedding_space", DataType::Utf8),
         optional("bundle", DataType::Utf8),
+        optional("adapter", DataType::Utf8),
         required("prompt_hash", DataType::Utf8),
         optional("duplicate_of", DataType::Utf8),
         required("run", DataType::Utf8),

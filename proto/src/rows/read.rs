@@ -61,6 +61,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
     let (mean_logprob, stop_reason) = (cells.floats("mean_logprob")?, cells.text("stop_reason")?);
     let embedding = cells.lists(EMBEDDING)?;
     let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
+    let adapter = cells.text("adapter")?;
     let (prompt_hash, duplicate_of) = (cells.text("prompt_hash")?, cells.text("duplicate_of")?);
     let (run, job, trace_id) = (cells.text("run")?, cells.text("job")?, cells.text("trace_id")?);
     let finished_at = cells.time("finished_at")?;
@@ -88,6 +89,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             embedding: embedding.map(|lists| list_at(lists, row)).transpose()?.flatten(),
             embedding_space: embedding_space.owned(row),
             bundle: bundle.owned(row),
+            adapter: adapter.owned(row),
             prompt_hash: prompt_hash.required(row)?.to_owned(),
             duplicate_of: duplicate_of.owned(row),
             run: run.parsed(row)?,

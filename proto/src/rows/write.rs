@@ -47,6 +47,7 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         Arc::new(embeddings(rows, shape)?),
         texts(rows, |row| row.embedding_space.as_deref()),
         texts(rows, |row| row.bundle.as_deref()),
+        texts(rows, |row| row.adapter.as_deref()),
         texts(rows, |row| Some(&row.prompt_hash)),
         texts(rows, |row| row.duplicate_of.as_deref()),
         texts(rows, |row| Some(row.run.as_str())),

@@ -74,7 +74,7 @@ pub fn search(
     let first: Vec<PrefillRow> = prompts
         .iter()
         .enumerate()
-        .map(|(prompt, embeds)| PrefillRow { slot: prompt * width, embeds: embeds.clone() })
+        .map(|(prompt, embeds)| PrefillRow::plain(prompt * width, embeds.clone()))
         .collect();
     let logits = rows_of(&model.prefill(&first, &mut cache)?)?;
     let mut searches: Vec<Search> = prompts.iter().map(|_| Search::new(width, options)).collect();

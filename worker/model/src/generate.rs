@@ -57,11 +57,8 @@ pub fn generate(
         .map(|_| Sampler::new(&options.sampling, options.valid_vocab).with_seen([options.begin]))
         .collect();
     let mut running: Vec<usize> = (0..prompts.len()).collect();
-    let first: Vec<PrefillRow> = prompts
-        .iter()
-        .enumerate()
-        .map(|(slot, embeds)| PrefillRow { slot, embeds: embeds.clone() })
-        .collect();
+    let first: Vec<PrefillRow> =
+        prompts.iter().enumerate().map(|(slot, embeds)| PrefillRow::plain(slot, embeds.clone())).collect();
     let mut logits = model.prefill(&first, &mut cache)?;
     for said in 1.. {
         let mut scores = rows_of(&logits)?.into_iter();

@@ -1,9 +1,9 @@
 //! Keys and values of running sequences: allocated once, in slots, written in place.
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
+use crate::{Adapter, ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
 
 /// The key-value cache of all layers.
 ///
@@ -13,6 +13,8 @@ use crate::{ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
 pub struct KvCache {
     layers: Vec<LayerCache>,
     lengths: Vec<usize>,
+    /// What each slot's keys and values were made with, and its sequence goes on with.
+    adapters: Vec<Option<Arc<Adapter>>>,
     max_len: usize,
 }
 
@@ -64,7 +66,7 @@ impl KvCache {
             })
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
-        Ok(Self { layers, lengths: vec![0; slots], max_len })
+        Ok(Self { layers, lengths: vec![0; slots], adapters: vec![None; slots], max_len })
     }
 
     /// A cache in f32 on the model's device, for callers that run a batch from prefill to end.
@@ -100,6 +102,7 @@ impl KvCache {
     pub fn free(&mut self, slot: usize) {
         if let Some(length) = self.lengths.get_mut(slot) {
             *length = 0;
+            self.adapters[slot] = None;
         }
     }
 
@@ -115,6 +118,7 @@ impl KvCache {
             }
         }
         self.lengths[to] = tokens;
+        self.adapters[to] = self.adapters[from].clone();
         Ok(())
     }
 
@@ -144,6 +148,16 @@ impl KvCache {
                 Ok(Span { slot, held, tokens })
             })
             .collect()
+    }
+
+    /// The adapter of a slot's sequence.
+    pub(crate) fn adapter(&self, slot: usize) -> Option<Arc<Adapter>> {
+        self.adapters.get(slot).cloned().flatten()
+    }
+
+    /// Notes with what a slot's sequence was begun.
+    pub(crate) fn adopt(&mut self, slot: usize, adapter: Option<Arc<Adapter>>) {
+        self.adapters[slot] = adapter;
     }
 
     /// Counts the spans' tokens as held, after every layer has them.

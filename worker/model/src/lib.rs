@@ -5,6 +5,7 @@
 //! the caller's business. The same code is the tiny goldens, the demo model and the full
 //! 3.9-billion-parameter model: every dimension comes from [`ModelConfig`].
 mod activation;
+pub mod adapter;
 mod attention;
 pub mod beam;
 pub mod bundle;
@@ -40,6 +41,7 @@ mod weight_memory;
 mod weights;
 pub mod yardstick;
 
+pub use adapter::{Adapter, AdapterError};
 pub use config::{
     ConfigError, ModelConfig, PhiConfig, ProjectionConfig, QFormerConfig, RetrievalConfig, VisionConfig,
 };

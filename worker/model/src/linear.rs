@@ -30,6 +30,14 @@ impl Linear {
         Self { weight: Matrix::Packed(weight), bias }
     }
 
+    /// A layer made of floats `(outputs, inputs)`: in f32, packed on a CPU.
+    pub(crate) fn of_floats(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        if weight.device().is_cpu() {
+            return Ok(Self::packed(Packed::of_tensor(weight)?, bias));
+        }
+        Ok(Self::dense(weight.clone(), bias))
+    }
+
     pub(crate) fn dense(weight: Tensor, bias: Option<Tensor>) -> Self {
         Self { weight: Matrix::Dense(weight), bias }
     }

@@ -22,6 +22,22 @@ impl LayerNorm {
     }
 }
 
+impl LayerNorm {
+    /// Values of a row.
+    pub(crate) fn width(&self) -> usize {
+        self.weight.elem_count()
+    }
+
+    /// The same norm with other weights or biases.
+    pub(crate) fn changed(&self, weight: Option<Tensor>, bias: Option<Tensor>) -> Self {
+        Self {
+            weight: weight.unwrap_or_else(|| self.weight.clone()),
+            bias: bias.unwrap_or_else(|| self.bias.clone()),
+            eps: self.eps,
+        }
+    }
+}
+
 impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = xs.contiguous()?;
@@ -42,6 +58,18 @@ pub(crate) struct RmsNorm {
 impl RmsNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
         Ok(Self { weight: weights.tensor(width, "weight")?, eps })
+    }
+}
+
+impl RmsNorm {
+    /// Values of a row.
+    pub(crate) fn width(&self) -> usize {
+        self.weight.elem_count()
+    }
+
+    /// The same norm with other weights.
+    pub(crate) fn changed(&self, weight: Tensor) -> Self {
+        Self { weight, eps: self.eps }
     }
 }
 

@@ -5,6 +5,7 @@ use candle_core::{Module, Result, Tensor};
 use crate::{
     ModelError, PhiConfig, WeightError, Weights,
     activation::gelu_tanh,
+    adapter::{LayerAdapter, LowRank, Shares},
     attention::{attend, causal_mask},
     error::DuringStep,
     kv_cache::{KvCache, LayerCache, Span},
@@ -39,28 +40,39 @@ impl Phi {
         })
     }
 
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    pub(crate) fn final_norm(&self) -> &LayerNorm {
+        &self.norm
+    }
+
     /// Embeddings `(T, H)` of token ids.
     pub(crate) fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         self.tokens.rows(ids)
     }
 
     /// Appends the rows' embeddings, one behind the other in `stream` `(T, H)`, to their slots;
-    /// returns the normed stream `(T, H)`. The caller records the new lengths when all went well.
+    /// returns the normed stream `(T, H)`. The caller records the new lengths when all went well. `shares` says which
+    /// rows use which adapter.
     pub(crate) fn forward(
         &self,
         stream: &Tensor,
         spans: &[Span],
         cache: &KvCache,
+        shares: &Shares<'_>,
         probe: Probe,
     ) -> Result<Tensor> {
         let positions: Vec<u32> = spans.iter().flat_map(Span::positions).collect();
         let rotary = self.rotary.rows(&positions)?;
         let mut stream = stream.clone();
         for (index, (layer, cache)) in self.layers.iter().zip(cache.layers()).enumerate() {
-            stream = layer.forward(&stream, spans, &rotary, cache)?;
+            let own = Own { layer: index, shares };
+            stream = layer.forward(&stream, spans, &rotary, cache, own)?;
             probe(Point::LanguageLayer(index + 1), &stream);
         }
-        let normed = self.norm.forward(&stream)?;
+        let normed = shares.through(&self.norm, &stream, |adapter| adapter.final_norm.as_ref())?;
         probe(Point::LanguageNorm, &normed);
         Ok(normed)
     }
@@ -71,8 +83,36 @@ impl Phi {
     }
 }
 
+/// What the rows' adapters have of their own for one layer.
+#[derive(Clone, Copy)]
+struct Own<'a> {
+    layer: usize,
+    shares: &'a Shares<'a>,
+}
+
+impl<'a> Own<'a> {
+    fn through<M: Module + 'a>(
+        self,
+        base: &M,
+        xs: &Tensor,
+        own: impl Fn(&'a LayerAdapter) -> Option<&'a M>,
+    ) -> Result<Tensor> {
+        self.shares.through(base, xs, |adapter| own(adapter.layer(self.layer)?))
+    }
+
+    /// `xs` through a linear layer of the base, with the adapters' changes.
+    fn changed(
+        self,
+        base: &Linear,
+        xs: &Tensor,
+        change: impl Fn(&'a LayerAdapter) -> Option<&'a LowRank>,
+    ) -> Result<Tensor> {
+        self.shares.add(base.forward(xs)?, xs, |adapter| change(adapter.layer(self.layer)?))
+    }
+}
+
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     norm: LayerNorm,
     attention: Attention,
     post_norm: RmsNorm,
@@ -98,11 +138,30 @@ impl Layer {
         spans: &[Span],
         rotary: &RotaryRows,
         cache: &LayerCache,
+        own: Own<'_>,
     ) -> Result<Tensor> {
-        let normed = self.norm.forward(stream)?;
-        let attended = self.post_norm.forward(&self.attention.forward(&normed, spans, rotary, cache)?)?;
-        let fed = self.fc2.forward(&gelu_tanh(&self.fc1.forward(&normed)?)?)?;
+        let normed = own.through(&self.norm, stream, |layer| layer.norm.as_ref())?;
+        let attended = self.attention.forward(&normed, spans, rotary, cache, own)?;
+        let attended = own.through(&self.post_norm, &attended, |layer| layer.post_norm.as_ref())?;
+        let hidden = gelu_tanh(&own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?)?;
+        let fed = own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?;
         (attended + fed)? + stream
+    }
+
+    pub(crate) fn norm(&self) -> &LayerNorm {
+        &self.norm
+    }
+
+    pub(crate) fn query_norm(&self) -> &LayerNorm {
+        &self.attention.query_norm
+    }
+
+    pub(crate) fn key_norm(&self) -> &LayerNorm {
+        &self.attention.key_norm
+    }
+
+    pub(crate) fn post_norm(&self) -> &RmsNorm {
+        &self.post_norm
     }
 }
 
@@ -135,14 +194,18 @@ impl Attention {
         spans: &[Span],
         rotary: &RotaryRows,
         cache: &LayerCache,
+        own: Own<'_>,
     ) -> Result<Tensor> {
         let tokens = normed.dim(0)?;
         // The fused rows are ordered by head: query, key and value of head 0, then of head 1 …
-        let fused = self.query_key_value.forward(normed)?.reshape((tokens, self.heads, 3, self.head_dim))?;
+        let fused = own.changed(&self.query_key_value, normed, |layer| layer.query_key_value.as_ref())?;
+        let fused = fused.reshape((tokens, self.heads, 3, self.head_dim))?;
         let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
-        let queries = rotary.apply(&self.query_norm.forward(&part(0)?)?)?;
+        let queries = own.through(&self.query_norm, &part(0)?, |layer| layer.query_norm.as_ref())?;
+        let queries = rotary.apply(&queries)?;
         let queries = (queries / (self.head_dim as f64).sqrt())?;
-        let keys = rotary.apply(&self.key_norm.forward(&part(1)?)?)?;
+        let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
+        let keys = rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
         let mut start = 0;
         let mut rows = Vec::with_capacity(spans.len());
@@ -155,6 +218,6 @@ impl Attention {
             rows.push(attend(&row(&queries)?, &seen_keys, &seen_values, mask.as_ref())?);
             start += span.tokens;
         }
-        self.dense.forward(&Tensor::cat(&rows, 0)?)
+        own.changed(&self.dense, &Tensor::cat(&rows, 0)?, |layer| layer.dense.as_ref())
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Module, Result, Tensor};
 use crate::{
     ModelConfig, WeightError, Weights,
     linear::Linear,
-    probe::{Point, Probe},
+    probe::{Point, Probe, unwatched},
 };
 
 /// `llama_proj` and `llama_proj2`.
@@ -23,10 +23,24 @@ impl Projector {
         })
     }
 
+    /// From weights `(outputs, inputs)` and biases of both layers, in f32.
+    pub(crate) fn new(first: (&Tensor, Tensor), second: (&Tensor, Tensor)) -> Result<Self> {
+        Ok(Self {
+            first: Linear::of_floats(first.0, Some(first.1))?,
+            second: Linear::of_floats(second.0, Some(second.1))?,
+        })
+    }
+
     /// Image tokens `(B, Q, H)` from Q-Former output `(B, Q, W)`.
-    pub(crate) fn forward(&self, queries: &Tensor, probe: Probe) -> Result<Tensor> {
+    pub(crate) fn watched(&self, queries: &Tensor, probe: Probe) -> Result<Tensor> {
         let hidden = self.first.forward(queries)?;
         probe(Point::Projection, &hidden);
         self.second.forward(&hidden)
+    }
+}
+
+impl Module for Projector {
+    fn forward(&self, queries: &Tensor) -> Result<Tensor> {
+        self.watched(queries, &mut unwatched)
     }
 }

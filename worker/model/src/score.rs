@@ -20,7 +20,7 @@ pub fn score(
         .enumerate()
         .map(|(slot, answer)| {
             let embeds = embed_answer(model, image_tokens, prompt, begin, answer)?;
-            Ok(PrefillRow { slot, embeds })
+            Ok(PrefillRow::plain(slot, embeds))
         })
         .collect::<Result<Vec<_>, ModelError>>()?;
     let Some(longest) = rows.iter().map(|row| row.embeds.dims()[0]).max() else {

@@ -1,8 +1,11 @@
 //! The whole network: picture and prompt in, logits out.
+use std::sync::Arc;
+
 use candle_core::{Device, Module, Tensor};
 
 use crate::{
-    KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
+    Adapter, KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
+    adapter::Shares,
     error::DuringStep,
     kv_cache::Span,
     norm::LayerNorm,
@@ -13,6 +16,9 @@ use crate::{
     vision::VisionTower,
 };
 
+/// The step between vision tower and language model, for messages.
+const PROJECTING: &str = "the Q-Former and the projections";
+
 /// One sequence's first step.
 #[derive(Clone, Debug)]
 pub struct PrefillRow {
@@ -20,6 +26,15 @@ pub struct PrefillRow {
     pub slot: usize,
     /// Its prompt as embeddings `(tokens, hidden)`, from [`TinyGptV::embed_prompt`].
     pub embeds: Tensor,
+    /// With what it is read; the slot's later steps go on with the same.
+    pub adapter: Option<Arc<Adapter>>,
+}
+
+impl PrefillRow {
+    /// A sequence of the model as it is.
+    pub fn plain(slot: usize, embeds: Tensor) -> Self {
+        Self { slot, embeds, adapter: None }
+    }
 }
 
 /// One sequence's next step.
@@ -116,6 +131,18 @@ impl TinyGptV {
         self.image_tokens_watched(features, &mut unwatched)
     }
 
+    /// As [`TinyGptV::image_tokens`], each picture with its adapter's projections, if that has any.
+    pub fn image_tokens_with(
+        &self,
+        features: &Tensor,
+        adapters: &[Option<Arc<Adapter>>],
+    ) -> Result<Tensor, ModelError> {
+        let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
+        let project =
+            |queries: &Tensor| shares.through(&self.projector, queries, |adapter| adapter.projector.as_ref());
+        self.queries(features, &mut unwatched).and_then(|queries| project(&queries)).during(PROJECTING)
+    }
+
     /// The prompt `(T, H)` with one picture's image tokens `(Q, H)` in its place.
     pub fn embed_prompt(&self, prompt: &PromptTokens, image_tokens: &Tensor) -> Result<Tensor, ModelError> {
         let mut parts = Vec::with_capacity(3);
@@ -161,7 +188,9 @@ impl TinyGptV {
         }
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
         let stream = self.embed_tokens(&tokens)?;
-        let normed = self.append(&stream, &spans, cache, &mut unwatched)?;
+        let adapters: Vec<_> = rows.iter().map(|row| cache.adapter(row.slot)).collect();
+        let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
+        let normed = self.append(&stream, &spans, &shares, cache, &mut unwatched)?;
         self.logits(&normed)
     }
 
@@ -174,13 +203,20 @@ impl TinyGptV {
     }
 
     pub(crate) fn image_tokens_watched(&self, features: &Tensor, probe: Probe) -> Result<Tensor, ModelError> {
-        let mut run = || {
-            let normed = self.vision_norm.forward(features)?;
-            probe(Point::VisionNorm, &normed);
-            let queries = self.qformer.queries(&self.queries, &normed, probe)?;
-            self.projector.forward(&queries, probe)
-        };
-        run().during("the Q-Former and the projections")
+        self.queries(features, probe)
+            .and_then(|queries| self.projector.watched(&queries, probe))
+            .during(PROJECTING)
+    }
+
+    /// Output of the Q-Former `(B, Q, W)`.
+    fn queries(&self, features: &Tensor, probe: Probe) -> candle_core::Result<Tensor> {
+        let normed = self.vision_norm.forward(features)?;
+        probe(Point::VisionNorm, &normed);
+        self.qformer.queries(&self.queries, &normed, probe)
+    }
+
+    pub(crate) fn language(&self) -> &Phi {
+        &self.language
     }
 
     /// Logits `(T, vocab)` of normed rows `(T, H)`.
@@ -204,17 +240,24 @@ impl TinyGptV {
         let spans = cache.plan(lengths)?;
         let embeds: Vec<&Tensor> = rows.iter().map(|row| &row.embeds).collect();
         let stream = Tensor::cat(&embeds, 0).during("joining of prompts")?;
-        self.append(&stream, &spans, cache, probe)
+        let shares = rows.iter().zip(&spans).map(|(row, span)| (span.tokens, row.adapter.as_deref()));
+        let normed = self.append(&stream, &spans, &Shares::of(shares), cache, probe)?;
+        for row in rows {
+            cache.adopt(row.slot, row.adapter.clone());
+        }
+        Ok(normed)
     }
 
     fn append(
         &self,
         stream: &Tensor,
         spans: &[Span],
+        shares: &Shares<'_>,
         cache: &mut KvCache,
         probe: Probe,
     ) -> Result<Tensor, ModelError> {
-        let normed = self.language.forward(stream, spans, cache, probe).during("the language model")?;
+        let normed =
+            self.language.forward(stream, spans, cache, shares, probe).during("the language model")?;
         cache.commit(spans);
         Ok(normed)
     }

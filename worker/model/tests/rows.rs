@@ -54,12 +54,11 @@ fn sequences_of_a_batch_equal_sequences_alone() {
     let mut together = cache(&model, 6);
     // Slots in no order, one of them used before.
     let slots = [4, 0, 5, 2];
-    let used = PrefillRow { slot: 5, embeds: prompt(&model, 11, 9) };
+    let used = PrefillRow::plain(5, prompt(&model, 11, 9));
     model.prefill(&[used], &mut together).unwrap();
     together.free(5);
-    let rows: Vec<PrefillRow> = (0..4)
-        .map(|row| PrefillRow { slot: slots[row], embeds: prompt(&model, lengths[row], row as u32) })
-        .collect();
+    let rows: Vec<PrefillRow> =
+        (0..4).map(|row| PrefillRow::plain(slots[row], prompt(&model, lengths[row], row as u32))).collect();
     let mut logits = vec![model.prefill(&rows, &mut together).unwrap()];
     for step in 0..5 {
         let next: Vec<DecodeRow> = slots.iter().map(|&slot| DecodeRow { slot, token: 7 + step }).collect();
@@ -68,7 +67,7 @@ fn sequences_of_a_batch_equal_sequences_alone() {
     for (row, together) in rows.iter().enumerate() {
         let mut alone = cache(&model, 1);
         let embeds = together.embeds.clone();
-        let first = model.prefill(&[PrefillRow { slot: 0, embeds }], &mut alone).unwrap();
+        let first = model.prefill(&[PrefillRow::plain(0, embeds)], &mut alone).unwrap();
         assert_eq!(bits(&first), bits(&logits[0].narrow(0, row, 1).unwrap()), "prefill of row {row}");
         for step in 0..5 {
             let next = model.decode(&[DecodeRow { slot: 0, token: 7 + step }], &mut alone).unwrap();
@@ -83,9 +82,8 @@ fn a_prompt_in_pieces_equals_the_prompt_at_once() {
     let model = model();
     let embeds = prompt(&model, 40, 3);
     let mut cache = cache(&model, 2);
-    let whole = model.prefill(&[PrefillRow { slot: 0, embeds: embeds.clone() }], &mut cache).unwrap();
-    let piece =
-        |start, length| vec![PrefillRow { slot: 1, embeds: embeds.narrow(0, start, length).unwrap() }];
+    let whole = model.prefill(&[PrefillRow::plain(0, embeds.clone())], &mut cache).unwrap();
+    let piece = |start, length| vec![PrefillRow::plain(1, embeds.narrow(0, start, length).unwrap())];
     model.prefill(&piece(0, 17), &mut cache).unwrap();
     let pieces = model.prefill(&piece(17, 23), &mut cache).unwrap();
     let difference = (whole - pieces).unwrap().abs().unwrap().max(1).unwrap().to_vec1::<f32>().unwrap();
@@ -96,7 +94,7 @@ fn a_prompt_in_pieces_equals_the_prompt_at_once() {
 #[test]
 fn a_half_precision_cache_stays_close() {
     let model = model();
-    let rows = [PrefillRow { slot: 0, embeds: prompt(&model, 40, 3) }];
+    let rows = [PrefillRow::plain(0, prompt(&model, 40, 3))];
     let mut exact = cache(&model, 1);
     let mut half = KvCache::new(&model.config().lm, 1, 80, DType::F16, &Device::Cpu).unwrap();
     model.prefill(&rows, &mut exact).unwrap();
@@ -114,13 +112,13 @@ fn steps_that_cannot_be_taken_are_refused_and_change_nothing() {
     let mut cache = KvCache::new(&model.config().lm, 1, 4, DType::F32, &Device::Cpu).unwrap();
     let step = [DecodeRow { slot: 0, token: 5 }];
     assert!(matches!(model.decode(&step, &mut cache), Err(ModelError::Slot { slot: 0, .. })));
-    let long = [PrefillRow { slot: 0, embeds: prompt(&model, 5, 0) }];
+    let long = [PrefillRow::plain(0, prompt(&model, 5, 0))];
     assert!(matches!(model.prefill(&long, &mut cache), Err(ModelError::SlotFull { wanted: 5, .. })));
-    let fitting = [PrefillRow { slot: 0, embeds: prompt(&model, 4, 0) }];
+    let fitting = [PrefillRow::plain(0, prompt(&model, 4, 0))];
     model.prefill(&fitting, &mut cache).unwrap();
     assert!(matches!(model.decode(&step, &mut cache), Err(ModelError::SlotFull { held: 4, .. })));
     cache.free(0);
-    let short = [PrefillRow { slot: 0, embeds: prompt(&model, 3, 0) }];
+    let short = [PrefillRow::plain(0, prompt(&model, 3, 0))];
     model.prefill(&short, &mut cache).unwrap();
     let unknown = [DecodeRow { slot: 0, token: 512 }];
     assert!(matches!(model.decode(&unknown, &mut cache), Err(ModelError::UnknownToken { id: 512, .. })));

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use captionfleet_model::SamplingOptions;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
+use captionfleet_model::{Adapter, SamplingOptions};
 use captionfleet_proto::storage::Stores;
 use captionfleet_world::dice::Dice;
 use captionfleet_world::export::choose;
@@ -40,7 +40,8 @@ pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
     let settings = args.model.engine();
     let engine =
         tokio::task::spawn_blocking(move || start_engine(&bundle, settings, Arc::new(Unobserved))).await??;
-    let evaluation = evaluate(&engine.handle(), &args).await?;
+    let adapter = args.adapter.as_deref().map(|path| engine.handle().open_adapter(path).map(Arc::new));
+    let evaluation = evaluate(&engine.handle(), &args, adapter.transpose()?.as_ref()).await?;
     tokio::task::spawn_blocking(move || engine.join()).await??;
     if args.json {
         say(serde_json::to_string_pretty(&evaluation)?);
@@ -58,13 +59,25 @@ pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn evaluate(engine: &EngineHandle, args: &EvaluateArgs) -> anyhow::Result<Evaluation> {
+async fn evaluate(
+    engine: &EngineHandle,
+    args: &EvaluateArgs,
+    adapter: Option<&Arc<Adapter>>,
+) -> anyhow::Result<Evaluation> {
+    let request = |picture: &PreparedPicture, prompt: &Arc<str>, embed: bool| CaptionRequest {
+        picture: picture.clone(),
+        asks: Ask::alone(prompt.clone(), SamplingOptions::default()),
+        adapter: adapter.cloned(),
+        embed,
+        priority: Priority::Bulk,
+    };
     let options = ExportOptions {
         count: args.count,
         seed: args.seed,
         split: Split::HeldOut,
         format: FileFormat::Png,
         distinct: true,
+        new_share: args.new_share,
     };
     let scenes: Vec<Scene> = choose(&options).into_iter().map(|(_, scene)| scene).collect();
     let pictures: Vec<PreparedPicture> = scenes.iter().map(|scene| draw(scene, engine)).collect();
@@ -115,15 +128,6 @@ async fn evaluate(engine: &EngineHandle, args: &EvaluateArgs) -> anyhow::Result<
 fn draw(scene: &Scene, engine: &EngineHandle) -> PreparedPicture {
     let rgb = render(scene, PICTURE.0, PICTURE.1).into_raw();
     prepare(&Picture { width: PICTURE.0, height: PICTURE.1, rgb }, &engine.info().config)
-}
-
-fn request(picture: &PreparedPicture, prompt: &Arc<str>, embed: bool) -> CaptionRequest {
-    CaptionRequest {
-        picture: picture.clone(),
-        asks: Ask::alone(prompt.clone(), SamplingOptions::default()),
-        embed,
-        priority: Priority::Bulk,
-    }
 }
 
 /// How many pictures score higher than the right one; the score is the best of a picture's vectors.

@@ -1,7 +1,12 @@
 //! `worker scenes`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use captionfleet_proto::examples::{Example, Picture, write_examples};
+use captionfleet_proto::uri::ItemUri;
+use captionfleet_world::export::ExportedScene;
 use captionfleet_world::{ExportOptions, FileFormat, Split, export};
 
 use super::say;
@@ -21,8 +26,32 @@ pub(super) fn run(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
             FileFormatArg::Mixed => FileFormat::Mixed,
         },
         distinct: true,
+        new_share: args.new_share,
     };
     let exported = export(&options, &args.out)?;
     say(format_args!("{} pictures in {}", exported.len(), args.out.display()));
+    if let Some(table) = &args.captions {
+        let examples = examples(&exported, &args.out)?;
+        let bytes = write_examples(&examples)?;
+        std::fs::write(table, bytes).with_context(|| format!("--captions {}", table.display()))?;
+        say(format_args!("{} captions and answers in {}", examples.len(), table.display()));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The plainest caption of each scene, and its questions with their first answer.
+fn examples(scenes: &[ExportedScene], folder: &Path) -> anyhow::Result<Vec<Example>> {
+    let folder = folder.canonicalize()?;
+    let mut examples = Vec::new();
+    for scene in scenes {
+        let picture = Picture::At(ItemUri::from_path(&folder.join(&scene.file))?.to_string());
+        let example = |text: Option<&String>, question: Option<&String>| {
+            Some(Example { picture: picture.clone(), caption: text?.clone(), question: question.cloned() })
+        };
+        examples.extend(example(scene.captions.first(), None));
+        examples.extend(
+            scene.questions.iter().filter_map(|asked| example(asked.answers.first(), Some(&asked.question))),
+        );
+    }
+    Ok(examples)
 }

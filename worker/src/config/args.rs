@@ -139,6 +139,12 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "not a time; write 90s, 30m or 1h30m, for example".to_owned())
 }
 
+/// A number from 0 to 1.
+fn share(text: &str) -> Result<f32, String> {
+    let share: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
+}
+
 /// A sum of money.
 fn price(text: &str) -> Result<f64, String> {
     let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -214,6 +220,10 @@ pub struct RunArgs {
     /// Most memory of one video decoder, such as 4GiB
     #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "CAPTIONFLEET_VIDEO_MEMORY", value_parser = size)]
     pub video_memory: ByteSize,
+
+    /// Most memory of adapters that no job uses at the moment, such as 1GiB
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", env = "CAPTIONFLEET_ADAPTER_MEMORY", value_parser = size)]
+    pub adapter_memory: ByteSize,
 
     /// Seconds to finish running pictures after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CAPTIONFLEET_GRACE")]
@@ -456,6 +466,14 @@ pub struct ScenesArgs {
     #[arg(long, value_enum, default_value = "mixed")]
     pub format: FileFormatArg,
 
+    /// Share of scenes with a colour or shape that the demo model has never seen, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    pub new_share: f32,
+
+    /// Also write captions and questions with answers as a table that `worker finetune` takes
+    #[arg(long, value_name = "FILE")]
+    pub captions: Option<PathBuf>,
+
     /// The folder to fill
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
@@ -482,6 +500,14 @@ pub struct EvaluateArgs {
     /// Another seed draws other scenes
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+
+    /// Share of scenes with a colour or shape that the demo model has never seen, 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    pub new_share: f32,
+
+    /// An adapter to measure with: a folder as peft and `worker finetune` write it, or a .pth file
+    #[arg(long, value_name = "PATH")]
+    pub adapter: Option<PathBuf>,
 
     /// Print one JSON document instead of text
     #[arg(long)]
@@ -525,6 +551,10 @@ pub struct BenchArgs {
     /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_tokens: u32,
+
+    /// Measure decode steps also with adapters of this rank and random numbers: one for all rows, and four and none in turn
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub adapter_rank: Option<u16>,
 
     /// Measure whole pictures only, no single steps
     #[arg(long)]

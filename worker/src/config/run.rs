@@ -60,6 +60,7 @@ impl RunSettings {
             item_deadline: Duration::from_secs(args.item_deadline),
             grace: Duration::from_secs(args.grace),
             max_tokens_default: args.max_tokens,
+            adapter_memory: args.adapter_memory.as_u64(),
             spool: SpoolOptions { folder: args.spool_dir.clone(), max_bytes: args.spool_gib << 30 },
             video_limits: VideoLimits { memory: args.video_memory.as_u64(), ..VideoLimits::default() },
             ..PipelineOptions::default()

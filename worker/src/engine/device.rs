@@ -1,6 +1,7 @@
 //! The device thread: takes requests in, runs the scheduler's next step, answers.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -121,7 +122,7 @@ impl DeviceThread {
                     Ok(sequence) => sequence,
                     Err(error) => return work.fail(error),
                 };
-                let key = key_of(&request.picture);
+                let key = key_of(&request.picture, request.adapter.as_deref());
                 let live = Live { work, key: Some(key), seen: None, sequence: Some(sequence) };
                 return match self.features.get(&key, live.work.embeds()) {
                     Some(seen) => self.admit_seen(live, seen),
@@ -266,6 +267,7 @@ impl DeviceThread {
         if seats.is_empty() || self.fatal.is_some() {
             return;
         }
+        let seats = &*self.by_adapter(seats);
         let logits = contained(stage, || match stage {
             Stage::Prefill => self.prefill(seats),
             _ => self.decode(seats),
@@ -289,6 +291,18 @@ impl DeviceThread {
                 self.seats(stage, second);
             }
         }
+    }
+
+    /// Seats of the same adapter side by side: each adapter's products run once a step. No row's numbers depend on it.
+    fn by_adapter<'a>(&self, seats: &'a [Seat]) -> Cow<'a, [Seat]> {
+        let digest =
+            |seat: &Seat| self.live.get(&seat.request)?.work.adapter().map(|adapter| adapter.digest());
+        if seats.iter().all(|seat| digest(seat).is_none()) {
+            return Cow::Borrowed(seats);
+        }
+        let mut sorted = seats.to_vec();
+        sorted.sort_by_key(digest);
+        Cow::Owned(sorted)
     }
 
     /// Notes that memory ran out, so that the next batches are smaller. True when one row alone does not fit: then this
@@ -319,7 +333,8 @@ impl DeviceThread {
                     .and_then(|live| live.sequence.as_ref().zip(live.seen.as_ref()))
                     .ok_or_else(|| EngineError::Model("a prompt came before its picture".to_owned()))?;
                 let embeds = self.loaded.model.embed_prompt(sequence.prompt(), &seen.image_tokens)?;
-                Ok(PrefillRow { slot: seat.slot, embeds })
+                let adapter = self.live.get(&seat.request).and_then(|live| live.work.adapter().cloned());
+                Ok(PrefillRow { slot: seat.slot, embeds, adapter })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
         self.network.prefill(&rows, &mut self.cache)
@@ -376,10 +391,13 @@ impl DeviceThread {
 
 fn wanted(work: &Work) -> Option<Wanted<'_>> {
     match work {
-        Work::Caption { request, .. } => {
-            Some(Wanted { picture: &request.picture, caption: true, embed: request.embed })
-        }
-        Work::Picture { picture, .. } => Some(Wanted { picture, caption: false, embed: true }),
+        Work::Caption { request, .. } => Some(Wanted {
+            picture: &request.picture,
+            caption: true,
+            embed: request.embed,
+            adapter: request.adapter.as_ref(),
+        }),
+        Work::Picture { picture, .. } => Some(Wanted { picture, caption: false, embed: true, adapter: None }),
         Work::Text { .. } => None,
     }
 }

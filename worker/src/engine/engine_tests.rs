@@ -48,6 +48,7 @@ pub(super) fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> Caption
     CaptionRequest {
         picture: prepare(&picture, loaded().model.config()),
         asks: Ask::alone(prompt.into(), SamplingOptions { max_new_tokens, ..SamplingOptions::default() }),
+        adapter: None,
         embed: true,
         priority: Priority::Bulk,
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use captionfleet_model::Adapter;
 use captionfleet_model::preprocess::PreparedPicture;
 use sha2::{Digest, Sha256};
 
@@ -10,12 +11,15 @@ use super::sequence::Seen;
 /// The pixels that the network sees, hashed.
 pub(super) type PictureKey = [u8; 32];
 
-/// The key of a picture.
-pub(super) fn key_of(picture: &PreparedPicture) -> PictureKey {
+/// The key of a picture as an adapter sees it: most see it as the model does.
+pub(super) fn key_of(picture: &PreparedPicture, adapter: Option<&Adapter>) -> PictureKey {
     let mut hash = Sha256::new();
     hash.update(&picture.caption.rgb);
     if let Some(retrieval) = &picture.retrieval {
         hash.update(&retrieval.rgb);
+    }
+    if let Some(adapter) = adapter.filter(|adapter| adapter.changes_image_tokens()) {
+        hash.update(adapter.digest());
     }
     hash.finalize().into()
 }

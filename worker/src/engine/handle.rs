@@ -1,5 +1,6 @@
 //! The engine as the rest of the worker sees it.
 
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -9,7 +10,7 @@ use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::constraint::{Constraint, ValueForm, Vocabulary};
 use captionfleet_model::preprocess::PreparedPicture;
-use captionfleet_model::{CaptionTokenizer, KvCache, ModelConfig, PromptTemplates, PromptTokens};
+use captionfleet_model::{Adapter, AdapterError, KvCache, ModelConfig, PromptTemplates, PromptTokens};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -62,7 +63,8 @@ pub struct Engine {
 pub struct EngineHandle {
     inbox: Sender<Work>,
     info: Arc<EngineInfo>,
-    tokenizer: CaptionTokenizer,
+    /// The network, for what must fit it.
+    loaded: Arc<LoadedModel>,
     /// Of the first constraint that was asked for.
     vocabulary: Arc<OnceLock<Arc<Vocabulary>>>,
     pulse: Arc<Pulse>,
@@ -116,13 +118,19 @@ impl Engine {
             memory,
             config,
         };
-        let tokenizer = loaded.tokenizer.clone();
         let (inbox, received) = channel();
         let gone = CancellationToken::new();
         let says_gone = gone.clone().drop_guard();
         let pulse = Arc::new(Pulse::default());
-        let device =
-            DeviceThread::new(loaded, network, cache, options, observer, received, Arc::clone(&pulse));
+        let device = DeviceThread::new(
+            Arc::clone(&loaded),
+            network,
+            cache,
+            options,
+            observer,
+            received,
+            Arc::clone(&pulse),
+        );
         let run = move || {
             let _says_gone = says_gone;
             // The device thread is one of its own pool's threads: from outside of a pool every product would wait for
@@ -140,7 +148,7 @@ impl Engine {
         let handle = EngineHandle {
             inbox,
             info: Arc::new(info),
-            tokenizer,
+            loaded,
             vocabulary: Arc::default(),
             pulse,
             gone: gone.clone(),
@@ -185,12 +193,20 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Prompt`] and [`EngineError::PromptTooLong`].
     pub fn check_prompt(&self, prompt: &str, max_new_tokens: usize) -> Result<(), EngineError> {
-        let prompt = PromptTokens::new(&self.tokenizer, prompt)?;
+        let prompt = PromptTokens::new(&self.loaded.tokenizer, prompt)?;
         let tokens = prompt.len_with(self.info.config.qformer.num_query_tokens) + max_new_tokens;
         if tokens > self.info.max_len {
             return Err(EngineError::PromptTooLong { tokens, limit: self.info.max_len });
         }
         Ok(())
+    }
+
+    /// Opens an adapter for the network that serves; reads a file of megabytes.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_adapter(&self, path: &Path) -> Result<Adapter, AdapterError> {
+        self.loaded.adapter(path)
     }
 
     /// Says whether what is asked fits a slot together with its picture.
@@ -201,7 +217,7 @@ impl EngineHandle {
         match &ask.manner {
             // The begin-of-text token stands in front.
             Manner::Exactly(text) => {
-                self.check_prompt(&ask.prompt, answer_tokens(&self.tokenizer, text)?.len() + 1)
+                self.check_prompt(&ask.prompt, answer_tokens(&self.loaded.tokenizer, text)?.len() + 1)
             }
             _ => self.check_prompt(&ask.prompt, ask.sampling.max_new_tokens),
         }
@@ -209,7 +225,7 @@ impl EngineHandle {
 
     /// Allows answers of this form alone, for [`Manner::Within`].
     pub fn constraint(&self, form: ValueForm) -> Arc<Constraint> {
-        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&self.tokenizer)));
+        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&self.loaded.tokenizer)));
         Arc::new(Constraint::new(form, Arc::clone(vocabulary)))
     }
 

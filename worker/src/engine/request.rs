@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use captionfleet_model::constraint::Constraint;
 use captionfleet_model::preprocess::PreparedPicture;
-use captionfleet_model::{SamplingOptions, StopReason};
+use captionfleet_model::{Adapter, SamplingOptions, StopReason};
 use half::f16;
 use tokio::sync::oneshot;
 
@@ -58,6 +58,8 @@ pub struct CaptionRequest {
     pub picture: PreparedPicture,
     /// What is asked about it, at least one thing; the picture is looked at once for all of it.
     pub asks: Arc<[Ask]>,
+    /// The adapter that the language model uses for it; none: the model as it is.
+    pub adapter: Option<Arc<Adapter>>,
     /// Whether the search embedding is wanted too; it costs no second vision pass where the bundle shares one.
     pub embed: bool,
     /// Who waits.
@@ -147,6 +149,14 @@ impl Work {
         match self {
             Self::Caption { request, .. } => request.priority,
             Self::Picture { .. } | Self::Text { .. } => Priority::Interactive,
+        }
+    }
+
+    /// The adapter that it asks for.
+    pub(super) fn adapter(&self) -> Option<&Arc<Adapter>> {
+        match self {
+            Self::Caption { request, .. } => request.adapter.as_ref(),
+            Self::Picture { .. } | Self::Text { .. } => None,
         }
     }
 

@@ -1,9 +1,11 @@
 //! One step on the device: tensors in, tensors out; no request, no reply.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
-use captionfleet_model::{DecodeRow, KvCache, PrefillRow, RetrievalHead};
+use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, RetrievalHead};
 use half::f16;
 
 use super::EngineError;
@@ -15,6 +17,7 @@ pub(super) struct Wanted<'a> {
     pub(super) picture: &'a PreparedPicture,
     pub(super) caption: bool,
     pub(super) embed: bool,
+    pub(super) adapter: Option<&'a Arc<Adapter>>,
 }
 
 /// One picture's share of a vision batch.
@@ -40,12 +43,12 @@ pub(super) fn vision(loaded: &LoadedModel, rows: &[Wanted<'_>]) -> Result<Vec<Si
     if model.shares_vision_pass() {
         let pixels = caption_pixels(loaded, rows, &(0..rows.len()).collect::<Vec<_>>())?;
         let features = model.vision_features(&pixels)?;
-        fill_tokens(loaded, &select(&features, &captioned, rows.len())?, &captioned, &mut tokens)?;
+        fill_tokens(loaded, &select(&features, &captioned, rows.len())?, rows, &captioned, &mut tokens)?;
         fill_embeddings(loaded, &select(&features, &embedded, rows.len())?, &embedded, &mut embeddings)?;
     } else {
         if !captioned.is_empty() {
             let features = model.vision_features(&caption_pixels(loaded, rows, &captioned)?)?;
-            fill_tokens(loaded, &features, &captioned, &mut tokens)?;
+            fill_tokens(loaded, &features, rows, &captioned, &mut tokens)?;
         }
         if !embedded.is_empty() {
             let pictures: Vec<&SquareImage> = embedded
@@ -88,14 +91,16 @@ fn select(features: &Tensor, chosen: &[usize], all: usize) -> Result<Tensor, Eng
 fn fill_tokens(
     loaded: &LoadedModel,
     features: &Tensor,
-    rows: &[usize],
+    rows: &[Wanted<'_>],
+    chosen: &[usize],
     tokens: &mut [Option<Tensor>],
 ) -> Result<(), EngineError> {
-    if rows.is_empty() {
+    if chosen.is_empty() {
         return Ok(());
     }
-    let batch = loaded.model.image_tokens(features)?;
-    for (index, &row) in rows.iter().enumerate() {
+    let adapters: Vec<_> = chosen.iter().map(|&row| rows[row].adapter.cloned()).collect();
+    let batch = loaded.model.image_tokens_with(features, &adapters)?;
+    for (index, &row) in chosen.iter().enumerate() {
         // A copy: a view would keep the whole batch alive for as long as one picture of it is remembered.
         tokens[row] = Some(batch.get(index)?.force_contiguous()?);
     }

@@ -31,7 +31,7 @@ impl Pipeline {
             place = permit(&budget.pictures) => drop(place),
             () = drain.soft.cancelled() => return Ok(None),
         }
-        let plan = self.plan(&task.caption);
+        let plan = self.plan(&task.caption).await?;
         let work = self.rows_of(&task, plan.as_ref(), budget.width);
         let rows = tokio::select! {
             rows = work => rows?,
@@ -68,6 +68,7 @@ pub(super) fn request(picture: PreparedPicture, plan: &Plan, lane: Lane, mode: M
     CaptionRequest {
         picture,
         asks: std::sync::Arc::clone(&plan.asks),
+        adapter: plan.adapter.clone(),
         embed: plan.embed,
         priority: if interactive { Priority::Interactive } else { Priority::Bulk },
     }

@@ -60,7 +60,7 @@ impl Pipeline {
         item: &JobItem,
         mode: Mode,
     ) -> Result<Vec<Row>, Failure> {
-        let own = plan.is_ok().then(|| self.plan_of(&task.caption, item)).flatten();
+        let own = plan.as_ref().ok().and_then(|plan| self.plan_of(&task.caption, plan, item));
         let plan = own.as_ref().map_or(plan, Result::as_ref);
         match &item.sample {
             Some(sampling) => self.run_segment(task, plan, item, sampling, mode).await,

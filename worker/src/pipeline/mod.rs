@@ -10,6 +10,7 @@
 //! acked last. Whatever goes wrong with one picture is a row; whatever goes wrong around it is a [`Failure`].
 //! What is not here: tensors, and any knowledge of which broker or store it is.
 
+mod adapters;
 mod answers;
 mod budget;
 mod drain;
@@ -52,6 +53,7 @@ use tokio_util::sync::CancellationToken;
 pub use retry::{Failure, classify};
 pub use spool::SpoolOptions;
 
+use self::adapters::Adapters;
 use self::budget::Budgets;
 use self::drain::Drain;
 use self::in_hand::InHand;
@@ -105,6 +107,8 @@ pub struct PipelineOptions {
     pub video_limits: VideoLimits,
     /// Where videos of buckets are copied to.
     pub spool: SpoolOptions,
+    /// Most bytes of adapters that are kept in memory while no job uses them.
+    pub adapter_memory: u64,
     /// How long a finished part is held while the archive cannot take it, before the job is retried as a whole.
     pub put_patience: Duration,
     /// Pauses between attempts to read one item while its store fails; then the job is retried as a whole.
@@ -126,6 +130,7 @@ impl Default for PipelineOptions {
             decode_limits: DecodeLimits::default(),
             video_limits: VideoLimits::default(),
             spool: SpoolOptions::default(),
+            adapter_memory: 1 << 30,
             put_patience: Duration::from_secs(30),
             fetch_pauses: [500, 1000, 2000].map(Duration::from_millis).to_vec(),
         }
@@ -163,6 +168,7 @@ pub struct Pipeline {
     in_hand: InHand,
     notices: Notices,
     spool: Spool,
+    adapters: Adapters,
     /// Held shared by every item in normal work, exclusively by a job in quarantine: when the process dies, the
     /// item that the marker names was the only one that can have killed it.
     isolation: RwLock<()>,
@@ -194,12 +200,14 @@ impl Pipeline {
             jiff::Timestamp::now().as_nanosecond()
         );
         let spool = Spool::new(options.spool.clone());
+        let adapters = Adapters::new(options.adapter_memory);
         Self {
             notices: Notices::new(Arc::clone(&broker)),
             broker,
             stores,
             engine,
             spool,
+            adapters,
             model,
             metrics,
             readiness,

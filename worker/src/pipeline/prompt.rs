@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use captionfleet_model::SamplingOptions;
 use captionfleet_model::constraint::ValueForm;
+use captionfleet_model::{Adapter, SamplingOptions};
 use captionfleet_proto::job::{AnswerForm, CaptionJob, JobItem, Prompt, QUESTION_PLACEHOLDER, Question};
 
-use super::Pipeline;
 use super::answers::Asked;
 use super::item::ItemFailure;
+use super::{Failure, Pipeline};
 use crate::engine::{Ask, EngineError, Manner};
 
 /// Bounds of whole numbers that JSON holds exactly.
@@ -20,25 +20,48 @@ pub(super) struct Plan {
     /// What the answers are to; empty for captions.
     pub(super) asked: Vec<Asked>,
     pub(super) embed: bool,
+    pub(super) adapter: Option<Arc<Adapter>>,
 }
 
 impl Pipeline {
-    /// Resolves the job's prompt with the bundle's templates. An unusable one fails every item alike.
-    pub(super) fn plan(&self, caption: &CaptionJob) -> Result<Plan, ItemFailure> {
-        self.plan_with(caption, &[])
+    /// Resolves the job's prompt with the bundle's templates, and its adapter. What is unusable fails every item alike.
+    ///
+    /// # Errors
+    /// When the adapter cannot be read now.
+    pub(super) async fn plan(&self, caption: &CaptionJob) -> Result<Result<Plan, ItemFailure>, Failure> {
+        let adapter = match &caption.adapter {
+            None => None,
+            Some(wanted) => match self.adapters.get(wanted, &self.stores, &self.engine).await {
+                Ok(adapter) => Some(adapter),
+                Err(ItemFailure::Job(failure)) => return Err(failure),
+                Err(refused) => return Ok(Err(refused)),
+            },
+        };
+        Ok(self.plan_with(caption, &[], adapter))
     }
 
     /// The plan of an item, if it is not that of its job.
-    pub(super) fn plan_of(&self, caption: &CaptionJob, item: &JobItem) -> Option<Result<Plan, ItemFailure>> {
-        (!item.questions.is_empty()).then(|| self.plan_with(caption, &item.questions))
+    pub(super) fn plan_of(
+        &self,
+        caption: &CaptionJob,
+        plan: &Plan,
+        item: &JobItem,
+    ) -> Option<Result<Plan, ItemFailure>> {
+        let adapter = || plan.adapter.clone();
+        (!item.questions.is_empty()).then(|| self.plan_with(caption, &item.questions, adapter()))
     }
 
-    fn plan_with(&self, caption: &CaptionJob, own: &[Question]) -> Result<Plan, ItemFailure> {
+    fn plan_with(
+        &self,
+        caption: &CaptionJob,
+        own: &[Question],
+        adapter: Option<Arc<Adapter>>,
+    ) -> Result<Plan, ItemFailure> {
         let (asks, asked) =
             self.asks(caption, own).map_err(|error| ItemFailure::row(error.code(), error.to_string()))?;
         // A bundle without the heads still captions.
         let embed = caption.embed && self.engine.info().embedding_space.is_some();
-        Ok(Plan { asks: asks.into(), asked, embed })
+        Ok(Plan { asks: asks.into(), asked, embed, adapter })
     }
 
     fn asks(&self, caption: &CaptionJob, own: &[Question]) -> Result<(Vec<Ask>, Vec<Asked>), EngineError> {

@@ -144,7 +144,7 @@ impl Pipeline {
             alone = self.isolation.write() => alone,
         };
         events::quarantine_started(&self.metrics, &task.run, &task.id, marker.condemned.len());
-        let plan = self.plan(&task.caption);
+        let plan = self.plan(&task.caption).await?;
         let mut rows = Vec::with_capacity(task.caption.items.len());
         for index in marker.order(task.caption.items.len()) {
             let item = &task.caption.items[index];

@@ -120,6 +120,7 @@ impl Pipeline {
             embedding: None,
             embedding_space: None,
             bundle: Some(self.engine.info().bundle.clone()),
+            adapter: task.caption.adapter.as_ref().map(|adapter| adapter.sha256.clone()),
             prompt_hash: task.caption.prompt_hash_of(item),
             duplicate_of: None,
             run: task.run.clone(),

@@ -1,6 +1,7 @@
 //! The pipeline over an in-process broker, a folder and the demo model: what becomes of jobs, whatever happens.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod adapters;
 mod bench;
 mod captions;
 mod failures;

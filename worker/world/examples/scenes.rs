@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             _ => return Err(USAGE.into()),
         },
         distinct: true,
+        new_share: 0.0,
     };
     export(&options, Path::new(folder))?;
     Ok(())

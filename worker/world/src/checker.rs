@@ -131,7 +131,7 @@ impl Reader {
             // "a picture of two stars": the article of a filler is overwritten by what follows.
             self.open.count = Some(1);
         } else if let Some(shape) =
-            Shape::ALL.iter().find(|shape| shape.word() == word || shape.plural() == word)
+            Shape::ALL.iter().chain(Shape::NEW).find(|shape| shape.word() == word || shape.plural() == word)
         {
             self.open.shape = Some(*shape);
             if self.open.count.is_none() && shape.word() == word {

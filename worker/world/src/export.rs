@@ -37,6 +37,8 @@ pub struct ExportOptions {
     pub format: FileFormat,
     /// Whether every scene must have a retrieval text of its own; with more scenes than texts, texts repeat again.
     pub distinct: bool,
+    /// Share of scenes with a colour or shape that the demo model has never seen, 0 to 1.
+    pub new_share: f32,
 }
 
 /// One line of the list.
@@ -82,7 +84,11 @@ pub fn choose(options: &ExportOptions) -> Vec<(u64, Scene)> {
             let mut tries = 0;
             loop {
                 let seed = dice.bits();
-                let scene = Scene::sample(seed, options.split);
+                let scene = if options.new_share > 0.0 && Dice::new(!seed).chance(options.new_share) {
+                    Scene::with_something_new(seed, options.split)
+                } else {
+                    Scene::sample(seed, options.split)
+                };
                 tries += 1;
                 if seen.insert(retrieval_text(&scene)) || !options.distinct || tries >= TRIES {
                     return (seed, scene);

@@ -13,6 +13,14 @@ pub(crate) fn outline(shape: Shape, radius: f32) -> Option<Path> {
             path.push_circle(0.0, 0.0, radius * 1.05);
             path.push_circle(0.0, 0.0, radius * 0.55);
         }
+        Shape::Moon => {
+            // An outer arc from tip to tip around the left, and a flatter one back.
+            let (tip_x, tip_y, reach) = (radius * 0.62, radius * 1.12, radius * 1.3);
+            path.move_to(tip_x, -tip_y);
+            path.cubic_to(-reach * 1.35, -tip_y, -reach * 1.35, tip_y, tip_x, tip_y);
+            path.cubic_to(-radius * 0.42, tip_y * 0.55, -radius * 0.42, -tip_y * 0.55, tip_x, -tip_y);
+            path.close();
+        }
         Shape::Square => polygon(&mut path, &regular(4, radius * 1.26, PI / 4.0)),
         Shape::Triangle => {
             let mut points = regular(3, radius * 1.36, -FRAC_PI_2);

@@ -189,6 +189,38 @@ impl Scene {
         Self { arrangement, backdrop, aspect, placed, look }
     }
 
+    /// The scene of `seed` with one of its kinds in a colour or a shape, or both, that no other scene has. Everything else
+    /// is as in [`Scene::sample`].
+    #[must_use]
+    pub fn with_something_new(seed: u64, split: Split) -> Self {
+        let mut scene = Self::sample(seed, split);
+        let mut dice = Dice::new(mix(seed));
+        let old = dice.pick(&scene.kinds());
+        let mut new = old;
+        let which = dice.below(3);
+        if which != 0 {
+            new.colour = dice.pick(Colour::NEW);
+        }
+        if which != 1 {
+            new.shape = dice.pick(Shape::NEW);
+        }
+        let change = |kind: &mut Kind| {
+            if *kind == old {
+                *kind = new;
+            }
+        };
+        match &mut scene.arrangement {
+            Arrangement::Single { thing, .. } => change(&mut thing.kind),
+            Arrangement::Pair { first, second, .. } => {
+                change(&mut first.kind);
+                change(&mut second.kind);
+            }
+            Arrangement::Group { kind, .. } => change(kind),
+        }
+        scene.placed.iter_mut().for_each(|object| change(&mut object.kind));
+        scene
+    }
+
     /// How many objects of `shape` are in the picture.
     #[must_use]
     pub fn count_of(&self, shape: Shape) -> usize {

@@ -1,23 +1,29 @@
 //! What the world is made of: shapes, colours, sizes, places, relations and backdrops, and their words.
 
-/// Declares an enum of words with `ALL`, `word` and `code`.
+/// Declares an enum of words with `ALL`, `word` and `code`. Words after `new` have codes and are read, but are not in `ALL`:
+/// no draw finds them, and the demo model has never seen them.
 macro_rules! words {
-    ($(#[$meta:meta])* $name:ident { $($(#[$item:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+    ($(#[$meta:meta])* $name:ident {
+        $($(#[$item:meta])* $variant:ident = $word:literal),+ $(,)?
+        $(; new $($(#[$new_item:meta])* $new:ident = $new_word:literal),+ $(,)?)?
+    }) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$item])* $variant),+ }
+        pub enum $name { $($(#[$item])* $variant,)+ $($($(#[$new_item])* $new),+)? }
 
         impl $name {
-            /// Every value, in code order.
+            /// Every value that is drawn, in code order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+            /// Values that only scenes with something new have.
+            pub const NEW: &'static [Self] = &[$($(Self::$new),+)?];
 
             /// The word that captions use.
             #[must_use]
             pub fn word(self) -> &'static str {
-                match self { $(Self::$variant => $word),+ }
+                match self { $(Self::$variant => $word,)+ $($(Self::$new => $new_word),+)? }
             }
 
-            /// The position in [`Self::ALL`]: the class number of training labels.
+            /// The position in [`Self::ALL`], new values behind it: the class number of training labels.
             #[must_use]
             pub fn code(self) -> usize {
                 self as usize
@@ -26,7 +32,7 @@ macro_rules! words {
             /// The value that `word` names, if any.
             #[must_use]
             pub fn from_word(word: &str) -> Option<Self> {
-                Self::ALL.iter().copied().find(|value| value.word() == word)
+                Self::ALL.iter().chain(Self::NEW).copied().find(|value| value.word() == word)
             }
         }
     };
@@ -46,7 +52,10 @@ words! {
         /// An upright cross of two equal bars.
         Cross = "cross",
         /// A disc with a round hole.
-        Ring = "ring",
+        Ring = "ring";
+        new
+        /// A crescent, open to the right.
+        Moon = "moon",
     }
 }
 
@@ -61,6 +70,7 @@ impl Shape {
             Self::Star => "stars",
             Self::Cross => "crosses",
             Self::Ring => "rings",
+            Self::Moon => "moons",
         }
     }
 }
@@ -81,7 +91,10 @@ words! {
         /// Purple.
         Purple = "purple",
         /// Pink.
-        Pink = "pink",
+        Pink = "pink";
+        new
+        /// Brown.
+        Brown = "brown",
     }
 }
 
@@ -97,6 +110,7 @@ impl Colour {
             Self::Blue => [34, 88, 214],
             Self::Purple => [138, 54, 180],
             Self::Pink => [247, 138, 190],
+            Self::Brown => [112, 62, 28],
         }
     }
 }

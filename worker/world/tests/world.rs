@@ -121,6 +121,7 @@ fn exported_files_open_with_the_stated_size_and_distinct_texts() {
         split: Split::HeldOut,
         format: FileFormat::Mixed,
         distinct: true,
+        new_share: 0.0,
     };
     let lines = export(&options, &folder).unwrap();
     assert_eq!(lines.len(), 30);
@@ -143,8 +144,14 @@ fn exported_files_open_with_the_stated_size_and_distinct_texts() {
 fn an_export_into_a_file_names_it() {
     let folder = tempfile_folder("blocked");
     std::fs::write(&folder, b"in the way").unwrap();
-    let options =
-        ExportOptions { count: 1, seed: 1, split: Split::Train, format: FileFormat::Png, distinct: false };
+    let options = ExportOptions {
+        count: 1,
+        seed: 1,
+        split: Split::Train,
+        format: FileFormat::Png,
+        distinct: false,
+        new_share: 0.0,
+    };
     let error = export(&options, &folder).unwrap_err();
     assert!(error.to_string().contains(folder.to_str().unwrap()));
     std::fs::remove_file(&folder).unwrap();

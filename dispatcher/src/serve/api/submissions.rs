@@ -184,6 +184,7 @@ fn settings(service: &Service, submission: &Submission) -> Result<WorkSettings, 
         wish: Wish {
             prompt,
             max_tokens: within(submission.max_tokens, 4096, "max_tokens")?,
+            adapter: None,
             embed: ground.embeds,
             bundle: ground.bundle.clone(),
             sample: Sampling::default(),
@@ -192,6 +193,7 @@ fn settings(service: &Service, submission: &Submission) -> Result<WorkSettings, 
         pictures_only: submission.pictures_only,
         retry_failed: submission.retry_failed,
         thumbnails: submission.thumbnails.unwrap_or(true),
+        adapter: None,
         fleet: ground.settings.clone(),
     })
 }

@@ -100,6 +100,7 @@ fn again(ground: &Ground, manifest: &RunManifest) -> WorkSettings {
         wish: Wish {
             prompt: manifest.prompt.clone(),
             max_tokens: manifest.max_tokens,
+            adapter: manifest.adapter.clone(),
             embed: manifest.embed,
             bundle: manifest.bundle.clone(),
             sample: manifest.sample.unwrap_or_default(),
@@ -108,6 +109,7 @@ fn again(ground: &Ground, manifest: &RunManifest) -> WorkSettings {
         pictures_only: false,
         retry_failed: true,
         thumbnails: manifest.thumbnails.unwrap_or(false),
+        adapter: None,
         fleet: ground.settings.clone(),
     }
 }

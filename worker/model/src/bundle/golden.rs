@@ -64,7 +64,7 @@ pub(super) fn replay(
 ) -> Result<Replay, AnyError> {
     let embeds = embed(model, tokenizer, picture, prompt)?;
     let mut cache = KvCache::for_prefill(model, 1, embeds.dim(0)? + recorded.len())?;
-    let mut logits = model.prefill(&[PrefillRow { slot: 0, embeds }], &mut cache)?;
+    let mut logits = model.prefill(&[PrefillRow::plain(0, embeds)], &mut cache)?;
     let (mut found, mut near_ties) = (Vec::new(), 0);
     for (said, &token) in recorded.iter().enumerate() {
         let row = rows_of(&logits)?.pop().unwrap_or_default();

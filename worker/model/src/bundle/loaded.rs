@@ -1,8 +1,12 @@
 //! A bundle's network, ready to be driven.
 
+use std::path::Path;
+
 use super::golden::{Replay, replay};
 use super::{BundleError, BundleManifest};
-use crate::{CaptionTokenizer, PromptTemplates, TextTokenizer, TinyGptV, WeightMemory};
+use crate::{
+    Adapter, AdapterError, CaptionTokenizer, PromptTemplates, TextTokenizer, TinyGptV, WeightMemory,
+};
 
 /// A network with all that is needed to talk to it.
 #[derive(Debug)]
@@ -23,6 +27,14 @@ pub struct LoadedModel {
 }
 
 impl LoadedModel {
+    /// Opens an adapter for this network.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn adapter(&self, path: &Path) -> Result<Adapter, AdapterError> {
+        Adapter::open(path, &self.model, &self.manifest.base_id())
+    }
+
     /// Captions the golden picture and compares each token with the one recorded at pack time. Returns how many were
     /// second to another by a hair, as happens where a device rounds otherwise than the one that packed.
     ///

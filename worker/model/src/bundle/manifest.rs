@@ -45,6 +45,22 @@ pub struct BundleManifest {
     pub digest: String,
 }
 
+impl BundleManifest {
+    /// Names the weights that adapters are trained on: the same for all types of their matrices. A bundle that was
+    /// not made from published files names itself.
+    pub fn base_id(&self) -> String {
+        let mut hash = Sha256::new();
+        let captioning: Vec<_> = self.sources.iter().filter(|(part, _)| *part != "retrieval").collect();
+        if captioning.is_empty() {
+            return self.digest.clone();
+        }
+        for (part, source) in captioning {
+            hash.update(format!("{part} {source}\n"));
+        }
+        hex::encode(hash.finalize())
+    }
+}
+
 /// The golden picture's prompt and answer.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct GoldenAnswer {

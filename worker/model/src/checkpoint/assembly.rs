@@ -57,7 +57,7 @@ impl Assembly {
         let lora = described
             .as_ref()
             .and_then(CheckpointConfig::lora)
-            .or_else(|| trained_lora(sources.stage.as_ref()))
+            .or_else(|| LoraConfig::of_stage(sources.stage.as_ref()))
             .unwrap_or_default();
         let stage = StageExpectation { number: files.stage_number, lora };
         Self::new(sources, config, stage)
@@ -262,13 +262,6 @@ fn retrieval_config(path: &Path, sources: &Sources) -> Result<RetrievalConfig, C
         config.post_layernorm_eps = 1e-5;
     }
     Ok(config)
-}
-
-/// Rank and scaling that the training run wrote into its own checkpoint.
-fn trained_lora(stage: &dyn TensorSource) -> Option<LoraConfig> {
-    let rank = stage.setting(&["model", "lora_r"])?;
-    let alpha = stage.setting(&["model", "lora_alpha"])?;
-    (rank >= 1.0).then_some(LoraConfig { rank: rank as usize, alpha })
 }
 
 fn open_path(path: &Path) -> Result<std::sync::Arc<dyn TensorSource>, CheckpointError> {

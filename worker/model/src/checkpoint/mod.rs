@@ -28,6 +28,7 @@ pub use config_file::{CheckpointConfig, published_image_size, read_phi_config, r
 pub use error::{CheckpointError, Problem, Problems};
 pub use golden::{CheckpointFolder, GoldenStage, golden_dir};
 pub use names::Role;
+pub(crate) use names::{LoraHalf, Meaning, adapter as adapter_meaning};
 pub use pickle::PickleError;
 pub use plan::{Sources, StageExpectation};
 pub use published::{PublishedFile, PublishedLocation, missing_files, published_files, require_files};
@@ -50,6 +51,13 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// What a stage file's own training configuration says, if it has one.
+    pub(crate) fn of_stage(stage: &dyn TensorSource) -> Option<Self> {
+        let rank = stage.setting(&["model", "lora_r"])?;
+        let alpha = stage.setting(&["model", "lora_alpha"])?;
+        (rank >= 1.0).then_some(Self { rank: rank as usize, alpha })
+    }
+
     fn scaling(self) -> f64 {
         self.alpha / self.rank as f64
     }

@@ -23,7 +23,7 @@ pub enum Role {
 
 /// What a published name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Meaning {
+pub(crate) enum Meaning {
     /// A tensor of the model, or a part from which one is put together.
     Weight(String),
     /// One half of a low-rank change to the module.
@@ -33,7 +33,7 @@ pub(super) enum Meaning {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum LoraHalf {
+pub(crate) enum LoraHalf {
     A,
     B,
 }
@@ -125,6 +125,8 @@ fn original_phi(key: &str) -> Option<String> {
 
 /// peft wraps the language model; without LoRA (stage 1) the wrapper is absent.
 pub(super) const WRAPPED: &str = "llama_model.base_model.model.";
+/// peft's wrapper in a file that peft wrote.
+const PEFT: &str = "base_model.model.";
 
 fn stage(key: &str) -> Meaning {
     let plain = match key.strip_prefix(WRAPPED) {
@@ -137,6 +139,14 @@ fn stage(key: &str) -> Meaning {
         }
     }
     Meaning::Weight(plain.replace(".base_layer.", "."))
+}
+
+/// Translate a name in an adapter: peft's, with or without the whole model around the language model, or a stage file's.
+pub(crate) fn adapter(key: &str) -> Meaning {
+    let plain = key.strip_prefix(PEFT).unwrap_or(key);
+    let plain = plain.replace(".modules_to_save.", ".").replace(".default.", ".");
+    let bare = ["model.", "lm_head."].iter().any(|root| plain.starts_with(root));
+    meaning(Role::Stage, &if bare { format!("llama_model.{plain}") } else { plain })
 }
 
 fn retrieval(key: &str) -> Meaning {
@@ -259,6 +269,22 @@ mod tests {
         assert_eq!(weight(Role::Stage, base), format!("{module}.bias"));
         let stage_1 = "llama_model.model.layers.7.post_layernorm.weight";
         assert_eq!(weight(Role::Stage, stage_1), stage_1);
+    }
+
+    #[test]
+    fn adapters_are_told_in_pefts_words_and_in_the_references() {
+        let module = "llama_model.model.layers.7.self_attn.q_proj".to_owned();
+        for key in [
+            "base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight",
+            "base_model.model.llama_model.model.layers.7.self_attn.q_proj.lora_A.default.weight",
+            "llama_model.base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight",
+        ] {
+            assert_eq!(adapter(key), Meaning::Lora { module: module.clone(), half: LoraHalf::A });
+        }
+        let norm = Meaning::Weight("llama_model.model.final_layernorm.weight".to_owned());
+        assert_eq!(adapter("base_model.model.model.final_layernorm.weight"), norm);
+        assert_eq!(adapter("base_model.model.model.final_layernorm.modules_to_save.default.weight"), norm);
+        assert_eq!(adapter("llama_proj.bias"), Meaning::Weight("llama_proj.bias".to_owned()));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) struct SafetensorsFile {
     label: String,
     file: Mutex<File>,
     headers: BTreeMap<String, TensorHeader>,
+    notes: BTreeMap<String, String>,
     /// absolute byte offset and length
     places: BTreeMap<String, (u64, u64)>,
 }
@@ -42,10 +43,11 @@ impl SafetensorsFile {
             read_header(&mut file).map_err(|error| bad(format!("its header cannot be read ({error})")))?;
         let raw: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header)
             .map_err(|error| bad(format!("its header is malformed ({error})")))?;
-        let mut headers = BTreeMap::new();
+        let (mut headers, mut notes) = (BTreeMap::new(), BTreeMap::new());
         let mut places = BTreeMap::new();
         for (name, value) in raw {
             if name == "__metadata__" {
+                notes = serde_json::from_value(value).unwrap_or_default();
                 continue;
             }
             let entry: Entry = serde_json::from_value(value)
@@ -68,7 +70,7 @@ impl SafetensorsFile {
         if headers.is_empty() {
             return Err(bad("it holds no tensors".into()));
         }
-        Ok(Self { label, file: Mutex::new(file), headers, places })
+        Ok(Self { label, file: Mutex::new(file), headers, notes, places })
     }
 }
 
@@ -79,6 +81,10 @@ impl TensorSource for SafetensorsFile {
 
     fn headers(&self) -> &BTreeMap<String, TensorHeader> {
         &self.headers
+    }
+
+    fn note(&self, name: &str) -> Option<String> {
+        self.notes.get(name).cloned()
     }
 
     fn read(&self, key: &str) -> Result<Vec<f32>, CheckpointError> {

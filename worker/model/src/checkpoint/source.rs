@@ -34,6 +34,11 @@ pub trait TensorSource: Send + Sync {
     fn headers(&self) -> &BTreeMap<String, TensorHeader>;
     /// The numbers of one tensor in row-major order, widened to f32.
     fn read(&self, key: &str) -> Result<Vec<f32>, CheckpointError>;
+    /// Text that the file's writer left in its header under this name, if there is any.
+    fn note(&self, name: &str) -> Option<String> {
+        let _ = name;
+        None
+    }
     /// Number under this path of the file's own training configuration, if it has one.
     fn setting(&self, path: &[&str]) -> Option<f64> {
         let _ = path;

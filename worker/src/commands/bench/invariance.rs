@@ -108,6 +108,7 @@ fn measured(info: &EngineInfo, picture: &PreparedPicture, max_tokens: usize) -> 
     CaptionRequest {
         picture: picture.clone(),
         asks: asks(&info.prompts.caption, max_tokens),
+        adapter: None,
         embed: info.embedding_space.is_some(),
         priority: Priority::Bulk,
     }

@@ -67,6 +67,7 @@ pub(super) async fn measure(
         handle.caption(CaptionRequest {
             picture: picture.clone(),
             asks: Ask::alone(prompt.clone(), sampling),
+            adapter: None,
             embed,
             priority: Priority::Bulk,
         })

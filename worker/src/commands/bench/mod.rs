@@ -58,7 +58,8 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     if !args.items_only {
         let (ready, seen, batches) = (model.clone(), pictures.clone(), sizes(&args.batches));
-        let measure = move || steps::measure(ready.loaded(), &batches, &seen, printer);
+        let rank = args.adapter_rank.map(usize::from);
+        let measure = move || steps::measure(ready.loaded(), &batches, &seen, rank, printer);
         let (roofline, steps) = tokio::task::spawn_blocking(measure).await??;
         (report.roofline, report.steps) = (Some(roofline), steps);
     }

@@ -13,8 +13,14 @@ const PICTURE: (u32, u32) = (320, 240);
 
 /// Scenes of the demo model's world.
 pub(super) fn drawn(count: usize, bundle: &Bundle) -> Vec<PreparedPicture> {
-    let options =
-        ExportOptions { count, seed: 1, split: Split::HeldOut, format: FileFormat::Png, distinct: false };
+    let options = ExportOptions {
+        count,
+        seed: 1,
+        split: Split::HeldOut,
+        format: FileFormat::Png,
+        distinct: false,
+        new_share: 0.0,
+    };
     choose(&options)
         .iter()
         .map(|(_, scene)| {

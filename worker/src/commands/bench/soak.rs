@@ -163,6 +163,7 @@ fn request(handle: &EngineHandle, pictures: &[PreparedPicture], random: &mut Std
     CaptionRequest {
         picture,
         asks: Ask::alone(prompt.into(), sampling),
+        adapter: None,
         embed: info.embedding_space.is_some() && random.random_bool(0.5),
         priority: if random.random_bool(PEOPLE) { Priority::Interactive } else { Priority::Bulk },
     }

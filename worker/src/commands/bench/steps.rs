@@ -1,5 +1,6 @@
 //! Each step on its own: vision, prefill, decode, by batch size.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
@@ -7,7 +8,7 @@ use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::cost::{prefill_flops, vision_flops};
 use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
-use captionfleet_model::{DecodeRow, KvCache, PrefillRow, yardstick};
+use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, yardstick};
 
 use super::report::{Printer, Roofline, Step};
 use crate::engine::EngineOptions;
@@ -40,6 +41,7 @@ pub(super) fn measure(
     loaded: &LoadedModel,
     batches: &[usize],
     pictures: &[PreparedPicture],
+    adapter_rank: Option<usize>,
     printer: Printer,
 ) -> anyhow::Result<(Roofline, Vec<Step>)> {
     let best = roofline(loaded)?;
@@ -56,7 +58,16 @@ pub(super) fn measure(
         done(prefill(loaded, best, rows)?);
     }
     for &rows in batches {
-        done(decode(loaded, best, rows)?);
+        done(decode(loaded, best, rows, "decode", &[None])?);
+    }
+    if let Some(rank) = adapter_rank {
+        let drawn = |name: &&str| Ok(Some(Arc::new(Adapter::random(&loaded.model, rank, name)?)));
+        let adapters = ["a", "b", "c", "d"].iter().map(drawn).collect::<anyhow::Result<Vec<_>>>()?;
+        let mixed = [adapters.as_slice(), &[None]].concat();
+        for &rows in batches {
+            done(decode(loaded, best, rows, "adapter", &adapters[..1])?);
+            done(decode(loaded, best, rows, "4+none", &mixed)?);
+        }
     }
     Ok((best, steps))
 }
@@ -95,15 +106,22 @@ fn vision(
 fn prefill(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<Step> {
     let prompt = prompt(loaded)?;
     let mut cache = cache(loaded, rows)?;
-    let seconds = least(loaded, || read(loaded, &prompt, rows, &mut cache))?;
+    let seconds = least(loaded, || read(loaded, &prompt, rows, &[None], &mut cache))?;
     let flops = rows as f64 * prefill_flops(loaded.model.config(), PROMPT);
     Ok(step("prefill", rows, seconds, flops / best.language_flops_per_second))
 }
 
-fn decode(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<Step> {
+/// Decode of sequences that use these adapters in turn, those of one adapter side by side as the engine arranges them.
+fn decode(
+    loaded: &LoadedModel,
+    best: Roofline,
+    rows: usize,
+    name: &'static str,
+    adapters: &[Option<Arc<Adapter>>],
+) -> anyhow::Result<Step> {
     let prompt = prompt(loaded)?;
     let mut cache = cache(loaded, rows)?;
-    read(loaded, &prompt, rows, &mut cache)?;
+    read(loaded, &prompt, rows, adapters, &mut cache)?;
     let next: Vec<DecodeRow> = (0..rows).map(|slot| DecodeRow { slot, token: 1 }).collect();
     let mut seconds = f64::INFINITY;
     for _ in 0..DECODE_STEPS {
@@ -117,7 +135,7 @@ fn decode(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<S
     let language =
         loaded.memory.parts().find(|(part, _)| *part == "language model").map_or(0, |(_, bytes)| bytes);
     let by_memory = share * language as f64 / best.bytes_per_second;
-    Ok(step("decode", rows, seconds, by_memory))
+    Ok(step(name, rows, seconds, by_memory))
 }
 
 /// The table of tokens as a share of the language model's weights.
@@ -137,11 +155,19 @@ fn cache(loaded: &LoadedModel, rows: usize) -> anyhow::Result<KvCache> {
     Ok(KvCache::new(&model.config().lm, rows, PROMPT + DECODE_STEPS, dtype, model.device())?)
 }
 
-fn read(loaded: &LoadedModel, prompt: &Tensor, rows: usize, cache: &mut KvCache) -> anyhow::Result<()> {
+fn read(
+    loaded: &LoadedModel,
+    prompt: &Tensor,
+    rows: usize,
+    adapters: &[Option<Arc<Adapter>>],
+    cache: &mut KvCache,
+) -> anyhow::Result<()> {
     for slot in 0..rows {
         cache.free(slot);
     }
-    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: prompt.clone() }).collect();
+    let of = |slot: usize| adapters[slot * adapters.len() / rows].clone();
+    let rows: Vec<_> =
+        (0..rows).map(|slot| PrefillRow { slot, embeds: prompt.clone(), adapter: of(slot) }).collect();
     loaded.model.prefill(&rows, cache)?;
     Ok(())
 }

@@ -53,7 +53,7 @@ fn halving<T>(rows: usize, mut run: impl FnMut(usize) -> Result<T, EngineError>)
 
 fn look(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<(), EngineError> {
     let embed = loaded.model.retrieval().is_some();
-    let rows = vec![Wanted { picture, caption: true, embed }; rows];
+    let rows = vec![Wanted { picture, caption: true, embed, adapter: None }; rows];
     step::vision(loaded, &rows).map(drop)
 }
 
@@ -68,6 +68,6 @@ fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
     let tokens = embeds.dims().first().copied().unwrap_or(0);
     let dtype = EngineOptions::cache_dtype(model.device());
     let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
-    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone() }).collect();
+    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, embeds.clone())).collect();
     step::prefill(loaded, &rows, &mut cache).map(drop)
 }
