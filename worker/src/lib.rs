@@ -10,6 +10,7 @@ pub mod config;
 pub mod demo_model;
 pub mod doctor;
 pub mod engine;
+pub mod finetune;
 mod last_words;
 pub mod model_choice;
 pub mod pipeline;

@@ -36,6 +36,7 @@ mod stop;
 mod tiny_gpt_v;
 mod tokenizer;
 pub mod trace;
+pub mod train;
 mod vision;
 mod weight_memory;
 mod weights;

@@ -73,6 +73,38 @@ impl Linear {
     }
 }
 
+/// A linear layer that does not learn, and through which gradients flow back.
+#[derive(Debug)]
+pub(crate) struct FrozenLinear {
+    layer: Linear,
+    /// On a CPU; the backend turns matrices round itself.
+    transposed: Option<Packed>,
+}
+
+impl FrozenLinear {
+    pub(crate) fn of(layer: &Linear) -> Result<Self> {
+        let (weight, transposed) = match &layer.weight {
+            Matrix::Packed(weight) => (layer.weight.clone(), Some(weight.transposed()?)),
+            Matrix::Dense(_) => (layer.weight.clone(), None),
+            Matrix::Quantised(weight) => (Matrix::Dense(weight.dequantize_f16()?), None),
+        };
+        Ok(Self { layer: Linear { weight, bias: layer.bias.clone() }, transposed })
+    }
+}
+
+impl Module for FrozenLinear {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (Matrix::Packed(weight), Some(transposed)) = (&self.layer.weight, &self.transposed) else {
+            return self.layer.forward(xs);
+        };
+        let mut shape = xs.dims().to_vec();
+        let inputs = shape.pop().unwrap_or(1);
+        let ys = weight.frozen_product(&xs.reshape(((), inputs))?, self.layer.bias.as_ref(), transposed)?;
+        shape.push(ys.dim(1)?);
+        ys.reshape(shape)
+    }
+}
+
 impl HoldsWeights for Linear {
     fn weight_bytes(&self) -> u64 {
         // The bias is a tensor that was counted when it was read.

@@ -20,9 +20,7 @@ impl LayerNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
         Ok(Self { weight: weights.tensor(width, "weight")?, bias: weights.tensor(width, "bias")?, eps })
     }
-}
 
-impl LayerNorm {
     /// Values of a row.
     pub(crate) fn width(&self) -> usize {
         self.weight.elem_count()
@@ -35,6 +33,11 @@ impl LayerNorm {
             bias: bias.unwrap_or_else(|| self.bias.clone()),
             eps: self.eps,
         }
+    }
+
+    /// Weight, bias, and what keeps the divisor from zero.
+    pub(crate) fn parts(&self) -> (&Tensor, &Tensor, f64) {
+        (&self.weight, &self.bias, self.eps)
     }
 }
 
@@ -59,9 +62,7 @@ impl RmsNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
         Ok(Self { weight: weights.tensor(width, "weight")?, eps })
     }
-}
 
-impl RmsNorm {
     /// Values of a row.
     pub(crate) fn width(&self) -> usize {
         self.weight.elem_count()
@@ -70,6 +71,11 @@ impl RmsNorm {
     /// The same norm with other weights.
     pub(crate) fn changed(&self, weight: Tensor) -> Self {
         Self { weight, eps: self.eps }
+    }
+
+    /// Weight, and what keeps the divisor from zero.
+    pub(crate) fn parts(&self) -> (&Tensor, f64) {
+        (&self.weight, self.eps)
     }
 }
 

@@ -41,6 +41,37 @@ impl Packed {
         xs.contiguous()?.apply_op1_no_bwd(&product)
     }
 
+    /// As [`Packed::product`], with gradients for `xs`.
+    pub(crate) fn frozen_product(
+        &self,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        transposed: &Self,
+    ) -> Result<Tensor> {
+        let bias = bias.map(Tensor::to_vec1).transpose()?;
+        xs.contiguous()?.apply_op1(Frozen { matrix: self.clone(), bias, transposed: transposed.clone() })
+    }
+
+    /// The transposed matrix, for the way back: in f32 if this one is, else in f16.
+    pub(crate) fn transposed(&self) -> Result<Self> {
+        let (outputs, inputs) = (self.0.outputs(), self.0.inputs());
+        let mut columns = vec![0f32; outputs * inputs];
+        let mut row = vec![0f32; inputs];
+        for output in 0..outputs {
+            self.0.row(output, &mut row).map_err(Error::wrap)?;
+            for (input, value) in row.iter().enumerate() {
+                columns[input * outputs + output] = *value;
+            }
+        }
+        if self.0.format() == Format::F32 {
+            let bytes: Vec<u8> = columns.iter().flat_map(|value| value.to_le_bytes()).collect();
+            return Self::pack(Format::F32, &bytes, inputs, outputs);
+        }
+        let bytes: Vec<u8> =
+            columns.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect();
+        Self::pack(Format::F16, &bytes, inputs, outputs)
+    }
+
     /// Rows `(ids, inputs)` of the matrix.
     pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         let (ids, width) = (ids.to_vec1::<u32>()?, self.0.inputs());
@@ -68,13 +99,43 @@ impl CustomOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(xs), Some((start, end))) = (xs, layout.contiguous_offsets()) else {
-            bail!("products take contiguous f32")
-        };
-        let (rows, _) = layout.shape().dims2()?;
-        let mut out = vec![0f32; rows * self.matrix.outputs()];
-        self.matrix.multiply(&xs[start..end], self.bias.as_deref(), &mut out).map_err(Error::wrap)?;
-        Ok((CpuStorage::F32(out), Shape::from((rows, self.matrix.outputs()))))
+        multiply(self.matrix, self.bias.as_deref(), xs, layout)
+    }
+}
+
+fn multiply(
+    matrix: &PackedMatrix,
+    bias: Option<&[f32]>,
+    xs: &CpuStorage,
+    layout: &Layout,
+) -> Result<(CpuStorage, Shape)> {
+    let (CpuStorage::F32(xs), Some((start, end))) = (xs, layout.contiguous_offsets()) else {
+        bail!("products take contiguous f32")
+    };
+    let (rows, _) = layout.shape().dims2()?;
+    let mut out = vec![0f32; rows * matrix.outputs()];
+    matrix.multiply(&xs[start..end], bias, &mut out).map_err(Error::wrap)?;
+    Ok((CpuStorage::F32(out), Shape::from((rows, matrix.outputs()))))
+}
+
+/// A product through which gradients flow back to its input; the matrix itself does not learn.
+struct Frozen {
+    matrix: Packed,
+    bias: Option<Vec<f32>>,
+    transposed: Packed,
+}
+
+impl CustomOp1 for Frozen {
+    fn name(&self) -> &'static str {
+        "frozen-product"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        multiply(&self.matrix.0, self.bias.as_deref(), xs, layout)
+    }
+
+    fn bwd(&self, _xs: &Tensor, _ys: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        self.transposed.product(gradient, None).map(Some)
     }
 }
 

@@ -44,6 +44,14 @@ impl Phi {
         &self.layers
     }
 
+    pub(crate) fn head(&self) -> &Linear {
+        &self.head
+    }
+
+    pub(crate) fn rotary(&self) -> &Rotary {
+        &self.rotary
+    }
+
     pub(crate) fn final_norm(&self) -> &LayerNorm {
         &self.norm
     }
@@ -146,6 +154,11 @@ impl Layer {
         let hidden = gelu_tanh(&own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?)?;
         let fed = own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?;
         (attended + fed)? + stream
+    }
+
+    /// The linear layers: `query_key_value`, `dense`, `fc1`, `fc2`.
+    pub(crate) fn matrices(&self) -> [&Linear; 4] {
+        [&self.attention.query_key_value, &self.attention.dense, &self.fc1, &self.fc2]
     }
 
     pub(crate) fn norm(&self) -> &LayerNorm {

@@ -7,7 +7,7 @@ use crate::PhiConfig;
 ///
 /// They are rounded to f16, as the reference's buffers are: tables in full precision move its
 /// logits by about 5e-4.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rotary {
     cos: Tensor,
     sin: Tensor,
@@ -52,6 +52,22 @@ impl Rotary {
 }
 
 impl RotaryRows {
+    /// As [`RotaryRows::apply`], for `(B, heads, T, d)` and with gradients.
+    pub(crate) fn turn(&self, xs: &Tensor) -> Result<Tensor> {
+        let (_, _, _, width) = xs.dims4()?;
+        let half = self.dim / 2;
+        let (one, other) = (xs.narrow(3, 0, half)?, xs.narrow(3, half, half)?);
+        let by = |xs: &Tensor, table: &Tensor| xs.broadcast_mul(table);
+        let mut parts = vec![
+            (by(&one, &self.cos)? - by(&other, &self.sin)?)?,
+            (by(&other, &self.cos)? + by(&one, &self.sin)?)?,
+        ];
+        if self.dim < width {
+            parts.push(xs.narrow(3, self.dim, width - self.dim)?);
+        }
+        Tensor::cat(&parts, 3)
+    }
+
     /// Rotates `(T, heads, d)`, dimension `j` with `j + dim / 2`, into `(heads, T, d)`.
     pub(crate) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         let (_, _, width) = xs.dims3()?;

@@ -56,6 +56,11 @@ impl CaptionTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The tokens of an answer with its end mark, as the model was trained to say them.
+    pub fn encode_answer(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.encode(&format!("{text}{STOP_TEXT}"))
+    }
+
     /// The text of some ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         self.inner.decode(ids, true).map_err(TokenizerError::Decode)

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use captionfleet_model::adapter::{ADAPTER_WEIGHTS, AdapterConfig, save};
+use captionfleet_model::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig, save};
 use captionfleet_model::checkpoint::{self, GoldenStage};
 use captionfleet_model::{
     Adapter, AdapterError, DecodeRow, KvCache, ModelConfig, PrefillRow, TinyGptV, Weights, tensor_inventory,
@@ -243,9 +243,18 @@ fn settings_that_are_not_served_are_refused_by_name() {
         save(folder.path(), &config, &changes, BASE).unwrap();
         Adapter::open(folder.path(), &model, BASE).map_err(|error| error.to_string())
     };
-    assert!(with(|config| config.use_dora = true).unwrap_err().contains("use_dora"));
     assert!(with(|config| config.peft_type = "IA3".to_owned()).unwrap_err().contains("IA3"));
     assert!(with(|config| config.bias = "all".to_owned()).unwrap_err().contains("bias"));
+    for setting in
+        ["\"use_dora\": true", "\"alora_invocation_tokens\": [1]", "\"alpha_pattern\": {\"dense\": 2}"]
+    {
+        let file = folder.path().join(ADAPTER_CONFIG);
+        save(folder.path(), &config(4), &changes, BASE).unwrap();
+        let text = std::fs::read_to_string(&file).unwrap().replacen('{', &format!("{{{setting},"), 1);
+        std::fs::write(&file, text).unwrap();
+        let error = Adapter::open(folder.path(), &model, BASE).unwrap_err().to_string();
+        assert!(error.contains(setting.split('"').nth(1).unwrap()), "{error}");
+    }
     let plain = with(|_| {}).unwrap();
     let other_alpha = with(|config| config.lora_alpha = 8.0).unwrap();
     assert_ne!(plain.digest(), other_alpha.digest());

@@ -3,6 +3,7 @@
 mod bench;
 mod doctor;
 mod evaluate;
+mod finetune;
 mod pack;
 mod random_bundle;
 mod run;
@@ -79,6 +80,7 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
         Command::Scenes(args) => scenes::run(&args),
         Command::Evaluate(args) => evaluate::run(args).await,
         Command::Bench(args) => bench::run(args).await,
+        Command::Finetune(args) => finetune::run(*args).await,
         Command::Doctor(args) => doctor::run(args).await,
     }
 }

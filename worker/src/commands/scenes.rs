@@ -9,6 +9,10 @@ use captionfleet_proto::uri::ItemUri;
 use captionfleet_world::export::ExportedScene;
 use captionfleet_world::{ExportOptions, FileFormat, Split, export};
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+
 use super::say;
 use crate::config::{FileFormatArg, ScenesArgs, SplitArg};
 
@@ -31,7 +35,7 @@ pub(super) fn run(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
     let exported = export(&options, &args.out)?;
     say(format_args!("{} pictures in {}", exported.len(), args.out.display()));
     if let Some(table) = &args.captions {
-        let examples = examples(&exported, &args.out)?;
+        let examples = examples(&exported, &args.out, args.questions)?;
         let bytes = write_examples(&examples)?;
         std::fs::write(table, bytes).with_context(|| format!("--captions {}", table.display()))?;
         say(format_args!("{} captions and answers in {}", examples.len(), table.display()));
@@ -39,8 +43,8 @@ pub(super) fn run(args: &ScenesArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The plainest caption of each scene, and its questions with their first answer.
-fn examples(scenes: &[ExportedScene], folder: &Path) -> anyhow::Result<Vec<Example>> {
+/// The plainest caption of each scene, and some of its questions with their first answers.
+fn examples(scenes: &[ExportedScene], folder: &Path, questions: usize) -> anyhow::Result<Vec<Example>> {
     let folder = folder.canonicalize()?;
     let mut examples = Vec::new();
     for scene in scenes {
@@ -49,9 +53,11 @@ fn examples(scenes: &[ExportedScene], folder: &Path) -> anyhow::Result<Vec<Examp
             Some(Example { picture: picture.clone(), caption: text?.clone(), question: question.cloned() })
         };
         examples.extend(example(scene.captions.first(), None));
-        examples.extend(
-            scene.questions.iter().filter_map(|asked| example(asked.answers.first(), Some(&asked.question))),
-        );
+        let mut asked: Vec<_> = scene.questions.iter().collect();
+        asked.shuffle(&mut StdRng::seed_from_u64(scene.seed));
+        asked.truncate(questions);
+        examples
+            .extend(asked.iter().filter_map(|asked| example(asked.answers.first(), Some(&asked.question))));
     }
     Ok(examples)
 }

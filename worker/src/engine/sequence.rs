@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use captionfleet_model::constraint::{Constraint, State};
 use captionfleet_model::{
-    CaptionTokenizer, End, PromptTokens, STOP_TEXT, Sampler, StopCondition, StopReason, clean_caption,
-    clean_unended, log_probability,
+    CaptionTokenizer, End, PromptTokens, Sampler, StopCondition, StopReason, clean_caption, clean_unended,
+    log_probability,
 };
 use half::f16;
 
@@ -170,5 +170,5 @@ impl Sequence {
 
 /// The tokens of a given answer with its end mark.
 pub(super) fn answer_tokens(tokenizer: &CaptionTokenizer, text: &str) -> Result<Vec<u32>, EngineError> {
-    Ok(tokenizer.encode(&format!("{text}{STOP_TEXT}"))?)
+    Ok(tokenizer.encode_answer(text)?)
 }

@@ -1,7 +1,5 @@
 //! peft's `adapter_config.json`.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::AdapterError;
@@ -9,6 +7,23 @@ use crate::checkpoint::{LoraConfig, TensorSource};
 
 /// Linear layers of the language model that adapters change, by the ends of their names.
 pub const TARGETS: [&str; 7] = ["query_key_value", "q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"];
+
+/// Settings of peft that make something else of an adapter than a change of linear layers.
+const NOT_SERVED: [&str; 13] = [
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "fan_in_fan_out",
+    "alpha_pattern",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "trainable_token_indices",
+    "target_parameters",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+];
 
 /// The settings of an adapter, as peft spells them. Fields that only matter in training are kept out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,18 +55,6 @@ pub struct AdapterConfig {
     /// Whether the change counts `lora_alpha / sqrt(r)`.
     #[serde(default)]
     pub use_rslora: bool,
-    /// A decomposition that is not served.
-    #[serde(default)]
-    pub use_dora: bool,
-    /// Whether matrices are stored transposed: false.
-    #[serde(default)]
-    pub fan_in_fan_out: bool,
-    /// `lora_alpha` of single modules.
-    #[serde(default)]
-    pub alpha_pattern: BTreeMap<String, f64>,
-    /// `r` of single modules; shapes tell it.
-    #[serde(default)]
-    pub rank_pattern: BTreeMap<String, usize>,
     /// Whether it is loaded for use.
     #[serde(default)]
     pub inference_mode: bool,
@@ -59,6 +62,17 @@ pub struct AdapterConfig {
 
 fn none() -> String {
     "none".to_owned()
+}
+
+/// Whether a setting is as if it were not there.
+fn is_nothing(value: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
 }
 
 impl AdapterConfig {
@@ -76,10 +90,6 @@ impl AdapterConfig {
                 .then(|| super::assemble::NORMS.iter().map(|norm| (*norm).to_owned()).collect()),
             bias: none(),
             use_rslora: false,
-            use_dora: false,
-            fan_in_fan_out: false,
-            alpha_pattern: BTreeMap::new(),
-            rank_pattern: BTreeMap::new(),
             inference_mode: true,
         }
     }
@@ -92,21 +102,21 @@ impl AdapterConfig {
 
     pub(super) fn parse(bytes: &[u8], file: &str) -> Result<Self, AdapterError> {
         let refused = |reason: String| AdapterError::Config { file: file.to_owned(), reason };
-        let config: Self = serde_json::from_slice(bytes)
-            .map_err(|error| refused(format!("not the settings of a LoRA adapter ({error})")))?;
+        let unreadable =
+            |error: serde_json::Error| refused(format!("not the settings of a LoRA adapter ({error})"));
+        let all: serde_json::Value = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let is_set = |name: &&&str| all.get(**name).is_some_and(|value| !is_nothing(value));
+        if let Some(name) = NOT_SERVED.iter().find(is_set) {
+            return Err(refused(format!("`{name}` is set, which is not served; train without it")));
+        }
+        let config = Self::deserialize(all).map_err(unreadable)?;
         let wrong = if config.peft_type != "LORA" {
             Some(format!("`peft_type` is {}; only LORA is served", config.peft_type))
-        } else if config.use_dora {
-            Some("`use_dora` is set; train without it".to_owned())
-        } else if config.fan_in_fan_out {
-            Some("`fan_in_fan_out` is set, but this model's layers are not transposed".to_owned())
         } else if config.bias != "none" {
             Some(format!(
                 "`bias` is {}; biases of linear layers are not changed: train with none",
                 config.bias
             ))
-        } else if !config.alpha_pattern.is_empty() {
-            Some("`alpha_pattern` is set; only one `lora_alpha` is served".to_owned())
         } else if config.r == 0 || !config.lora_alpha.is_finite() {
             Some("`r` must be at least 1 and `lora_alpha` a number".to_owned())
         } else {

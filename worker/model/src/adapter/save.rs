@@ -1,6 +1,5 @@
 //! Writing an adapter as peft does.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use candle_core::Tensor;
@@ -26,10 +25,9 @@ pub fn save(
         reason: format!("cannot be written: {reason}"),
     };
     let named = tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor));
-    let notes =
-        HashMap::from([("format".to_owned(), "pt".to_owned()), (BASE_KEY.to_owned(), base.to_owned())]);
-    let weights = safetensors::serialize(named, Some(notes))
-        .map_err(|error| wrong(ADAPTER_WEIGHTS, error.to_string()))?;
+    let weights = safetensors::serialize(named, None)
+        .map_err(|error| wrong(ADAPTER_WEIGHTS, error.to_string()))
+        .map(|weights| with_notes(&weights, &[(BASE_KEY, base), ("format", "pt")]))?;
     let mut settings =
         serde_json::to_vec_pretty(config).map_err(|error| wrong(ADAPTER_CONFIG, error.to_string()))?;
     settings.push(b'\n');
@@ -42,4 +40,22 @@ pub fn save(
         written.map_err(|error| wrong(file, error.to_string()))?;
     }
     Ok(())
+}
+
+/// A safetensors file with notes in its header. The crate writes them in any order; an adapter's digest needs one.
+fn with_notes(file: &[u8], notes: &[(&str, &str)]) -> Vec<u8> {
+    let (length, rest) = file.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().expect("eight bytes were split off")) as usize;
+    let (header, data) = rest.split_at(length);
+    let notes: Vec<String> = notes
+        .iter()
+        .map(|(name, value)| {
+            format!("{}:{}", serde_json::Value::from(*name), serde_json::Value::from(*value))
+        })
+        .collect();
+    let mut noted = format!("{{\"__metadata__\":{{{}}},", notes.join(",")).into_bytes();
+    noted.extend_from_slice(&header.trim_ascii()[1..]);
+    // Data begin at a multiple of eight.
+    noted.resize(noted.len().next_multiple_of(8), b' ');
+    [&(noted.len() as u64).to_le_bytes()[..], &noted, data].concat()
 }

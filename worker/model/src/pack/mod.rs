@@ -15,6 +15,7 @@ use serde::Serialize;
 pub use checkpoint::pack;
 pub use format::WeightFormat;
 pub use random::{RandomRequest, pack_random};
+pub(crate) use random::{mixed, signed_unit};
 
 use crate::bundle::BundleError;
 use crate::checkpoint::{Accounting, CheckpointError, CheckpointFiles};

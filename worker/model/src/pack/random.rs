@@ -109,12 +109,12 @@ fn spread(spec: &TensorSpec) -> (f32, f32) {
 }
 
 /// A number in [-1, 1) from the upper bits.
-fn signed_unit(bits: u64) -> f32 {
+pub(crate) fn signed_unit(bits: u64) -> f32 {
     (bits >> 40) as f32 / (1u64 << 23) as f32 - 1.0
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every index gets a number of its own, in any order.
-fn mixed(seed: u64) -> u64 {
+pub(crate) fn mixed(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
 
 use self::report::{Printer, Report};
@@ -59,7 +60,13 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if !args.items_only {
         let (ready, seen, batches) = (model.clone(), pictures.clone(), sizes(&args.batches));
         let rank = args.adapter_rank.map(usize::from);
-        let measure = move || steps::measure(ready.loaded(), &batches, &seen, rank, printer);
+        // In a pool of its own, as the engine's device thread is.
+        let measure = move || {
+            let threads = rayon::current_num_threads();
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+            let _pool = pool.context("the arithmetic threads cannot be started")?;
+            steps::measure(ready.loaded(), &batches, &seen, rank, printer)
+        };
         let (roofline, steps) = tokio::task::spawn_blocking(measure).await??;
         (report.roofline, report.steps) = (Some(roofline), steps);
     }
