@@ -1,7 +1,7 @@
 //! The broker under test and ways to come between it and us.
-#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
@@ -10,6 +10,28 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// The delay of the first retry in these tests.
+pub const RETRY_DELAY: Duration = Duration::from_millis(700);
+/// The broker's delivery limit in these tests.
+pub const DELIVERY_LIMIT: u32 = 2;
+/// How long an unused mailbox lives in these tests.
+pub const MAILBOX_EXPIRY: Duration = Duration::from_secs(2);
+
+/// Queues of a case of its own: short delays, a low delivery limit, a prefix that nobody else has.
+///
+/// # Panics
+/// Never: the prefix is well formed.
+pub fn topology(case: &str) -> Topology {
+    static CASES: AtomicU32 = AtomicU32::new(0);
+    let number = CASES.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("test.{case}.{}.{number}.{:08x}", std::process::id(), rand::random::<u32>());
+    Topology::with_prefix(&prefix)
+        .expect("the prefix is short")
+        .with_retry_delays([RETRY_DELAY])
+        .with_delivery_limit(DELIVERY_LIMIT)
+        .with_mailbox_expiry(MAILBOX_EXPIRY)
+}
 
 /// The address of the test broker.
 ///

@@ -2,7 +2,9 @@
 //! `CAPTIONFLEET_TEST_AMQP` names the broker.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
-mod rabbitmq_support;
+#[path = "broker/support.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod support;
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -13,9 +15,8 @@ use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{
     Broker, BrokerError, BrokerErrorKind, BrokerState, Message, QueueName, Topology,
 };
-use captionfleet_proto::conformance::broker::topology;
 use captionfleet_proto::job::Lane;
-use rabbitmq_support::{Proxy, Weather, broker_authority, broker_uri, connect, uri_through};
+use support::{Proxy, Weather, broker_authority, broker_uri, connect, topology, uri_through};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
