@@ -15,7 +15,6 @@ pub mod settling;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use captionfleet_proto::broker::{Broker, Consumer, Delivery, Message, QueueDepth, QueueName, Topology};
