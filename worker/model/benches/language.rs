@@ -1,9 +1,9 @@
 //! The published network's language model beside Phi-2 in llama.cpp, both with random weights.
 //!
-//! `cargo bench -p captionfleet-model --bench language [-- PYTHON [LAYERS]]`
+//! `cargo bench -p captionfleet-model --bench language [-- PYTHON [TYPE [LAYERS]]]`
 //!
 //! `PYTHON` is an interpreter with llama-cpp-python and gguf (`python3` otherwise; without them only our own figures are
-//! printed), `LAYERS` fewer layers than the network has, for a small machine. Medians of five rounds, ours and llama.cpp's by
+//! printed), `TYPE` one of ours alone, `LAYERS` fewer layers than the network has, for a small machine. Medians of five rounds, ours and llama.cpp's by
 //! turns, on all cores. Our network does more: three more norms in every layer.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub)]
 
@@ -20,6 +20,8 @@ use peer::{Peer, median};
 const ROUNDS: usize = 5;
 /// Tokens of a prompt: the picture and a usual question.
 const PROMPT: usize = 64;
+/// Tokens before those that are decoded: few, so that the bench is soon done.
+const BEFORE: usize = 16;
 /// Decode steps in a row, of which the median counts.
 const STEPS: usize = 8;
 const ROWS: [usize; 4] = [1, 4, 8, 16];
@@ -27,11 +29,15 @@ const ROWS: [usize; 4] = [1, 4, 8, 16];
 fn main() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let python = words.next().unwrap_or_else(|| "python3".to_owned());
+    let only = words.next().unwrap_or_default();
     let layers: usize = words.next().map_or(32, |layers| layers.parse().expect("a number of layers"));
     let threads = rayon::current_num_threads();
     println!("{layers} layers of Phi-2, {threads} threads, medians of {ROUNDS} rounds, tokens a second");
     println!("ours   llama.cpp  step          ours   llama.cpp   ratio");
     for (ours, theirs) in [(WeightFormat::Q8_0, "Q8_0"), (WeightFormat::Q4_0, "Q4_K")] {
+        if !ours.to_string().contains(&only) {
+            continue;
+        }
         let (threads, layers_word) = (threads.to_string(), layers.to_string());
         let program = include_str!("peer/llama.py");
         let mut llama = Peer::start(&python, program, &[theirs, &threads, &layers_word]);
@@ -53,7 +59,7 @@ fn main() {
         };
         compare(format!("prefill {PROMPT}"), PROMPT, Box::new(|| prefill(&model)));
         for rows in ROWS {
-            compare(format!("decode {rows} {PROMPT}"), rows, Box::new(|| decode(&model, rows)));
+            compare(format!("decode {rows} {BEFORE}"), rows, Box::new(|| decode(&model, rows)));
         }
     }
 }
@@ -70,7 +76,7 @@ fn prefill(model: &TinyGptV) -> f64 {
 }
 
 fn decode(model: &TinyGptV, rows: usize) -> f64 {
-    let (mut cache, embeds) = (cache(model, rows), model.embed_tokens(&[7; PROMPT]).unwrap());
+    let (mut cache, embeds) = (cache(model, rows), model.embed_tokens(&[7; BEFORE]).unwrap());
     let prompts: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone() }).collect();
     model.prefill(&prompts, &mut cache).unwrap();
     let next: Vec<_> = (0..rows).map(|slot| DecodeRow { slot, token: 7 }).collect();
