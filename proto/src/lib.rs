@@ -6,14 +6,12 @@
 //!   [`rows`] are what an archive holds, [`layout`] spells its keys. Plain data, no I/O.
 //! * **Bytes**: [`codec`] turns messages into versioned JSON and back; `manifest` and `rows` do so for Parquet.
 //! * **Ports**: [`broker`] and [`storage`], each with an embedded and a real implementation that pass one
-//!   suite (`conformance`, feature `testing`).
+//!   suite (`tests/broker`, `tests/storage`).
 //!
 //! What is not here: tensors, command lines, scheduling, and any decision about when to retry.
 //! `proto/README.md` describes the same contract for programs that are not written in Rust.
 pub mod broker;
 pub mod codec;
-#[cfg(feature = "testing")]
-pub mod conformance;
 pub mod examples;
 pub mod job;
 pub mod layout;

@@ -1,6 +1,6 @@
 //! The queue: one port, an in-process and a RabbitMQ implementation.
 //!
-//! Both implementations pass the suite in `crate::conformance::broker` and mean the same by every word:
+//! Both implementations pass the suite in `tests/broker/conformance` and mean the same by every word:
 //!
 //! * Delivery is **at least once**. A delivery that is not settled comes back, flagged
 //!   [`Delivery::redelivered`], when its consumer goes away: receivers must be idempotent.

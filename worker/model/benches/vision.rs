@@ -5,17 +5,18 @@
 //! `PYTHON` is an interpreter that has torch (`python3` otherwise; without torch only our own figures are printed), `BATCHES`
 //! sizes such as `1,4,8`. Figures are medians of five rounds, ours and PyTorch's by turns, on all cores; the features'
 //! likeness is the smallest cosine of any token to the one in f32.
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub)]
+
+mod peer;
 
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use captionfleet_model::bundle::Bundle;
 use captionfleet_model::pack::{RandomRequest, WeightFormat, pack_random};
 use captionfleet_model::{ModelConfig, TinyGptV};
+use peer::{Peer, median};
 
 /// Enough blocks that their weights do not stay in a cache.
 const DEPTH: usize = 4;
@@ -54,7 +55,11 @@ fn main() {
     let python = words.next().unwrap_or_else(|| "python3".to_owned());
     let batches = words.next().unwrap_or_else(|| "1,4,8".to_owned());
     let threads = rayon::current_num_threads();
-    let mut torch = Torch::start(&python, threads);
+    let mut torch = Peer::start(&python, TORCH, &[&DEPTH.to_string(), &threads.to_string()]);
+    // The first pass of each type chooses kernels.
+    for kind in ["bf16 1", "f32 1"] {
+        let _ = torch.as_mut().and_then(|torch| torch.seconds(kind));
+    }
     let towers: Vec<(WeightFormat, TinyGptV)> = TYPES.into_iter().map(|kind| (kind, tower(kind))).collect();
     println!("a block of ViT-g, {threads} threads, medians of {ROUNDS} rounds, ms");
     println!("batch  type       ms   beside torch bf16   beside torch f32   least cosine to f32");
@@ -71,7 +76,7 @@ fn main() {
                 times.push(since.elapsed().as_secs_f64());
             }
             for (times, kind) in theirs.iter_mut().zip(["bf16", "f32"]) {
-                let answer = torch.as_mut().and_then(|torch| torch.round(kind, batch));
+                let answer = torch.as_mut().and_then(|torch| torch.seconds(&format!("{kind} {batch}")));
                 times.push(answer.unwrap_or(f64::NAN));
             }
         }
@@ -112,54 +117,9 @@ fn tower(kind: WeightFormat) -> TinyGptV {
     Bundle::open(&out).unwrap().load(&Device::Cpu).unwrap().model
 }
 
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
 fn least_cosine(found: &Tensor, expected: &Tensor) -> f32 {
     let dot = |one: &Tensor, other: &Tensor| (one * other).unwrap().sum(2).unwrap();
     let norms = (dot(found, found) * dot(expected, expected)).unwrap().sqrt().unwrap();
     let cosines = (dot(found, expected) / norms).unwrap();
     cosines.flatten_all().unwrap().min(0).unwrap().to_scalar().unwrap()
-}
-
-/// PyTorch in a process of its own.
-struct Torch {
-    process: Child,
-    ask: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Torch {
-    fn start(python: &str, threads: usize) -> Option<Self> {
-        let mut process = Command::new(python)
-            .args(["-c", TORCH, &DEPTH.to_string(), &threads.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let (ask, answers) = (process.stdin.take()?, BufReader::new(process.stdout.take()?));
-        let mut torch = Self { process, ask, answers };
-        // The first pass of each type chooses kernels.
-        torch.round("bf16", 1)?;
-        torch.round("f32", 1)?;
-        Some(torch)
-    }
-
-    /// Seconds of one pass; `None` when Python has ended.
-    fn round(&mut self, kind: &str, batch: usize) -> Option<f64> {
-        writeln!(self.ask, "{kind} {batch}").ok()?;
-        let mut line = String::new();
-        self.answers.read_line(&mut line).ok()?;
-        line.trim().parse().ok()
-    }
-}
-
-impl Drop for Torch {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        // Reaped; how it ended makes no difference.
-        let _ = self.process.wait();
-    }
 }

@@ -4,7 +4,8 @@
 //! runs in the process, so that the marker cannot accuse an item of another's deed. A process that dies by its own fault
 //! (an abort, a segmentation fault) condemns the item with its last words: it gets a failed row and is never tried
 //! again. A life that ended without a word may have been ended from outside, by `kill -9` or with its machine, and that
-//! is no item's fault: the item is tried once more, before all others, and is condemned when a second life ends over it.
+//! is no item's fault: the item is tried again, before all others, and is condemned when a third life ends over it. (With
+//! two, a storm of random kills has met an innocent picture twice.)
 //! A drain clears the name: ending in good order condemns nobody.
 
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use crate::telemetry::events;
 /// No marker is larger: it may name every item of a job.
 const MAX_MARKER_BYTES: u64 = 64 * 1024 * 1024;
 
+/// So many lives must end over an item without a word to condemn it.
+const SILENT_DEATHS: usize = 3;
+
 /// What survives the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
@@ -39,7 +43,7 @@ pub(super) struct Marker {
     /// Items over which the device hung.
     #[serde(default)]
     hung: Vec<Suspect>,
-    /// Items over which one process ended, nobody knows why.
+    /// Items over which a process ended, nobody knows why: once for each time.
     #[serde(default)]
     suspected: Vec<Suspect>,
     /// The item being tried.
@@ -61,10 +65,9 @@ impl Marker {
             && self.life != life
             && !self.condemned.contains(&suspect)
         {
-            if self.suspected.contains(&suspect) {
+            self.suspected.push(suspect.clone());
+            if self.suspected.iter().filter(|other| **other == suspect).count() >= SILENT_DEATHS {
                 self.condemn(suspect);
-            } else {
-                self.suspected.push(suspect);
             }
         }
         life.clone_into(&mut self.life);
@@ -232,18 +235,20 @@ mod tests {
     }
 
     #[test]
-    fn a_second_life_that_ends_without_a_word_condemns() {
+    fn a_third_life_that_ends_without_a_word_condemns() {
         let once = marker("one", Some(3)).inherited_by("two");
         assert_eq!((once.condemned.len(), &once.suspected, &once.trying), (0, &vec![suspect(3)], &None));
         assert_eq!(once.order(5), [3, 0, 1, 2, 4]);
-        let mut twice = once.clone();
-        twice.trying = Some(suspect(3));
-        let twice = twice.inherited_by("three");
-        assert!(twice.verdict_on(&suspect(3)).is_some() && twice.suspected.is_empty());
-        let mut other = once;
-        other.trying = Some(suspect(4));
-        let other = other.inherited_by("three");
-        assert_eq!((other.condemned.len(), other.suspected.len()), (0, 2));
+        let again = |mut earlier: Marker, index, life| {
+            earlier.trying = Some(suspect(index));
+            earlier.inherited_by(life)
+        };
+        let twice = again(once.clone(), 3, "three");
+        assert!(twice.verdict_on(&suspect(3)).is_none() && twice.order(5)[0] == 3);
+        let thrice = again(twice, 3, "four");
+        assert!(thrice.verdict_on(&suspect(3)).is_some() && thrice.suspected.is_empty());
+        let other = again(again(once, 4, "three"), 5, "four");
+        assert_eq!((other.condemned.len(), other.suspected.len()), (0, 3));
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Subscriptions that outlive connections.
 
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
+use lapin::protocol::constants::REPLY_SUCCESS;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Acker, Channel};
 use tokio::time::sleep;
@@ -23,10 +26,10 @@ const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A subscription on a channel of its own: when it goes, the broker takes back what it held.
 pub(super) struct RabbitConsumer {
-    shared: Arc<Shared>,
-    queue: QueueName,
-    prefetch: u16,
+    wanted: Wanted,
     subscription: Option<Subscription>,
+    /// Subscribes again. Kept here, because whoever drops `next` to look after something else would begin anew every time.
+    again: Option<BoxFuture<'static, Result<Subscription, BrokerError>>>,
     cancelled: bool,
 }
 
@@ -36,30 +39,24 @@ struct Subscription {
     deliveries: lapin::Consumer,
 }
 
-impl RabbitConsumer {
-    /// Subscribes for the first time, so that a missing queue is known at once.
-    pub(super) async fn start(
-        shared: Arc<Shared>,
-        queue: QueueName,
-        prefetch: u16,
-    ) -> Result<Self, BrokerError> {
-        let mut consumer =
-            Self { shared, queue, prefetch: prefetch.max(1), subscription: None, cancelled: false };
-        let limit = consumer.shared.operation_timeout;
-        let session = consumer.shared.consuming.session(limit, "consume").await?;
-        consumer.subscription = Some(consumer.subscribe(&session).await?);
-        Ok(consumer)
-    }
+/// What to subscribe to.
+#[derive(Clone)]
+struct Wanted {
+    shared: Arc<Shared>,
+    queue: QueueName,
+    prefetch: u16,
+}
 
+impl Wanted {
     async fn subscribe(&self, session: &Session) -> Result<Subscription, BrokerError> {
         let subscribing = async {
-            let channel = session.connection().create_channel().await?;
-            channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+            let opening = Opening(Some(session.connection().create_channel().await?));
+            opening.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
             let queue = ShortString::from(self.queue.as_str());
             let options = BasicConsumeOptions::default();
             let deliveries =
-                channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
-            Ok(Subscription { session: session.clone(), channel, deliveries })
+                opening.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
+            Ok(Subscription { session: session.clone(), channel: opening.done(), deliveries })
         };
         self.request(session, "consume", subscribing).await
     }
@@ -78,7 +75,7 @@ impl RabbitConsumer {
     }
 
     /// Subscribes again however long the broker is away. Only a queue that is really gone is an error.
-    async fn resubscribe(&self) -> Result<Subscription, BrokerError> {
+    async fn resubscribe(self) -> Result<Subscription, BrokerError> {
         loop {
             let session = self.shared.consuming.session(Duration::MAX, "consume").await?;
             let error = match self.subscribe(&session).await {
@@ -98,45 +95,90 @@ impl RabbitConsumer {
             sleep(RESUBSCRIBE_PAUSE).await;
         }
     }
+}
+
+/// A channel on which a subscription begins. One that is given up before the broker has answered is closed: the broker would
+/// serve the request when it can, and deliver to nobody from then on.
+struct Opening(Option<Channel>);
+
+impl Opening {
+    fn done(mut self) -> Channel {
+        self.0.take().expect("it is taken once, here or when dropped")
+    }
+}
+
+impl Deref for Opening {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        self.0.as_ref().expect("it is there until `done` or the end")
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(channel) = self.0.take() {
+            // The first poll queues the command; what comes of it nobody needs to know.
+            let _ = channel.close(REPLY_SUCCESS, "given up".into()).now_or_never();
+        }
+    }
+}
+
+impl RabbitConsumer {
+    /// Subscribes for the first time, so that a missing queue is known at once.
+    pub(super) async fn start(
+        shared: Arc<Shared>,
+        queue: QueueName,
+        prefetch: u16,
+    ) -> Result<Self, BrokerError> {
+        let wanted = Wanted { shared, queue, prefetch: prefetch.max(1) };
+        let session = wanted.shared.consuming.session(wanted.shared.operation_timeout, "consume").await?;
+        let subscription = Some(wanted.subscribe(&session).await?);
+        Ok(Self { wanted, subscription, again: None, cancelled: false })
+    }
 
     fn delivery(&self, delivery: lapin::message::Delivery, session: Session) -> Delivery {
         let message = message_from(delivery.data, &delivery.properties);
         let count = delivery_count(&delivery.properties);
         let settlement = RabbitSettlement {
-            shared: Arc::clone(&self.shared),
+            shared: Arc::clone(&self.wanted.shared),
             session,
             acker: delivery.acker,
-            queue: self.queue.clone(),
+            queue: self.wanted.queue.clone(),
             settled: false,
         };
-        Delivery::new(message, self.queue.clone(), delivery.redelivered, count, Box::new(settlement))
+        Delivery::new(message, self.wanted.queue.clone(), delivery.redelivered, count, Box::new(settlement))
     }
 }
 
 #[async_trait]
 impl Consumer for RabbitConsumer {
     async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
-        let closing = self.shared.consuming.closing().clone();
+        let shared = Arc::clone(&self.wanted.shared);
+        let queue = self.wanted.queue.clone();
+        let closing = shared.consuming.closing().clone();
         loop {
             if self.cancelled || closing.is_cancelled() {
                 return Ok(None);
             }
             let Some(subscription) = &mut self.subscription else {
+                let again = self.again.get_or_insert_with(|| self.wanted.clone().resubscribe().boxed());
                 let again = tokio::select! {
-                    again = self.resubscribe() => again,
+                    again = again => again,
                     () = closing.cancelled() => return Ok(None),
                 };
+                self.again = None;
                 match again {
                     Err(error) if error.kind() == BrokerErrorKind::Closed => return Ok(None),
                     again => self.subscription = Some(again?),
                 }
-                tracing::debug!(queue = %self.queue, "consuming again");
+                tracing::debug!(queue = %queue, "consuming again");
                 continue;
             };
             let delivery = tokio::select! {
                 delivery = subscription.deliveries.next() => delivery,
                 // The client library tells us, too, but not in every race.
-                () = self.shared.consuming.ended(&subscription.session) => {
+                () = shared.consuming.ended(&subscription.session) => {
                     self.subscription = None;
                     continue;
                 }
@@ -146,11 +188,11 @@ impl Consumer for RabbitConsumer {
             match delivery {
                 Some(Ok(delivery)) => return Ok(Some(self.delivery(delivery, session))),
                 Some(Err(error)) => {
-                    tracing::debug!(queue = %self.queue, error = %error, "the subscription was lost");
+                    tracing::debug!(queue = %queue, error = %error, "the subscription was lost");
                     self.subscription = None;
                 }
                 None => {
-                    tracing::debug!(queue = %self.queue, "the broker ended the subscription");
+                    tracing::debug!(queue = %queue, "the broker ended the subscription");
                     self.subscription = None;
                     sleep(RESUBSCRIBE_PAUSE).await;
                 }
@@ -163,6 +205,7 @@ impl Consumer for RabbitConsumer {
         if std::mem::replace(&mut self.cancelled, true) {
             return Ok(());
         }
+        self.again = None;
         let Some(Subscription { session, channel, deliveries }) = &mut self.subscription else {
             return Ok(());
         };
@@ -173,10 +216,11 @@ impl Consumer for RabbitConsumer {
             }
             Ok(())
         };
-        let what = ("cancel the consumer of", &*format!("queue {}", self.queue));
-        let limit = self.shared.operation_timeout;
+        let what = ("cancel the consumer of", &*format!("queue {}", self.wanted.queue));
+        let shared = &self.wanted.shared;
+        let limit = shared.operation_timeout;
         // The channel stays open for what is in hand.
-        let cancelled = self.shared.consuming.request(session, limit, what, cancelling).await;
+        let cancelled = shared.consuming.request(session, limit, what, cancelling).await;
         match cancelled {
             // Without its connection the subscription is cancelled already.
             Err(error) if error.kind() == BrokerErrorKind::Unreachable => Ok(()),

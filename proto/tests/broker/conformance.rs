@@ -1,7 +1,7 @@
-//! The suite that every [`crate::broker`] implementation passes, one test per promise of the port.
+//! The suite that every [`captionfleet_proto::broker`] implementation passes, one test per promise of the port.
 //!
 //! ```ignore
-//! captionfleet_proto::broker_conformance!(make);
+//! conformance!(make);
 //! ```
 //!
 //! turns each case into a `#[tokio::test]`; `make` is an `async fn(Topology) -> Arc<dyn Broker>` that connects
@@ -15,23 +15,17 @@ pub mod settling;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::broker::{Broker, Consumer, Delivery, Message, QueueDepth, QueueName, Topology};
-use crate::job::Lane;
+use captionfleet_proto::broker::{Broker, Consumer, Delivery, Message, QueueDepth, QueueName, Topology};
+use captionfleet_proto::job::Lane;
+
+use crate::support::{DELIVERY_LIMIT, MAILBOX_EXPIRY, RETRY_DELAY, topology};
 
 /// How long something may take that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long we watch that something does not happen.
 const A_WHILE: Duration = Duration::from_millis(300);
-/// The delay of the first retry in this suite.
-const RETRY_DELAY: Duration = Duration::from_millis(700);
-/// The broker's delivery limit in this suite.
-const DELIVERY_LIMIT: u32 = 2;
-/// How long an unused mailbox lives in this suite.
-const MAILBOX_EXPIRY: Duration = Duration::from_secs(2);
-
 /// A broker under test and its queues.
 pub struct Subject {
     /// The broker, declared.
@@ -40,21 +34,6 @@ pub struct Subject {
     pub topology: Topology,
     /// The queue that most cases work on.
     pub lane: QueueName,
-}
-
-/// Queues of a case of its own: short delays, a low delivery limit, a prefix that nobody else has.
-///
-/// # Panics
-/// Never: the prefix is well formed.
-pub fn topology(case: &str) -> Topology {
-    static CASES: AtomicU32 = AtomicU32::new(0);
-    let number = CASES.fetch_add(1, Ordering::Relaxed);
-    let prefix = format!("test.{case}.{}.{number}.{:08x}", std::process::id(), rand::random::<u32>());
-    Topology::with_prefix(&prefix)
-        .expect("the prefix is short")
-        .with_retry_delays([RETRY_DELAY])
-        .with_delivery_limit(DELIVERY_LIMIT)
-        .with_mailbox_expiry(MAILBOX_EXPIRY)
 }
 
 impl Subject {
@@ -137,10 +116,9 @@ async fn nothing(consumer: &mut Box<dyn Consumer>) {
 }
 
 /// Turns every case of the suite into a test. `$make` connects a broker for a [`Topology`].
-#[macro_export]
-macro_rules! broker_conformance {
+macro_rules! conformance {
     ($make:path) => {
-        $crate::broker_conformance!(@cases $make;
+        conformance!(@cases $make;
             flow: delivers_in_order_as_published,
             flow: respects_the_prefetch,
             flow: shares_the_queue_among_consumers,
@@ -169,9 +147,11 @@ macro_rules! broker_conformance {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                use $crate::conformance::broker::{Subject, $module};
+                use crate::conformance::{Subject, $module};
                 $module::$case(Subject::new(stringify!($case), $make).await).await;
             }
         )+
     };
 }
+
+pub(crate) use conformance;

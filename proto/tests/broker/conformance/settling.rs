@@ -5,8 +5,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::{DELIVERY_LIMIT, RETRY_DELAY, Subject, ack_next, next, nothing};
-use crate::broker::{DeadReason, Message, QueueDepth, Requeue};
-use crate::job::Lane;
+use captionfleet_proto::broker::{DeadReason, Message, QueueDepth, Requeue};
+use captionfleet_proto::job::Lane;
 
 /// An acked message is gone for good.
 pub async fn forgets_what_is_acked(subject: Subject) {

@@ -1,4 +1,4 @@
-//! The suite that every [`crate::storage`] implementation passes.
+//! The suite that every [`captionfleet_proto::storage`] implementation passes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::storage::{PutMode, PutOutcome, Storage, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, PutOutcome, Storage, StorageErrorKind};
 
 /// Larger than anything the suite writes.
 const ANY_SIZE: u64 = 1 << 20;
@@ -355,6 +355,8 @@ async fn keys(store: &dyn Storage, prefix: &str) -> Vec<String> {
     times.into_keys().collect()
 }
 
-fn kind_of<T: std::fmt::Debug>(result: Result<T, crate::storage::StorageError>) -> StorageErrorKind {
+fn kind_of<T: std::fmt::Debug>(
+    result: Result<T, captionfleet_proto::storage::StorageError>,
+) -> StorageErrorKind {
     result.expect_err("must fail").kind()
 }

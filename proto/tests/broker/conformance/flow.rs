@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Subject, ack_next, next, nothing};
-use crate::broker::{Message, QueueDepth, QueueName};
+use captionfleet_proto::broker::{Message, QueueDepth, QueueName};
 
 /// First in, first out, with everything that was published.
 pub async fn delivers_in_order_as_published(subject: Subject) {

@@ -1,5 +1,4 @@
 //! A folder passes the suite, keeps to itself and is never left half-written.
-#![allow(clippy::unwrap_used, missing_docs)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -8,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use captionfleet_proto::conformance::storage::{Conditional, storage_suite, takes_large_files};
 use captionfleet_proto::storage::{
     LocalRoots, LocalStorage, PutMode, Storage, StorageError, StorageErrorKind as Kind, StorageOptions,
     Stores,
 };
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::TryStreamExt;
+
+use crate::conformance::{Conditional, storage_suite, takes_large_files};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn passes_the_suite() {

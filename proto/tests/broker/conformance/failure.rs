@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{PATIENCE, Subject, ack_next, nothing};
-use crate::broker::{BrokerErrorKind, BrokerState, Message, QueueName};
+use captionfleet_proto::broker::{BrokerErrorKind, BrokerState, Message, QueueName};
 
 fn missing(subject: &Subject) -> QueueName {
     QueueName::new(format!("{}.nowhere", subject.topology.prefix())).expect("a name")

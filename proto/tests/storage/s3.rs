@@ -3,7 +3,6 @@
 //! `CAPTIONFLEET_TEST_S3` is the URL of a server that checks credentials and checksums (s3s-fs),
 //! `CAPTIONFLEET_TEST_S3_CONDITIONAL` of one whose conditional writes have one winner (moto); both accept the
 //! credentials in `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`. The repository's test command starts them.
-#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 use std::error::Error;
 use std::process::Command;
@@ -12,12 +11,13 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::Credentials;
 use bytes::Bytes;
-use captionfleet_proto::conformance::storage::{Conditional, storage_suite, takes_large_files};
 use captionfleet_proto::storage::{
     PutMode, S3Checksums, Storage, StorageError, StorageErrorKind as Kind, StorageOptions, Stores,
 };
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::TryStreamExt;
+
+use crate::conformance::{Conditional, storage_suite, takes_large_files};
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -165,7 +165,7 @@ async fn names_what_is_no_endpoint() {
 /// Environment variables belong to a whole process, so each of these runs this test binary again in one of its own.
 fn child(test: &str, variables: &[(&str, Option<&str>)]) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--ignored", "--nocapture"]);
+    command.args(["--exact", &format!("s3::{test}"), "--ignored", "--nocapture"]);
     for name in
         ["AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL", "AWS_WEB_IDENTITY_TOKEN_FILE"]
     {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::broker::{Broker, Topology};
 
+use crate::conformance::conformance;
+
 async fn make(topology: Topology) -> Arc<dyn Broker> {
     Arc::new(EmbeddedBroker::new(topology))
 }
 
-captionfleet_proto::broker_conformance!(make);
+conformance!(make);

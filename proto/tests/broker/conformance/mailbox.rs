@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{MAILBOX_EXPIRY, PATIENCE, Subject, ack_next, next};
-use crate::broker::{BrokerErrorKind, Message};
+use captionfleet_proto::broker::{BrokerErrorKind, Message};
 
 /// A mailbox can be opened, found again with what is in it, and closed.
 pub async fn opens_and_closes_mailboxes(subject: Subject) {

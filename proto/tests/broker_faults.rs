@@ -2,7 +2,9 @@
 //! `CAPTIONFLEET_TEST_AMQP` names the broker.
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
-mod rabbitmq_support;
+#[path = "broker/support.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod support;
 
 use std::collections::HashSet;
 use std::error::Error;
@@ -13,9 +15,8 @@ use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{
     Broker, BrokerError, BrokerErrorKind, BrokerState, Message, QueueName, Topology,
 };
-use captionfleet_proto::conformance::broker::topology;
 use captionfleet_proto::job::Lane;
-use rabbitmq_support::{Proxy, Weather, broker_authority, broker_uri, connect, uri_through};
+use support::{LATENCY, Proxy, Weather, broker_authority, broker_uri, connect, topology, uri_through};
 use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
@@ -260,6 +261,53 @@ async fn a_silent_connection_is_found_out_within_two_heartbeats() {
     }
     assert!(seen.contains(&("a".to_owned(), true)), "the late ack settled the redelivery: {seen:?}");
     assert!(since.elapsed() < Duration::from_secs(10), "consuming again after {:?}", since.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribing_again_goes_on_when_next_is_dropped() {
+    let proxy = Proxy::start().await;
+    let topology = topology("dropped-next");
+    let broker = connect(uri_through(proxy.port), &topology, |_| {}).await;
+    broker.declare().await.unwrap();
+    let lane = topology.lane_queue(Lane::Bulk);
+    let mut consumer = broker.consume(&lane, 1).await.unwrap();
+    proxy.set(Weather::Down);
+    wait_for_state(&broker, is_connecting).await;
+    proxy.set(Weather::Slow);
+    let direct = connect(broker_uri(), &topology, |_| {}).await;
+    direct.publish(&lane, Message::new("a", "x")).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let delivery = loop {
+        // Much shorter than a request takes.
+        if let Ok(delivery) = timeout(LATENCY / 10, consumer.next()).await {
+            break delivery.unwrap().unwrap();
+        }
+        assert!(Instant::now() < deadline, "never subscribed again");
+    };
+    delivery.ack().await.unwrap();
+    assert_eq!(direct.depth(&lane).await.unwrap().consumers, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_was_given_up_takes_no_messages() {
+    let proxy = Proxy::start().await;
+    proxy.set(Weather::Slow);
+    let topology = topology("given-up");
+    let direct = connect(broker_uri(), &topology, |_| {}).await;
+    direct.declare().await.unwrap();
+    let lane = topology.lane_queue(Lane::Bulk);
+    // Time to open a channel and to set its prefetch, and not for the answer to the third request.
+    let broker =
+        connect(uri_through(proxy.port), &topology, |options| options.operation_timeout = LATENCY * 5).await;
+    let error = broker.consume(&lane, 1).await.map(|_| ()).unwrap_err();
+    assert_eq!(error.kind(), BrokerErrorKind::Timeout, "{error}");
+    sleep(LATENCY * 4).await;
+    direct.publish(&lane, Message::new("a", "x")).await.unwrap();
+    let mut consumer = direct.consume(&lane, 1).await.unwrap();
+    let delivery =
+        timeout(PATIENCE, consumer.next()).await.expect("nobody holds the message").unwrap().unwrap();
+    delivery.ack().await.unwrap();
+    assert_eq!(direct.depth(&lane).await.unwrap().consumers, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

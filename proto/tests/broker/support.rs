@@ -1,15 +1,38 @@
 //! The broker under test and ways to come between it and us.
-#![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, Topology};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// The delay of the first retry in these tests.
+pub const RETRY_DELAY: Duration = Duration::from_millis(700);
+/// The broker's delivery limit in these tests.
+pub const DELIVERY_LIMIT: u32 = 2;
+/// How long an unused mailbox lives in these tests.
+pub const MAILBOX_EXPIRY: Duration = Duration::from_secs(2);
+
+/// Queues of a case of its own: short delays, a low delivery limit, a prefix that nobody else has.
+///
+/// # Panics
+/// Never: the prefix is well formed.
+pub fn topology(case: &str) -> Topology {
+    static CASES: AtomicU32 = AtomicU32::new(0);
+    let number = CASES.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("test.{case}.{}.{number}.{:08x}", std::process::id(), rand::random::<u32>());
+    Topology::with_prefix(&prefix)
+        .expect("the prefix is short")
+        .with_retry_delays([RETRY_DELAY])
+        .with_delivery_limit(DELIVERY_LIMIT)
+        .with_mailbox_expiry(MAILBOX_EXPIRY)
+}
 
 /// The address of the test broker.
 ///
@@ -44,6 +67,9 @@ pub async fn connect(
     Arc::new(RabbitMq::connect(options).await.expect("the test broker accepts the connection"))
 }
 
+/// How long anything takes to pass when it is [`Weather::Slow`].
+pub const LATENCY: Duration = Duration::from_millis(300);
+
 /// What the proxy does to the connections through it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Weather {
@@ -53,6 +79,8 @@ pub enum Weather {
     HalfOpen,
     /// Existing connections are cut and new ones refused.
     Down,
+    /// Everything that passes through connections made in it takes [`LATENCY`].
+    Slow,
 }
 
 /// A TCP proxy to the test broker.
@@ -101,6 +129,12 @@ async fn serve(mut client: TcpStream, target: String, mut weather: watch::Receiv
         return;
     }
     let Ok(mut server) = TcpStream::connect(target).await else { return };
+    if *weather.borrow() == Weather::Slow {
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        tokio::join!(pass_slowly(from_client, to_server), pass_slowly(from_server, to_client));
+        return;
+    }
     loop {
         let fair = *weather.borrow_and_update() == Weather::Fair;
         tokio::select! {
@@ -110,6 +144,16 @@ async fn serve(mut client: TcpStream, target: String, mut weather: watch::Receiv
                     return;
                 }
             }
+        }
+    }
+}
+
+async fn pass_slowly(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let mut bytes = [0; 4096];
+    while let Ok(read @ 1..) = from.read(&mut bytes).await {
+        tokio::time::sleep(LATENCY).await;
+        if to.write_all(&bytes[..read]).await.is_err() {
+            return;
         }
     }
 }
