@@ -3,7 +3,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
@@ -18,6 +17,7 @@ use captionfleet_worker::engine::{Ask, CaptionRequest, EngineHandle, Priority, U
 use captionfleet_worker::finetune::{FinetuneOptions, Lessons, finetune, read_tables, see};
 use captionfleet_world::{Scene, Split, Verdict, check_caption, render};
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 const SCENES: u64 = 12;
 
@@ -103,7 +103,7 @@ async fn a_word_that_was_never_heard_is_said_after_training() {
     assert_eq!((lessons.train.len(), lessons.held_out.len()), (SCENES as usize, 0));
     assert!(lessons.unreadable.len() == 1 && lessons.unreadable[0].contains("nowhere.png"));
     let out = folder.path().join("adapter");
-    let done = finetune(&loaded, &lessons, &options(&out, 90), &AtomicBool::new(false), |_, _| {}).unwrap();
+    let done = finetune(&loaded, &lessons, &options(&out, 90), &CancellationToken::new(), |_, _| {}).unwrap();
     assert!(done.steps == 90 && !done.interrupted);
     let svg = std::fs::read_to_string(out.join("training/loss.svg")).unwrap();
     assert!(svg.contains("<polyline") && svg.ends_with("</svg>\n"));
@@ -122,14 +122,16 @@ async fn a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped() {
     let (folder, _) = taught();
     let lessons = lessons(&loaded, folder.path(), 0.25).await;
     assert_eq!((lessons.train.len(), lessons.held_out.len()), (9, 3));
-    let go = AtomicBool::new(false);
+    let go = CancellationToken::new();
     let whole = options(&folder.path().join("whole"), 20);
     let uninterrupted = finetune(&loaded, &lessons, &whole, &go, |_, _| {}).unwrap();
 
-    let stop = AtomicBool::new(false);
+    let stop = CancellationToken::new();
     let cut = options(&folder.path().join("cut"), 20);
     let first = finetune(&loaded, &lessons, &cut, &stop, |point, _| {
-        stop.store(point.step == 10, Ordering::Relaxed);
+        if point.step == 10 {
+            stop.cancel();
+        }
     });
     let first = first.unwrap();
     assert!(first.interrupted && first.steps == 10);
@@ -155,7 +157,7 @@ async fn nothing_better_for_a_while_ends_a_training() {
     // Steps far too large: the loss on the held-out pictures rises at once.
     options.train.schedule.rate = 0.5;
     options.patience = 3;
-    let done = finetune(&loaded, &lessons, &options, &AtomicBool::new(false), |_, _| {}).unwrap();
+    let done = finetune(&loaded, &lessons, &options, &CancellationToken::new(), |_, _| {}).unwrap();
     assert!(done.stopped_early && done.steps < 400, "{done:?}");
     assert!(done.loss <= done.loss_before);
 }

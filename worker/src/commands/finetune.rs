@@ -2,18 +2,18 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::Context as _;
 use bytesize::ByteSize;
-use captionfleet_model::bundle::LoadedModel;
+use candle_core::Device;
+use captionfleet_model::bundle::BundleManifest;
 use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::train::{Schedule, TrainOptions, TrainingPlan};
 use captionfleet_model::yardstick;
 use captionfleet_proto::storage::{LocalRoots, StorageOptions, Stores};
 use serde::Serialize;
 
-use super::say;
+use super::{say, stopping};
 use crate::config::FinetuneArgs;
 use crate::finetune::{Captioned, FinetuneOptions, Finetuned, Point, finetune, read_tables, see, steps_of};
 use crate::model_choice::ModelChoice;
@@ -29,12 +29,10 @@ pub(super) async fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let captioned = read_tables(&stores, &args.data).await?;
     let bundle = ModelChoice::parse(args.bundle.as_deref())?.resolve(&stores).await?;
     let device = args.device.open()?;
-    let loaded = tokio::task::spawn_blocking(move || bundle.load(&device)).await??;
-    let examples = captioned.examples() as f64 * f64::from(1.0 - args.held_out);
-    let steps = steps_of(examples as usize, args.batch, args.epochs);
     if args.plan {
-        return plan(&args, &loaded, &captioned, steps);
+        return plan(&args, bundle.manifest(), &device, &captioned);
     }
+    let loaded = tokio::task::spawn_blocking(move || bundle.load(&device)).await??;
     let pictures = captioned.pictures();
     let shown = !args.json;
     let lessons = see(&stores, &loaded, captioned, (args.held_out, args.seed), |seen| {
@@ -55,14 +53,13 @@ pub(super) async fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
         out: args.out.clone(),
         resume: args.resume,
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    let asked = stop.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            asked.store(true, Ordering::Relaxed);
-        }
-    });
+    let stop =
+        stopping::on_signal(|| eprintln!("stopping after this step; a second signal ends it at once"))?;
     let train = move || {
+        // In a pool of its own: from outside of one every product waits for a thread to wake.
+        let threads = rayon::current_num_threads();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
+        let _pool = pool.context("the arithmetic threads cannot be started")?;
         finetune(&loaded, &lessons, &settings, &stop, |point, steps| {
             if shown {
                 look(point, steps);
@@ -87,7 +84,7 @@ fn train_options(args: &FinetuneArgs, steps: usize) -> TrainOptions {
             warm_up: (steps as f64 * f64::from(args.warm_up)).ceil() as usize,
             steps,
         },
-        weight_decay: args.weight_decay,
+        weight_decay: f64::from(args.weight_decay),
         clip: args.clip,
         seed: args.seed,
     }
@@ -127,14 +124,16 @@ fn tell(args: &FinetuneArgs, done: &Finetuned) -> anyhow::Result<()> {
         say(format_args!("stopped at step {}: nothing got better any more", done.steps));
     }
     say(format_args!(
-        "{} numbers learnt from {} examples in {:.0} s; held-out loss {:.4}, before {:.4}\n\
+        "{} numbers learnt from {} examples in {:.0} s; {}\n\
          the adapter of step {} is in {out}: dispatcher caption … --adapter {out}\n\
          log and picture of the loss are in {out}/training",
         done.parameters,
         done.examples,
         done.seconds,
-        done.loss.unwrap_or(f64::NAN),
-        done.loss_before.unwrap_or(f64::NAN),
+        match (done.loss, done.loss_before) {
+            (Some(loss), Some(before)) => format!("held-out loss {loss:.4}, before {before:.4}"),
+            _ => "no picture was held out to judge it by".to_owned(),
+        },
         done.best_step.unwrap_or(0),
     ));
     Ok(())
@@ -147,44 +146,40 @@ struct Planned {
     steps: usize,
     #[serde(flatten)]
     plan: TrainingPlan,
+    bytes: u64,
+    /// The same on a GPU, wherever this is.
+    bytes_on_gpu: u64,
     seconds_per_step: f64,
     hours: f64,
 }
 
-/// Says what it would take on this machine.
+/// Says what it would take on this machine; the weights are not loaded for it.
 fn plan(
     args: &FinetuneArgs,
-    loaded: &LoadedModel,
+    manifest: &BundleManifest,
+    device: &Device,
     captioned: &Captioned,
-    steps: usize,
 ) -> anyhow::Result<ExitCode> {
-    let config = loaded.model.config();
-    let device = loaded.model.device();
-    let format: WeightFormat = loaded
-        .manifest
-        .weights
-        .get("language")
-        .map_or("f32", String::as_str)
-        .parse()
-        .map_err(anyhow::Error::msg)?;
-    let bits = match format {
-        WeightFormat::F32 => 32.0,
-        // Blocks are turned into halves on a GPU: its products of blocks have no way back.
-        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4K if !device.is_cpu() => 16.0,
-        WeightFormat::F16 | WeightFormat::BF16 => 16.0,
-        WeightFormat::Q8_0 => 8.5,
-        WeightFormat::Q4_0 | WeightFormat::Q4K => 4.5,
-    };
-    let tokens = config.qformer.num_query_tokens + USUAL_TEXT;
+    let format = manifest.weights.get("language").map_or("f32", String::as_str);
+    let format: WeightFormat = format.parse().map_err(anyhow::Error::msg)?;
+    let examples = captioned.examples() as f64 * f64::from(1.0 - args.held_out);
+    let steps = steps_of(examples as usize, args.batch, args.epochs);
+    let tokens = manifest.config.qformer.num_query_tokens + USUAL_TEXT;
     let micro = args.micro_batch.min(args.batch);
     let options = train_options(args, steps);
-    let plan = TrainingPlan::new(config, &options, bits, (args.batch, micro, tokens), device.is_cpu());
+    let on = |on_cpu: bool| {
+        let bits = bits_of(format, on_cpu);
+        TrainingPlan::new(&manifest.config, &options, bits, (args.batch, micro, tokens), on_cpu)
+    };
+    let (plan, on_gpu) = (on(device.is_cpu()), on(false));
     let seconds_per_step = plan.step_flops / yardstick::flops_per_second(device, format)?;
     let planned = Planned {
         pictures: captioned.pictures(),
         examples: captioned.examples(),
         steps,
         plan,
+        bytes: plan.bytes(),
+        bytes_on_gpu: on_gpu.bytes(),
         seconds_per_step,
         hours: seconds_per_step * steps as f64 / 3600.0,
     };
@@ -197,16 +192,34 @@ fn plan(
         "{} examples of {} pictures, {steps} steps of {} examples, {micro} at a time\n\
          learns       {} numbers\n\
          memory       {} in all, beside the vision tower: matrices {}, what learns {}, activations {}\n\
+         {}\
          time         at least {seconds_per_step:.2} s a step, {:.2} h in all, once the pictures were seen",
         planned.examples,
         planned.pictures,
         args.batch,
         plan.parameters,
-        size(plan.bytes()),
+        size(planned.bytes),
         size(plan.matrix_bytes),
         size(plan.learning_bytes),
         size(plan.activation_bytes),
+        if device.is_cpu() {
+            format!("on a GPU     {} of its memory\n", size(planned.bytes_on_gpu))
+        } else {
+            String::new()
+        },
         planned.hours,
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Bits of a matrix's number while it is trained through.
+fn bits_of(format: WeightFormat, on_cpu: bool) -> f64 {
+    match format {
+        WeightFormat::F32 => 32.0,
+        // Blocks are turned into halves on a GPU: its products of blocks have no way back.
+        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q4K if !on_cpu => 16.0,
+        WeightFormat::F16 | WeightFormat::BF16 => 16.0,
+        WeightFormat::Q8_0 => 8.5,
+        WeightFormat::Q4_0 | WeightFormat::Q4K => 4.5,
+    }
 }

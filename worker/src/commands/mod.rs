@@ -8,6 +8,7 @@ mod pack;
 mod random_bundle;
 mod run;
 mod scenes;
+mod stopping;
 mod trace;
 
 use std::process::ExitCode;

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::storage::Stores;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use super::stopping;
 use crate::app::run_worker;
 use crate::config::{RunArgs, RunSettings};
 use crate::demo_model;
@@ -18,13 +17,12 @@ use crate::telemetry::scraped::tell_cost;
 #[cfg(feature = "nvml")]
 use crate::telemetry::scraped::tell_energy;
 
-/// Ended by a second signal.
-const EXIT_KILLED: u8 = 130;
-
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = RunSettings::resolve(args)?;
     let worker = settings.worker;
-    let shutdown = stop_on_signals()?;
+    let shutdown = stopping::on_signal(|| {
+        tracing::info!("draining: running pictures are finished, a second signal ends the worker at once");
+    })?;
     tokio::spawn(spot::watch(settings.spot, shutdown.clone()));
     if let Some(price) = args.price_per_hour {
         tell_cost(worker.metrics.registry(), price);
@@ -57,20 +55,4 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         "drained"
     );
     Ok(ExitCode::SUCCESS)
-}
-
-/// Cancelled by the first SIGTERM or SIGINT; the second one ends the process.
-fn stop_on_signals() -> anyhow::Result<CancellationToken> {
-    let token = CancellationToken::new();
-    let stop = token.clone();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("draining: running pictures are finished, a second signal ends the worker at once");
-        stop.cancel();
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        std::process::exit(i32::from(EXIT_KILLED));
-    });
-    Ok(token)
 }

@@ -148,6 +148,14 @@ fn share(text: &str) -> Result<f32, String> {
     (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
 }
 
+/// A number above 0.
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (number > 0.0 && number <= 1e6)
+        .then_some(number)
+        .ok_or_else(|| "must be above 0, up to 1000000".to_owned())
+}
+
 /// A sum of money.
 fn price(text: &str) -> Result<f64, String> {
     let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -617,7 +625,7 @@ pub struct FinetuneArgs {
     pub rank: u16,
 
     /// The changes count ALPHA / R; twice R otherwise
-    #[arg(long, value_name = "ALPHA")]
+    #[arg(long, value_name = "ALPHA", value_parser = positive)]
     pub alpha: Option<f64>,
 
     /// Layers that change: query_key_value or of it q_proj, k_proj, v_proj alone; dense, fc1, fc2
@@ -629,11 +637,11 @@ pub struct FinetuneArgs {
     pub no_norms: bool,
 
     /// Times that every example is seen
-    #[arg(long, value_name = "N", default_value_t = 3.0)]
+    #[arg(long, value_name = "N", default_value_t = 3.0, value_parser = positive)]
     pub epochs: f64,
 
     /// Size of the largest step
-    #[arg(long, value_name = "RATE", default_value_t = 5e-4)]
+    #[arg(long, value_name = "RATE", default_value_t = 5e-4, value_parser = positive)]
     pub rate: f64,
 
     /// Share of all steps in which it rises to that; then it falls as half a cosine
@@ -641,11 +649,11 @@ pub struct FinetuneArgs {
     pub warm_up: f32,
 
     /// Share of the changes' weights that is taken away each step, times the step's size
-    #[arg(long, value_name = "SHARE", default_value_t = 0.01)]
-    pub weight_decay: f64,
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
+    pub weight_decay: f32,
 
     /// Longest gradient
-    #[arg(long, value_name = "LENGTH", default_value_t = 1.0)]
+    #[arg(long, value_name = "LENGTH", default_value_t = 1.0, value_parser = positive)]
     pub clip: f64,
 
     /// Examples of a step

@@ -1,11 +1,14 @@
 //! What happened in a training: a log for programs, and a picture of the losses.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+/// A loss that is smaller by less than this share is no better.
+const BETTER: f64 = 1e-3;
 const LOG: &str = "log.json";
 const PICTURE: &str = "loss.svg";
 /// Sides of the picture, and its margins.
@@ -28,18 +31,19 @@ pub struct Point {
     pub rate: Option<f64>,
     /// Length of the last gradient.
     pub gradient: Option<f64>,
-    /// Seconds since this life began.
+    /// Seconds that the training has taken, earlier lives included.
     pub seconds: f64,
 }
 
 /// All looks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// Names the examples.
+    /// Names the examples and their order.
     pub data: String,
     /// In the order of their steps.
     pub points: Vec<Point>,
-    /// Place of the best one.
+    /// Place of the best one; follows from the points.
+    #[serde(skip)]
     best: Option<usize>,
 }
 
@@ -52,18 +56,20 @@ impl Curve {
     pub(super) fn read(folder: &Path, step: usize) -> anyhow::Result<Self> {
         let file = folder.join(LOG);
         let text = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
-        let mut curve: Self =
+        let written: Self =
             serde_json::from_slice(&text).with_context(|| format!("{} is no log", file.display()))?;
-        curve.points.retain(|point| point.step <= step);
-        curve.best = curve.best.filter(|best| *best < curve.points.len());
+        let mut curve = Self::new(&written.data);
+        for point in written.points.into_iter().filter(|point| point.step <= step) {
+            curve.push(point);
+        }
         Ok(curve)
     }
 
-    /// Adds a look; says whether it is better than the best by this share.
-    pub(super) fn push(&mut self, point: Point, share: f64) -> bool {
+    /// Adds a look; says whether it is better than the best.
+    pub(super) fn push(&mut self, point: Point) -> bool {
         let best = self.best().and_then(|best| best.held_out);
         let is_better = match (point.held_out, best) {
-            (Some(loss), Some(best)) => loss < best * (1.0 - share),
+            (Some(loss), Some(best)) => loss < best * (1.0 - BETTER),
             (Some(loss), None) => loss.is_finite(),
             (None, _) => false,
         };
@@ -88,7 +94,12 @@ impl Curve {
         log.push(b'\n');
         for (name, bytes) in [(LOG, log), (PICTURE, self.picture().into_bytes())] {
             let file = folder.join(name);
-            std::fs::write(&file, bytes).with_context(|| format!("write {}", file.display()))?;
+            // Whole or not there: a training that is killed meanwhile must be able to go on.
+            let written = tempfile::NamedTempFile::new_in(folder).and_then(|mut whole| {
+                whole.write_all(&bytes)?;
+                whole.persist(&file).map(drop).map_err(|error| error.error)
+            });
+            written.with_context(|| format!("write {}", file.display()))?;
         }
         Ok(())
     }
@@ -168,13 +179,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut curve = Curve::new("d");
         let better: Vec<bool> = [(0, 3.0), (1, 1.0), (2, 0.9999), (3, 2.0)]
-            .map(|(step, loss)| curve.push(point(step, loss), 0.01))
+            .map(|(step, loss)| curve.push(point(step, loss)))
             .to_vec();
         assert_eq!(better, [true, true, false, false]);
         assert_eq!((curve.best().unwrap().step, curve.looks_since_best()), (1, 2));
         curve.write(folder.path()).unwrap();
         assert_eq!(Curve::read(folder.path(), 3).unwrap(), curve);
-        assert_eq!(Curve::read(folder.path(), 2).unwrap().points.len(), 3);
+        let earlier = Curve::read(folder.path(), 0).unwrap();
+        assert_eq!((earlier.points.len(), earlier.best().unwrap().step), (1, 0));
         let svg = std::fs::read_to_string(folder.path().join(PICTURE)).unwrap();
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert!(!svg.contains("NaN"));

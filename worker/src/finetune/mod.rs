@@ -8,24 +8,22 @@ mod curve;
 mod data;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::Context;
 use captionfleet_model::bundle::LoadedModel;
-use captionfleet_model::train::{Sample, TrainOptions, Trainer};
+use captionfleet_model::train::{Sample, StepReport, TrainOptions, Trainer};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 pub use curve::{Curve, Point};
 pub use data::{Captioned, Lessons, read_tables, see};
 
 /// The folder of a training inside the adapter's.
 const TRAINING: &str = "training";
-/// A loss that is smaller by less than this share is no better.
-const BETTER: f64 = 1e-3;
 
 /// How a training goes.
 #[derive(Debug, Clone)]
@@ -61,22 +59,22 @@ pub struct Finetuned {
     pub loss_before: Option<f64>,
     /// The best one, which the adapter has.
     pub loss: Option<f64>,
-    /// At which step.
+    /// The step whose adapter was kept: the best one, or the last look where nothing is held out.
     pub best_step: Option<usize>,
     /// Whether it stopped because nothing got better any more.
     pub stopped_early: bool,
     /// Whether it was told to stop; it can be resumed.
     pub interrupted: bool,
-    /// Seconds of this life.
+    /// Seconds that it took, earlier lives included.
     pub seconds: f64,
 }
 
-/// Steps until every example was seen `epochs` times.
+/// Steps until every example has been seen `epochs` times.
 pub fn steps_of(examples: usize, batch: usize, epochs: f64) -> usize {
     ((examples as f64 * epochs / batch.max(1) as f64).ceil() as usize).max(1)
 }
 
-/// Trains until it is done, nothing gets better, or `stop` is set; `tell` hears of every look.
+/// Trains until it is done, nothing gets better, or `stop` is cancelled; `tell` hears of every look.
 ///
 /// # Errors
 /// When the folder cannot be used, or the training diverges.
@@ -84,7 +82,7 @@ pub fn finetune(
     loaded: &LoadedModel,
     lessons: &Lessons,
     options: &FinetuneOptions,
-    stop: &AtomicBool,
+    stop: &CancellationToken,
     mut tell: impl FnMut(&Point, usize),
 ) -> anyhow::Result<Finetuned> {
     let since = Instant::now();
@@ -95,17 +93,21 @@ pub fn finetune(
     let place = Place::new(&options.out);
     let base = loaded.manifest.base_id();
     let mut trainer = Trainer::new(&loaded.model, &base, &loaded.manifest.name, options.train.clone())?;
-    let mut curve = place.begin(&mut trainer, options.resume, &lessons.digest)?;
+    // Another batch size would be another order of the examples.
+    let data = format!("{} in batches of {}", lessons.digest, options.batch);
+    let mut curve = place.begin(&mut trainer, options.resume, &data)?;
+    let earlier = curve.points.last().map_or(0.0, |point| point.seconds);
+    let seconds = || earlier + since.elapsed().as_secs_f64();
     let steps = options.train.schedule.steps;
     let mut course = Course { trainer, lessons, options, place, shuffled: None };
     if curve.points.is_empty() {
-        let point = course.look(&mut curve, None, since)?;
+        let point = course.look(&mut curve, None, seconds())?;
         tell(&point, steps);
     }
     let (mut early, mut interrupted) = (false, false);
     let mut losses = Vec::new();
     while course.trainer.steps() < steps {
-        if stop.load(Ordering::Relaxed) {
+        if stop.is_cancelled() {
             interrupted = true;
             break;
         }
@@ -122,7 +124,7 @@ pub fn finetune(
         let step = course.trainer.steps();
         if step.is_multiple_of(options.look_every) || step == steps {
             let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
-            let point = course.look(&mut curve, (!losses.is_empty()).then_some((mean, made)), since)?;
+            let point = course.look(&mut curve, (!losses.is_empty()).then_some((mean, made)), seconds())?;
             losses.clear();
             tell(&point, steps);
             if curve.looks_since_best() >= options.patience {
@@ -132,18 +134,18 @@ pub fn finetune(
         }
     }
     course.trainer.save_state(&course.place.state())?;
-    let best = curve.best();
+    let kept = if lessons.held_out.is_empty() { curve.points.last() } else { curve.best() };
     Ok(Finetuned {
         examples: lessons.train.len(),
         held_out: lessons.held_out.len(),
         parameters: course.trainer.parameters(),
         steps: course.trainer.steps(),
         loss_before: curve.points.first().and_then(|point| point.held_out),
-        loss: best.and_then(|point| point.held_out),
-        best_step: best.map(|point| point.step),
+        loss: kept.and_then(|point| point.held_out),
+        best_step: kept.map(|point| point.step),
         stopped_early: early,
         interrupted,
-        seconds: since.elapsed().as_secs_f64(),
+        seconds: seconds(),
     })
 }
 
@@ -180,16 +182,16 @@ impl Course<'_> {
         self.shuffled.as_ref().map_or(&[], |(_, order)| order)
     }
 
-    /// Looks at the held-out pictures and writes everything down; the adapter only if it is the best so far. Without
-    /// held-out pictures the last one is the best.
+    /// Looks at the held-out pictures and writes everything down; the adapter only if it is the best so far, or if there is
+    /// nothing to judge it by.
     fn look(
         &mut self,
         curve: &mut Curve,
-        trained: Option<(f64, captionfleet_model::train::StepReport)>,
-        since: Instant,
+        trained: Option<(f64, StepReport)>,
+        seconds: f64,
     ) -> anyhow::Result<Point> {
         let held_out = match self.lessons.held_out.as_slice() {
-            [] => trained.map(|(loss, _)| loss),
+            [] => None,
             held_out => Some(self.trainer.loss(held_out, self.options.micro_batch)?),
         };
         let point = Point {
@@ -198,14 +200,15 @@ impl Course<'_> {
             held_out,
             rate: trained.map(|(_, made)| made.rate),
             gradient: trained.map(|(_, made)| made.gradient),
-            seconds: since.elapsed().as_secs_f64(),
+            seconds,
         };
-        let is_best = curve.push(point.clone(), BETTER) || self.lessons.held_out.is_empty();
+        let is_best = curve.push(point.clone()) || self.lessons.held_out.is_empty();
+        // The state comes last: who is killed before it goes on from the state before, and does the same again.
         if is_best {
             self.trainer.save_adapter(&self.place.adapter)?;
         }
-        self.trainer.save_state(&self.place.state())?;
         curve.write(&self.place.training)?;
+        self.trainer.save_state(&self.place.state())?;
         Ok(point)
     }
 }
@@ -242,7 +245,7 @@ impl Place {
         let curve = Curve::read(&self.training, trainer.steps())?;
         anyhow::ensure!(
             curve.data == data,
-            "{} was begun with other data: give the same --data and --held-out, or name another folder",
+            "{} was begun with other data: give the same --data, --held-out and --batch, or name another folder",
             self.adapter.display()
         );
         Ok(curve)
