@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{
-    Broker, BrokerError, BrokerErrorKind, BrokerState, Message, QueueName, Topology,
+    Broker, BrokerError, BrokerErrorKind, BrokerState, Consumer, Message, QueueName, Topology,
 };
 use captionfleet_proto::job::Lane;
 use support::{LATENCY, Proxy, Weather, broker_authority, broker_uri, connect, topology, uri_through};
@@ -263,16 +263,30 @@ async fn a_silent_connection_is_found_out_within_two_heartbeats() {
     assert!(since.elapsed() < Duration::from_secs(10), "consuming again after {:?}", since.elapsed());
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscribing_again_goes_on_when_next_is_dropped() {
+/// A consumer that has just lost its broker.
+struct CutOff {
+    proxy: Proxy,
+    topology: Topology,
+    broker: Arc<dyn Broker>,
+    lane: QueueName,
+    consumer: Box<dyn Consumer>,
+}
+
+async fn cut_off(case: &str) -> CutOff {
     let proxy = Proxy::start().await;
-    let topology = topology("dropped-next");
+    let topology = topology(case);
     let broker = connect(uri_through(proxy.port), &topology, |_| {}).await;
     broker.declare().await.unwrap();
     let lane = topology.lane_queue(Lane::Bulk);
-    let mut consumer = broker.consume(&lane, 1).await.unwrap();
+    let consumer = broker.consume(&lane, 1).await.unwrap();
     proxy.set(Weather::Down);
     wait_for_state(&broker, is_connecting).await;
+    CutOff { proxy, topology, broker, lane, consumer }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscribing_again_goes_on_when_next_is_dropped() {
+    let CutOff { proxy, topology, broker: _broker, lane, mut consumer } = cut_off("dropped-next").await;
     proxy.set(Weather::Slow);
     let direct = connect(broker_uri(), &topology, |_| {}).await;
     direct.publish(&lane, Message::new("a", "x")).await.unwrap();
@@ -340,14 +354,7 @@ async fn a_mailbox_that_expired_while_the_connection_was_away_is_opened_again() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closing_while_the_broker_is_away_ends_what_waits() {
-    let proxy = Proxy::start().await;
-    let topology = topology("closing");
-    let broker = connect(uri_through(proxy.port), &topology, |_| {}).await;
-    broker.declare().await.unwrap();
-    let lane = topology.lane_queue(Lane::Bulk);
-    let mut consumer = broker.consume(&lane, 1).await.unwrap();
-    proxy.set(Weather::Down);
-    wait_for_state(&broker, is_connecting).await;
+    let CutOff { proxy: _proxy, broker, lane, mut consumer, .. } = cut_off("closing").await;
     let publish = tokio::spawn({
         let (broker, lane) = (Arc::clone(&broker), lane.clone());
         async move { broker.publish(&lane, Message::new("a", "x")).await }

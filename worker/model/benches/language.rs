@@ -5,17 +5,20 @@
 //! `PYTHON` is an interpreter with llama-cpp-python and gguf (`python3` otherwise; without them only our own figures are
 //! printed), `TYPE` one of ours alone, `LAYERS` fewer layers than the network has, for a small machine. Medians of five rounds, ours and llama.cpp's by
 //! turns, on all cores. Our network does more: three more norms in every layer.
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "support/peer.rs"]
 mod peer;
+#[path = "support/published.rs"]
+mod published;
 
 use std::time::Instant;
 
-use candle_core::{DType, Device};
-use captionfleet_model::bundle::Bundle;
-use captionfleet_model::pack::{RandomRequest, WeightFormat, pack_random};
+use candle_core::DType;
+use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::{DecodeRow, KvCache, ModelConfig, PrefillRow, TinyGptV};
-use peer::{Peer, median};
+use peer::Peer;
+use published::{median, published};
 
 const ROUNDS: usize = 5;
 /// Tokens of a prompt: the picture and a usual question.
@@ -38,17 +41,18 @@ fn main() {
         if !ours.to_string().contains(&only) {
             continue;
         }
-        let (threads, layers_word) = (threads.to_string(), layers.to_string());
-        let program = include_str!("peer/llama.py");
-        let mut llama = Peer::start(&python, program, &[theirs, &threads, &layers_word]);
+        let arguments = [theirs, &threads.to_string(), &layers.to_string()].map(str::to_owned);
+        let mut llama =
+            Peer::start(&python, include_str!("support/llama.py"), &arguments.each_ref().map(AsRef::as_ref));
         // Loads, and chooses kernels.
-        let _ = llama.as_mut().and_then(|llama| llama.seconds("prefill 8"));
+        let _ = llama.as_mut().and_then(|llama| llama.seconds::<1>("prefill 8"));
         let model = language(ours, layers);
-        let mut compare = |step: String, tokens: usize, mut run: Box<dyn FnMut() -> f64 + '_>| {
+        let mut compare = |step: &str, tokens: usize, run: &dyn Fn() -> f64| {
             let mut times = [Vec::new(), Vec::new()];
             for _ in 0..ROUNDS {
                 times[0].push(run());
-                times[1].push(llama.as_mut().and_then(|llama| llama.seconds(&step)).unwrap_or(f64::NAN));
+                let answer = llama.as_mut().and_then(|llama| llama.seconds(step));
+                times[1].push(answer.map_or(f64::NAN, |[seconds]| seconds));
             }
             let [us, them] = times.map(|times| tokens as f64 / median(times));
             println!(
@@ -57,9 +61,9 @@ fn main() {
                 us / them
             );
         };
-        compare(format!("prefill {PROMPT}"), PROMPT, Box::new(|| prefill(&model)));
+        compare(&format!("prefill {PROMPT}"), PROMPT, &|| prefill(&model));
         for rows in ROWS {
-            compare(format!("decode {rows} {BEFORE}"), rows, Box::new(|| decode(&model, rows)));
+            compare(&format!("decode {rows} {BEFORE}"), rows, &|| decode(&model, rows));
         }
     }
 }
@@ -88,24 +92,12 @@ fn decode(model: &TinyGptV, rows: usize) -> f64 {
     median((0..STEPS).map(step).collect())
 }
 
-/// The published network with one block of everything that is not the language model.
+/// The language model, with one block of everything else.
 fn language(kind: WeightFormat, layers: usize) -> TinyGptV {
-    let mut config = ModelConfig::tinygpt_v(224);
-    config.vision.depth = 1;
-    config.qformer.num_layers = 1;
-    config.lm.num_layers = layers;
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("bundle");
-    pack_random(&RandomRequest {
-        config,
-        stage: 3,
-        tokenizer: include_bytes!("../../demo-model/tokenizer.json").to_vec(),
-        text_tokenizer: None,
-        weights: kind,
-        vision_weights: WeightFormat::Q8_0,
-        seed: 1,
-        out: out.clone(),
-    })
-    .unwrap();
-    Bundle::open(&out).unwrap().load(&Device::Cpu).unwrap().model
+    let smaller = |config: &mut ModelConfig| {
+        config.vision.depth = 1;
+        config.qformer.num_layers = 1;
+        config.lm.num_layers = layers;
+    };
+    published(smaller, kind, WeightFormat::Q8_0)
 }

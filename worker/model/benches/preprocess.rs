@@ -6,13 +6,15 @@
 //! a picture to take instead of the drawn one. Every figure is the best of several rounds, ours and Pillow's by turns.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "support/peer.rs"]
+mod peer;
+
 use std::hint::black_box;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
 use captionfleet_model::preprocess::{DecodeLimits, Picture, decode, resize_square};
 use image::codecs::jpeg::JpegEncoder;
+use peer::Peer;
 
 /// The published model's input.
 const SIDE: usize = 224;
@@ -46,17 +48,16 @@ fn main() {
     let bytes = words.next().map_or_else(drawn, |file| std::fs::read(file).unwrap());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &bytes).unwrap();
-    let mut pillow = Pillow::start(&python, file.path());
+    let mut pillow = Peer::start(&python, PILLOW, &[file.path().as_os_str(), SIDE.to_string().as_ref()]);
 
     let (mut ours, mut theirs) = ([f64::INFINITY; 2], [f64::INFINITY; 2]);
     for _ in 0..ROUNDS {
         let of_decoding = seconds(|| drop(black_box(picture(&bytes))));
         let of_both = seconds(|| drop(black_box(resize_square(&picture(&bytes), SIDE))));
         ours = [ours[0].min(of_decoding), ours[1].min(of_both)];
-        match pillow.as_mut().map(Pillow::round) {
-            Some(Some(times)) => theirs = [theirs[0].min(times[0]), theirs[1].min(times[1])],
-            Some(None) => pillow = None,
-            None => {}
+        if let Some(times) = pillow.as_mut().and_then(|pillow| pillow.seconds(&PICTURES.to_string())) {
+            let [of_decoding, of_both] = times.map(|seconds| seconds / PICTURES as f64);
+            theirs = [theirs[0].min(of_decoding), theirs[1].min(of_both)];
         }
     }
     println!("one core, best of {ROUNDS} rounds of {PICTURES} pictures; {} bytes each", bytes.len());
@@ -95,45 +96,4 @@ fn drawn() -> Vec<u8> {
     let mut bytes = Vec::new();
     JpegEncoder::new_with_quality(&mut bytes, 90).encode_image(&picture).unwrap();
     bytes
-}
-
-/// Pillow in a process of its own.
-struct Pillow {
-    process: Child,
-    ask: ChildStdin,
-    answers: BufReader<ChildStdout>,
-}
-
-impl Pillow {
-    fn start(python: &str, file: &std::path::Path) -> Option<Self> {
-        let mut process = Command::new(python)
-            .arg("-c")
-            .arg(PILLOW)
-            .arg(file)
-            .arg(SIDE.to_string())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .ok()?;
-        let (ask, answers) = (process.stdin.take()?, BufReader::new(process.stdout.take()?));
-        Some(Self { process, ask, answers })
-    }
-
-    /// Seconds for one picture: decoded, and decoded and resized. `None` when Python has ended.
-    fn round(&mut self) -> Option<[f64; 2]> {
-        writeln!(self.ask, "{PICTURES}").ok()?;
-        let mut line = String::new();
-        self.answers.read_line(&mut line).ok()?;
-        let mut times = line.split_whitespace().map(str::parse::<f64>);
-        let mut next = || Some(times.next()?.ok()? / PICTURES as f64);
-        Some([next()?, next()?])
-    }
-}
-
-impl Drop for Pillow {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        // Reaped; how it ended makes no difference.
-        let _ = self.process.wait();
-    }
 }

@@ -5,18 +5,21 @@
 //! `PYTHON` is an interpreter that has torch (`python3` otherwise; without torch only our own figures are printed), `BATCHES`
 //! sizes such as `1,4,8`. Figures are medians of five rounds, ours and PyTorch's by turns, on all cores; the features'
 //! likeness is the smallest cosine of any token to the one in f32.
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, unreachable_pub)]
+#![allow(clippy::print_stdout, clippy::unwrap_used)]
 
+#[path = "support/peer.rs"]
 mod peer;
+#[path = "support/published.rs"]
+mod published;
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use captionfleet_model::bundle::Bundle;
-use captionfleet_model::pack::{RandomRequest, WeightFormat, pack_random};
+use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::{ModelConfig, TinyGptV};
-use peer::{Peer, median};
+use peer::Peer;
+use published::{median, published};
 
 /// Enough blocks that their weights do not stay in a cache.
 const DEPTH: usize = 4;
@@ -55,10 +58,10 @@ fn main() {
     let python = words.next().unwrap_or_else(|| "python3".to_owned());
     let batches = words.next().unwrap_or_else(|| "1,4,8".to_owned());
     let threads = rayon::current_num_threads();
-    let mut torch = Peer::start(&python, TORCH, &[&DEPTH.to_string(), &threads.to_string()]);
+    let mut torch = Peer::start(&python, TORCH, &[DEPTH.to_string().as_ref(), threads.to_string().as_ref()]);
     // The first pass of each type chooses kernels.
     for kind in ["bf16 1", "f32 1"] {
-        let _ = torch.as_mut().and_then(|torch| torch.seconds(kind));
+        let _ = torch.as_mut().and_then(|torch| torch.seconds::<1>(kind));
     }
     let towers: Vec<(WeightFormat, TinyGptV)> = TYPES.into_iter().map(|kind| (kind, tower(kind))).collect();
     println!("a block of ViT-g, {threads} threads, medians of {ROUNDS} rounds, ms");
@@ -77,7 +80,7 @@ fn main() {
             }
             for (times, kind) in theirs.iter_mut().zip(["bf16", "f32"]) {
                 let answer = torch.as_mut().and_then(|torch| torch.seconds(&format!("{kind} {batch}")));
-                times.push(answer.unwrap_or(f64::NAN));
+                times.push(answer.map_or(f64::NAN, |[seconds]| seconds));
             }
         }
         let theirs = theirs.map(median);
@@ -95,26 +98,14 @@ fn main() {
     }
 }
 
-/// The published network's vision tower, with fewer blocks and a language model that takes no memory.
+/// The vision tower with fewer blocks, and a language model that takes no memory.
 fn tower(kind: WeightFormat) -> TinyGptV {
-    let mut config = ModelConfig::tinygpt_v(224);
-    config.vision.depth = DEPTH;
-    config.qformer.num_layers = 1;
-    config.lm.num_layers = 1;
-    let folder = tempfile::tempdir().unwrap();
-    let out = folder.path().join("bundle");
-    pack_random(&RandomRequest {
-        config,
-        stage: 3,
-        tokenizer: include_bytes!("../../demo-model/tokenizer.json").to_vec(),
-        text_tokenizer: None,
-        weights: WeightFormat::Q4_0,
-        vision_weights: kind,
-        seed: 1,
-        out: out.clone(),
-    })
-    .unwrap();
-    Bundle::open(&out).unwrap().load(&Device::Cpu).unwrap().model
+    let smaller = |config: &mut ModelConfig| {
+        config.vision.depth = DEPTH;
+        config.qformer.num_layers = 1;
+        config.lm.num_layers = 1;
+    };
+    published(smaller, WeightFormat::Q4_0, kind)
 }
 
 fn least_cosine(found: &Tensor, expected: &Tensor) -> f32 {

@@ -1,7 +1,6 @@
 //! Subscriptions that outlive connections.
 
 use std::future::Future;
-use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use lapin::options::{
 use lapin::protocol::constants::REPLY_SUCCESS;
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Acker, Channel};
+use scopeguard::ScopeGuard;
 use tokio::time::sleep;
 
 use super::link::{Session, chain};
@@ -50,13 +50,19 @@ struct Wanted {
 impl Wanted {
     async fn subscribe(&self, session: &Session) -> Result<Subscription, BrokerError> {
         let subscribing = async {
-            let opening = Opening(Some(session.connection().create_channel().await?));
-            opening.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
+            // A broker that is asked and then left alone would serve the request when it can, and deliver to nobody from then
+            // on: until it has answered, whoever drops this future closes the channel.
+            let channel = scopeguard::guard(session.connection().create_channel().await?, give_up);
+            channel.basic_qos(self.prefetch, BasicQosOptions::default()).await?;
             let queue = ShortString::from(self.queue.as_str());
             let options = BasicConsumeOptions::default();
             let deliveries =
-                opening.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
-            Ok(Subscription { session: session.clone(), channel: opening.done(), deliveries })
+                channel.basic_consume(queue, ShortString::default(), options, FieldTable::default()).await?;
+            Ok(Subscription {
+                session: session.clone(),
+                channel: ScopeGuard::into_inner(channel),
+                deliveries,
+            })
         };
         self.request(session, "consume", subscribing).await
     }
@@ -97,31 +103,10 @@ impl Wanted {
     }
 }
 
-/// A channel on which a subscription begins. One that is given up before the broker has answered is closed: the broker would
-/// serve the request when it can, and deliver to nobody from then on.
-struct Opening(Option<Channel>);
-
-impl Opening {
-    fn done(mut self) -> Channel {
-        self.0.take().expect("it is taken once, here or when dropped")
-    }
-}
-
-impl Deref for Opening {
-    type Target = Channel;
-
-    fn deref(&self) -> &Channel {
-        self.0.as_ref().expect("it is there until `done` or the end")
-    }
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        if let Some(channel) = self.0.take() {
-            // The first poll queues the command; what comes of it nobody needs to know.
-            let _ = channel.close(REPLY_SUCCESS, "given up".into()).now_or_never();
-        }
-    }
+/// Tells the broker that nobody waits for what was asked of it on this channel.
+fn give_up(channel: Channel) {
+    // The first poll queues the command; what comes of it nobody needs to know.
+    let _ = channel.close(REPLY_SUCCESS, "given up".into()).now_or_never();
 }
 
 impl RabbitConsumer {
@@ -154,9 +139,7 @@ impl RabbitConsumer {
 #[async_trait]
 impl Consumer for RabbitConsumer {
     async fn next(&mut self) -> Result<Option<Delivery>, BrokerError> {
-        let shared = Arc::clone(&self.wanted.shared);
-        let queue = self.wanted.queue.clone();
-        let closing = shared.consuming.closing().clone();
+        let closing = self.wanted.shared.consuming.closing().clone();
         loop {
             if self.cancelled || closing.is_cancelled() {
                 return Ok(None);
@@ -172,13 +155,13 @@ impl Consumer for RabbitConsumer {
                     Err(error) if error.kind() == BrokerErrorKind::Closed => return Ok(None),
                     again => self.subscription = Some(again?),
                 }
-                tracing::debug!(queue = %queue, "consuming again");
+                tracing::debug!(queue = %self.wanted.queue, "consuming again");
                 continue;
             };
             let delivery = tokio::select! {
                 delivery = subscription.deliveries.next() => delivery,
                 // The client library tells us, too, but not in every race.
-                () = shared.consuming.ended(&subscription.session) => {
+                () = self.wanted.shared.consuming.ended(&subscription.session) => {
                     self.subscription = None;
                     continue;
                 }
@@ -188,11 +171,11 @@ impl Consumer for RabbitConsumer {
             match delivery {
                 Some(Ok(delivery)) => return Ok(Some(self.delivery(delivery, session))),
                 Some(Err(error)) => {
-                    tracing::debug!(queue = %queue, error = %error, "the subscription was lost");
+                    tracing::debug!(queue = %self.wanted.queue, error = %error, "the subscription was lost");
                     self.subscription = None;
                 }
                 None => {
-                    tracing::debug!(queue = %queue, "the broker ended the subscription");
+                    tracing::debug!(queue = %self.wanted.queue, "the broker ended the subscription");
                     self.subscription = None;
                     sleep(RESUBSCRIBE_PAUSE).await;
                 }

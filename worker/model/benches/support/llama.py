@@ -51,11 +51,14 @@ def write(path):
     out.add_tokenizer_model("gpt2")
     out.add_token_list([f"token{i}" for i in range(VOCABULARY)])
     out.add_token_merges(["t o"])
-    vector = lambda name, width, value: out.add_tensor(name, np.full(width, value, np.float32))
-    linear = lambda name, rows, columns, kind: (
-        out.add_tensor(f"{name}.weight", matrix(rows, columns, kind), raw_dtype=kind),
-        vector(f"{name}.bias", rows, 0.0),
-    )
+
+    def vector(name, width, value):
+        out.add_tensor(name, np.full(width, value, np.float32))
+
+    def linear(name, rows, columns, kind):
+        out.add_tensor(f"{name}.weight", matrix(rows, columns, kind), raw_dtype=kind)
+        vector(f"{name}.bias", rows, 0.0)
+
     out.add_tensor("token_embd.weight", matrix(VOCABULARY, WIDTH, KIND), raw_dtype=KIND)
     for layer in range(LAYERS):
         block = f"blk.{layer}"
@@ -95,6 +98,7 @@ def load():
     return context, quiet
 
 
+# The callback lives as long as llama.cpp may call it.
 context, _quiet = load()
 memory = ll.llama_get_memory(context)
 batch = ll.llama_batch_init(512, 0, 1)

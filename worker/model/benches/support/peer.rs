@@ -1,9 +1,11 @@
 //! A program in Python beside which we are measured.
+#![allow(unreachable_pub)]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Answers each line that it is asked with the seconds that the work took.
+/// Answers each line that it is asked with a line of the seconds that the work took.
 pub struct Peer {
     process: Child,
     ask: ChildStdin,
@@ -12,7 +14,7 @@ pub struct Peer {
 
 impl Peer {
     /// Starts `program`; `None` if there is no such interpreter.
-    pub fn start(python: &str, program: &str, arguments: &[&str]) -> Option<Self> {
+    pub fn start(python: &str, program: &str, arguments: &[&OsStr]) -> Option<Self> {
         let mut process = Command::new(python)
             .args(["-c", program])
             .args(arguments)
@@ -24,12 +26,13 @@ impl Peer {
         Some(Self { process, ask, answers })
     }
 
-    /// The seconds for `question`; `None` when Python has ended.
-    pub fn seconds(&mut self, question: &str) -> Option<f64> {
+    /// As many times as are expected for `question`, in seconds; `None` when Python has ended.
+    pub fn seconds<const N: usize>(&mut self, question: &str) -> Option<[f64; N]> {
         writeln!(self.ask, "{question}").ok()?;
         let mut line = String::new();
         self.answers.read_line(&mut line).ok()?;
-        line.trim().parse().ok()
+        let times: Vec<f64> = line.split_whitespace().map(|time| time.parse().ok()).collect::<Option<_>>()?;
+        times.try_into().ok()
     }
 }
 
@@ -39,10 +42,4 @@ impl Drop for Peer {
         // Reaped; how it ended makes no difference.
         let _ = self.process.wait();
     }
-}
-
-/// The middle one.
-pub fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
