@@ -13,7 +13,7 @@ import pyarrow.parquet
 COLUMNS = [
     "item", "frame_ms", "span_ms", "frames", "sha256", "etag", "width", "height", "status", "error_code", "error_message",
     "attempts", "caption", "answers", "fields", "tokens", "mean_logprob", "stop_reason", "embedding", "embedding_space", "bundle",
-    "prompt_hash", "duplicate_of", "run", "job", "trace_id", "finished_at",
+    "adapter", "prompt_hash", "duplicate_of", "run", "job", "trace_id", "finished_at",
 ]  # fmt: skip
 
 

@@ -75,13 +75,14 @@ fn cache(model: &TinyGptV, rows: usize) -> KvCache {
 fn prefill(model: &TinyGptV) -> f64 {
     let (mut cache, embeds) = (cache(model, 1), model.embed_tokens(&[7; PROMPT]).unwrap());
     let since = Instant::now();
-    model.prefill(&[PrefillRow { slot: 0, embeds }], &mut cache).unwrap();
+    model.prefill(&[PrefillRow { slot: 0, embeds, adapter: None }], &mut cache).unwrap();
     since.elapsed().as_secs_f64()
 }
 
 fn decode(model: &TinyGptV, rows: usize) -> f64 {
     let (mut cache, embeds) = (cache(model, rows), model.embed_tokens(&[7; BEFORE]).unwrap());
-    let prompts: Vec<_> = (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone() }).collect();
+    let prompts: Vec<_> =
+        (0..rows).map(|slot| PrefillRow { slot, embeds: embeds.clone(), adapter: None }).collect();
     model.prefill(&prompts, &mut cache).unwrap();
     let next: Vec<_> = (0..rows).map(|slot| DecodeRow { slot, token: 7 }).collect();
     let step = |_| {

@@ -1,0 +1,68 @@
+//! `bench`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::common::ModelArgs;
+use super::values::duration;
+
+/// `worker bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  worker bench
+  worker bench --model ./full.q8 --memory-budget 8GiB --batches 1,8 --slots-list 1,16
+  worker bench --model ./full.q8 --memory-budget 8GiB --soak 30m
+
+Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
+(a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
+come from memory, without queue or storage.")]
+pub struct BenchArgs {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub model: ModelArgs,
+
+    /// A folder of pictures to take instead of drawn ones
+    #[arg(long, value_name = "FOLDER")]
+    pub pictures: Option<PathBuf>,
+
+    /// How many pictures per number of slots; 256, or 32 for a large model. A folder with fewer is gone through again
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub count: Option<u32>,
+
+    /// Batch sizes at which each step is measured
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16",
+          value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub batches: Vec<u16>,
+
+    /// Numbers of slots at which whole pictures are measured
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16",
+          value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub slots_list: Vec<u16>,
+
+    /// Longest answer in tokens
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_tokens: u32,
+
+    /// Measure decode steps also with adapters of this rank and random numbers: one for all rows, and four and none in turn
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub adapter_rank: Option<u16>,
+
+    /// Measure whole pictures only, no single steps
+    #[arg(long)]
+    pub items_only: bool,
+
+    /// Instead, send requests of random lengths in random company for so long (30m, say), and watch memory
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with_all = ["items_only", "batches"])]
+    pub soak: Option<Duration>,
+
+    /// Instead, caption pictures alone and in random company, and count how many captions are the same
+    #[arg(long, conflicts_with_all = ["items_only", "batches", "soak"])]
+    pub invariance: bool,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}

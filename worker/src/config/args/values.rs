@@ -1,0 +1,45 @@
+//! Values with a form of their own.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::builder::TypedValueParser;
+use jiff::SignedDuration;
+
+/// A number that cannot be zero.
+pub(super) fn at_least_one() -> impl TypedValueParser<Value = usize> {
+    clap::value_parser!(u32).range(1..).map(|number| number as usize)
+}
+
+/// A time such as 90s or 1h30m.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<SignedDuration>().ok().and_then(|duration| duration.try_into().ok());
+    parsed
+        .filter(|duration: &Duration| !duration.is_zero())
+        .ok_or_else(|| "not a time; write 90s, 30m or 1h30m, for example".to_owned())
+}
+
+/// A number from 0 to 1.
+pub(super) fn share(text: &str) -> Result<f32, String> {
+    let share: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
+}
+
+/// A number above 0.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (number > 0.0 && number <= 1e6)
+        .then_some(number)
+        .ok_or_else(|| "must be above 0, up to 1000000".to_owned())
+}
+
+/// A sum of money.
+pub(super) fn price(text: &str) -> Result<f64, String> {
+    let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1e6).contains(&price).then_some(price).ok_or_else(|| "must be 0 to 1000000".to_owned())
+}
+
+/// A number of bytes.
+pub(super) fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "not a size; write 8GiB, 6.5GiB or 900MiB, for example".to_owned())
+}
