@@ -130,15 +130,11 @@ impl Curve {
                 HEIGHT - BOTTOM + 18.0
             );
         }
-        let lines: [(&str, &str, f64, fn(&Point) -> Option<f64>); 2] = [
-            ("trained on", "#888", LEFT + 20.0, |point| point.loss),
-            ("held out", "#0057b7", LEFT + 120.0, |point| point.held_out),
-        ];
-        for (name, colour, place, value) in lines {
+        let mut line = |name: &str, colour: &str, place: f64, losses: &dyn Fn(&Point) -> Option<f64>| {
             let places: Vec<String> = self
                 .points
                 .iter()
-                .filter_map(|point| Some((point.step as f64, value(point).filter(|loss| loss.is_finite())?)))
+                .filter_map(|point| Some((point.step as f64, losses(point).filter(|loss| loss.is_finite())?)))
                 .map(|(step, loss)| format!("{:.1},{:.1}", x(step), y(loss)))
                 .collect();
             let _ = writeln!(
@@ -147,7 +143,9 @@ impl Curve {
                  <text x=\"{place}\" y=\"18\" fill=\"{colour}\">{name}</text>",
                 places.join(" ")
             );
-        }
+        };
+        line("trained on", "#888", LEFT + 20.0, &|point| point.loss);
+        line("held out", "#0057b7", LEFT + 120.0, &|point| point.held_out);
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">step (loss in nats per token)</text>\n</svg>",

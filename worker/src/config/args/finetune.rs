@@ -19,6 +19,7 @@ Examples:
 The table has a `caption` and an `item` (a path or URI) or a `picture` (the file's bytes), and may have a `question`; parts
 of an archive are such tables. OUT gets an adapter as peft writes it, and in OUT/training the log, the loss as a picture and
 the state to go on from.")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct FinetuneArgs {
     /// The model: a bundle (folder, .tar file or s3://…) or tinygpt-v; without it the built-in demo model
     #[arg(long, value_name = "BUNDLE", env = "CAPTIONFLEET_MODEL")]
