@@ -14,7 +14,7 @@ use captionfleet_proto::storage::{LocalRoots, StorageOptions, Stores};
 use captionfleet_worker::app::{DeviceChoice, EngineSettings, start_engine};
 use captionfleet_worker::demo_model;
 use captionfleet_worker::engine::{Ask, CaptionRequest, EngineHandle, Priority, Unobserved};
-use captionfleet_worker::finetune::{FinetuneOptions, Lessons, finetune, read_tables, see};
+use captionfleet_worker::finetune::{FinetuneOptions, Lessons, ensure_free, finetune, read_tables, see};
 use captionfleet_world::{Scene, Split, Verdict, check_caption, render};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -137,6 +137,7 @@ async fn a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped() {
     assert!(first.interrupted && first.steps == 10);
     let refused = finetune(&loaded, &lessons, &cut, &go, |_, _| {}).unwrap_err().to_string();
     assert!(refused.contains("--resume"), "{refused}");
+    assert!(ensure_free(&cut.out, false).is_err() && ensure_free(&cut.out, true).is_ok());
     let resumed = FinetuneOptions { resume: true, ..cut.clone() };
     let second = finetune(&loaded, &lessons, &resumed, &go, |_, _| {}).unwrap();
     assert_eq!((second.steps, second.best_step), (20, uninterrupted.best_step));

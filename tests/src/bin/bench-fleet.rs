@@ -13,20 +13,24 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use captionfleet_tests::fleet::{Endpoints, Fleet, http_get};
 use captionfleet_tests::sandbox::{Services, free_port};
+use clap::Parser;
 
-/// Pictures when none are asked for.
-const PICTURES: usize = 5000;
 /// Slots of the engine in both runs.
 const SLOTS: &str = "16";
 /// Stages in the order of a picture's way.
 const STAGES: [&str; 6] = ["fetch", "image_decode", "vision", "prefill", "decode", "write"];
 
+/// Measures what the service costs beside the bare engine.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// How many pictures are captioned each time
+    #[arg(default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..))]
+    pictures: u32,
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let count = match std::env::args().nth(1) {
-        Some(count) => count.parse().with_context(|| format!("`{count}` is not a number of pictures"))?,
-        None => PICTURES,
-    };
+    let count = Cli::parse().pictures as usize;
     let root = tempfile::Builder::new().prefix("captionfleet-bench-").tempdir()?;
     let services = Services::start(root.path()).await?;
     let measured = measure(&services, count).await;

@@ -15,7 +15,9 @@ use serde::Serialize;
 
 use super::{say, stopping};
 use crate::config::FinetuneArgs;
-use crate::finetune::{Captioned, FinetuneOptions, Finetuned, Point, finetune, read_tables, see, steps_of};
+use crate::finetune::{
+    Captioned, FinetuneOptions, Finetuned, Point, ensure_free, finetune, read_tables, see, steps_of,
+};
 use crate::model_choice::ModelChoice;
 
 /// Tokens of prompt and caption beside the picture that the plan reckons with.
@@ -32,6 +34,7 @@ pub(super) async fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
     if args.plan {
         return plan(&args, bundle.manifest(), &device, &captioned);
     }
+    ensure_free(&args.out, args.resume)?;
     let loaded = tokio::task::spawn_blocking(move || bundle.load(&device)).await??;
     let pictures = captioned.pictures();
     let shown = !args.json;

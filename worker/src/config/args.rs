@@ -81,12 +81,25 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
+    #![allow(clippy::unwrap_used)]
+    use clap::{CommandFactory as _, Parser as _};
 
     use super::Cli;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_refused_before_anything_is_read() {
+        let parse = |more: &[&str]| {
+            let base = ["worker", "finetune", "--data", "captions.parquet", "--out", "adapter"];
+            Cli::try_parse_from(base.iter().chain(more)).map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(parse(&["--targets", "q_proj,dense", "--held-out", "0"]), Ok(()));
+        let refused = parse(&["--targets", "dense,q_prj"]).unwrap_err();
+        assert!(refused.contains("q_prj"), "{refused}");
+        assert!(parse(&["--held-out", "1"]).is_err());
     }
 }

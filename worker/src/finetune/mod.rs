@@ -74,6 +74,14 @@ pub fn steps_of(examples: usize, batch: usize, epochs: f64) -> usize {
     ((examples as f64 * epochs / batch.max(1) as f64).ceil() as usize).max(1)
 }
 
+/// Refuses a folder with an earlier training that is not to go on, before the pictures are looked at.
+///
+/// # Errors
+/// When it is one.
+pub fn ensure_free(out: &Path, resume: bool) -> anyhow::Result<()> {
+    Place::new(out).holds_training(resume).map(drop)
+}
+
 /// Trains until it is done, nothing gets better, or `stop` is cancelled; `tell` hears of every look.
 ///
 /// # Errors
@@ -228,14 +236,20 @@ impl Place {
         self.training.join("state.safetensors")
     }
 
-    /// A new training, or what an earlier one left.
-    fn begin(&self, trainer: &mut Trainer<'_>, resume: bool, data: &str) -> anyhow::Result<Curve> {
+    /// Whether a training is there to go on with.
+    fn holds_training(&self, resume: bool) -> anyhow::Result<bool> {
         let exists = self.state().exists();
         anyhow::ensure!(
             resume || !exists,
             "{} has a training in it: go on with it (--resume), or name another folder",
             self.adapter.display()
         );
+        Ok(exists)
+    }
+
+    /// A new training, or what an earlier one left.
+    fn begin(&self, trainer: &mut Trainer<'_>, resume: bool, data: &str) -> anyhow::Result<Curve> {
+        let exists = self.holds_training(resume)?;
         std::fs::create_dir_all(&self.training)
             .with_context(|| format!("--out {}", self.adapter.display()))?;
         if !exists {

@@ -41,6 +41,18 @@ pub struct Film {
     pub frame_ms: u64,
 }
 
+impl Film {
+    /// From what `ffprobe -print_format json` printed, and its last words.
+    ///
+    /// # Errors
+    /// When it names no video that can be decoded within `limits`.
+    pub fn of_report(json: &[u8], words: &str, limits: &VideoLimits) -> Result<Self, VideoError> {
+        let report: Report = serde_json::from_slice(json)
+            .map_err(|error| VideoError::Corrupt(format!("ffprobe's report cannot be read: {error}")))?;
+        report.film(limits, words)
+    }
+}
+
 /// Reads what `path` says about its video.
 ///
 /// # Errors
@@ -54,9 +66,7 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
     if !output.status.success() {
         return Err(VideoError::from_words(&words));
     }
-    let report: Report = serde_json::from_slice(&output.stdout)
-        .map_err(|error| VideoError::Corrupt(format!("ffprobe's report cannot be read: {error}")))?;
-    let mut film = report.film(limits, &words)?;
+    let mut film = Film::of_report(&output.stdout, &words, limits)?;
     if film.end_ms.is_none() {
         film.end_ms = last_packet(path, &film, limits).await?;
     }
@@ -281,19 +291,18 @@ impl Stream {
     fn frame_ms(&self) -> u64 {
         let rate = self.avg_frame_rate.as_deref().and_then(|rate| {
             let (frames, seconds) = rate.split_once('/')?;
-            Some((frames.parse::<f64>().ok()?, seconds.parse::<f64>().ok()?))
+            Some(1000.0 * seconds.parse::<f64>().ok()? / frames.parse::<f64>().ok()?)
         });
         match rate {
-            Some((frames, seconds)) if frames > 0.0 && seconds > 0.0 => {
-                ((1000.0 * seconds / frames).round() as u64).max(1)
-            }
+            Some(ms) if ms > 0.0 && ms.is_finite() => ms.round().clamp(1.0, SANE_SECONDS * 1000.0) as u64,
             _ => A_FRAME_MS,
         }
     }
 }
 
+/// Seconds that a clock may show.
 fn number(text: Option<&String>) -> Option<f64> {
-    text.and_then(|text| text.parse().ok()).filter(|value: &f64| value.is_finite())
+    text.and_then(|text| text.parse().ok()).filter(|value: &f64| value.abs() < SANE_SECONDS)
 }
 
 /// `00:01:02.500000000` in seconds.
@@ -307,7 +316,7 @@ mod tests {
     use super::*;
 
     fn film(report: &str) -> Result<Film, VideoError> {
-        serde_json::from_str::<Report>(report).unwrap().film(&VideoLimits::default(), "")
+        Film::of_report(report.as_bytes(), "", &VideoLimits::default())
     }
 
     #[test]
@@ -341,6 +350,17 @@ mod tests {
         assert_eq!(film(audio).unwrap_err().code(), "unsupported_format");
         let vast = r#"{"streams":[{"index":0,"codec_type":"video","codec_name":"h264","width":60000,"height":60000}]}"#;
         assert_eq!(film(vast).unwrap_err().code(), "too_many_pixels");
+    }
+
+    #[test]
+    fn nonsense_is_no_time() {
+        let film = film(
+            r#"{"streams":[{"index":0,"codec_type":"video","codec_name":"h264","width":32,"height":24,
+                "start_time":"-1e300","duration":"1e300","avg_frame_rate":"1/1e300"}],
+                "format":{"format_name":"mpegts","start_time":"1e300","duration":"inf"}}"#,
+        );
+        let film = film.unwrap();
+        assert_eq!((film.origin_us, film.end_ms, film.frame_ms), (0, None, 1_000_000_000_000));
     }
 
     #[test]

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use captionfleet_model::adapter::TARGETS;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use super::common::StorageArgs;
-use super::values::{at_least_one, positive, share};
+use super::values::{at_least_one, part, positive, share};
 use crate::app::DeviceChoice;
 
 /// `worker finetune`.
@@ -49,8 +51,9 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "ALPHA", value_parser = positive)]
     pub alpha: Option<f64>,
 
-    /// Layers that change: query_key_value or of it q_proj, k_proj, v_proj alone; dense, fc1, fc2
-    #[arg(long, value_name = "LAYER,…", value_delimiter = ',', default_value = "query_key_value,dense")]
+    /// Layers that change: query_key_value, or q_proj, k_proj and v_proj as parts of it; dense, fc1, fc2
+    #[arg(long, value_name = "LAYER,…", value_delimiter = ',', default_value = "query_key_value,dense",
+          value_parser = PossibleValuesParser::new(TARGETS), hide_possible_values = true)]
     pub targets: Vec<String>,
 
     /// Leave the norms as they are
@@ -86,7 +89,7 @@ pub struct FinetuneArgs {
     pub micro_batch: usize,
 
     /// Share of the pictures that are never trained on: by them it is judged when to stop
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = share)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, value_parser = part)]
     pub held_out: f32,
 
     /// Steps between two looks at the held-out pictures, and between two saved states

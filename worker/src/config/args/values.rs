@@ -25,6 +25,12 @@ pub(super) fn share(text: &str) -> Result<f32, String> {
     (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
 }
 
+/// A number from 0 to less than 1: something must be left.
+pub(super) fn part(text: &str) -> Result<f32, String> {
+    let part: f32 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..1.0).contains(&part).then_some(part).ok_or_else(|| "must be 0 or more, and less than 1".to_owned())
+}
+
 /// A number above 0.
 pub(super) fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
