@@ -1,6 +1,6 @@
 //! Answers that must have a form: which tokens may come next.
 //!
-//! A [`Constraint`] reads an answer byte by byte ([`form`]); the tokens that lead on are found by walking the
+//! A [`Constraint`] reads an answer byte by byte (`form`); the tokens that lead on are found by walking the
 //! vocabulary's bytes as a tree ([`Vocabulary`]), and remembered for each state, so that a decode step looks them up.
 
 mod form;

@@ -1,6 +1,6 @@
 //! Training of LoRA adapters and norms on the language model; everything before it stays as it is.
 //!
-//! A [`Trainer`] keeps a mirror of the language model with gradients ([`student`]) beside the loaded one: the same packed
+//! A [`Trainer`] keeps a mirror of the language model with gradients (`student`) beside the loaded one: the same packed
 //! matrices going forward, transposed copies going back, plain tensor operations between them. Pictures are looked at once;
 //! what the trainer gets is their image tokens. Where the data comes from, when to stop and what to show is the caller's
 //! business.
