@@ -1,7 +1,7 @@
 //! `worker finetune`: from captioned pictures to an adapter.
 //!
-//! [`data`] reads tables and looks at every picture once, the trainer of the model crate makes the steps, this module says in
-//! which order, when to look at the held-out pictures and when to stop, and [`curve`] keeps what happened. Everything that a
+//! `data` reads tables and looks at every picture once, the trainer of the model crate makes the steps, this module says in
+//! which order, when to look at the held-out pictures and when to stop, and `curve` keeps what happened. Everything that a
 //! training needs to go on lies in its folder.
 
 mod curve;
