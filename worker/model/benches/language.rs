@@ -3,8 +3,8 @@
 //! `cargo bench -p captionfleet-model --bench language [-- PYTHON [TYPE [LAYERS]]]`
 //!
 //! `PYTHON` is an interpreter with llama-cpp-python and gguf (`python3` otherwise; without them only our own figures are
-//! printed), `TYPE` one of ours alone, `LAYERS` fewer layers than the network has, for a small machine. Medians of five rounds, ours and llama.cpp's by
-//! turns, on all cores. Our network does more: three more norms in every layer.
+//! printed), `TYPE` (q8_0 or q4_0) one of ours alone, `LAYERS` fewer layers than the network has, for a small machine.
+//! Medians of five rounds, ours and llama.cpp's by turns, on all cores. Our network does more: three more norms in every layer.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 #[path = "support/peer.rs"]
@@ -32,13 +32,13 @@ const ROWS: [usize; 4] = [1, 4, 8, 16];
 fn main() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let python = words.next().unwrap_or_else(|| "python3".to_owned());
-    let only = words.next().unwrap_or_default();
+    let only = words.next().map(|kind| kind.parse::<WeightFormat>().expect("q8_0 or q4_0"));
     let layers: usize = words.next().map_or(32, |layers| layers.parse().expect("a number of layers"));
     let threads = rayon::current_num_threads();
     println!("{layers} layers of Phi-2, {threads} threads, medians of {ROUNDS} rounds, tokens a second");
     println!("ours   llama.cpp  step          ours   llama.cpp   ratio");
     for (ours, theirs) in [(WeightFormat::Q8_0, "Q8_0"), (WeightFormat::Q4_0, "Q4_K")] {
-        if !ours.to_string().contains(&only) {
+        if only.is_some_and(|only| only != ours) {
             continue;
         }
         let arguments = [theirs, &threads.to_string(), &layers.to_string()].map(str::to_owned);
