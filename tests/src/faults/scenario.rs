@@ -179,6 +179,17 @@ impl Scenario {
         Ok(Job::caption(JobId::new(id)?, RunId::new("by-hand")?, archive, CaptionJob::new(items)))
     }
 
+    /// Puts an object into the bucket, below this case's prefix.
+    ///
+    /// # Errors
+    /// When the bucket cannot be written.
+    pub async fn put_beside(&self, name: &str, bytes: Vec<u8>) -> anyhow::Result<String> {
+        let bucket = self.stores.bucket(BUCKET).await?;
+        let key = format!("{}/{name}", self.fleet.queue_prefix());
+        bucket.put(&key, bytes.into(), captionfleet_proto::storage::PutMode::Overwrite).await?;
+        Ok(self.fleet.s3_uri(name))
+    }
+
     /// Publishes a job to the bulk lane.
     ///
     /// # Errors

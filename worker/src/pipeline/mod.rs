@@ -22,6 +22,7 @@ mod item;
 mod look_ahead;
 mod notices;
 mod outcome;
+mod patience;
 mod prompt;
 mod quarantine;
 mod retry;
@@ -36,7 +37,7 @@ mod timeline;
 mod watch;
 
 #[cfg(test)]
-mod hang_tests;
+mod fault_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -109,8 +110,9 @@ pub struct PipelineOptions {
     pub spool: SpoolOptions,
     /// Most bytes of adapters that are kept in memory while no job uses them.
     pub adapter_memory: u64,
-    /// How long a finished part is held while the archive cannot take it, before the job is retried as a whole.
-    pub put_patience: Duration,
+    /// How long a finished part is held while the archive cannot take it, and a video waits for room on the disk of the
+    /// copies, before the job is retried as a whole.
+    pub room_patience: Duration,
     /// Pauses between attempts to read one item while its store fails; then the job is retried as a whole.
     pub fetch_pauses: Vec<Duration>,
 }
@@ -131,7 +133,7 @@ impl Default for PipelineOptions {
             video_limits: VideoLimits::default(),
             spool: SpoolOptions::default(),
             adapter_memory: 1 << 30,
-            put_patience: Duration::from_secs(30),
+            room_patience: Duration::from_secs(30),
             fetch_pauses: [500, 1000, 2000].map(Duration::from_millis).to_vec(),
         }
     }

@@ -9,7 +9,7 @@ use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_proto::job::{JobItem, Sampling};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::Row;
-use captionfleet_proto::storage::PutMode;
+use captionfleet_proto::storage::{PutMode, StorageErrorKind};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -18,6 +18,7 @@ use super::budget::permit;
 use super::fetch::{Facts, sort_out};
 use super::infer::request;
 use super::item::{ItemFailure, Mode, asked};
+use super::patience::Patience;
 use super::prompt::Plan;
 use super::spool::Local;
 use super::task::Received;
@@ -27,6 +28,8 @@ use crate::engine::CaptionResult;
 use crate::telemetry::events::{self, HostStage};
 use crate::video::{self, Decoding, Ending, Film, Sampler, Seen, Signature, Span, VideoError, VideoLimits};
 
+/// The readiness condition that appears when there is no room for a copy of a video.
+const SPOOL: &str = "spool";
 /// Kept frames that wait for a seat in the engine, beside those in it: each is a small square by then.
 const WAITING: usize = 8;
 /// Most rows of one segment: enough for every frame of an hour.
@@ -193,22 +196,28 @@ impl Pipeline {
 
     async fn spooled(&self, item: &JobItem, task: &Received) -> Result<Arc<Local>, ItemFailure> {
         let started = Instant::now();
-        let mut pauses = self.options.fetch_pauses.iter();
+        let (mut pauses, mut patience) =
+            (self.options.fetch_pauses.iter(), Patience::new(self.options.room_patience));
         loop {
             let error = match self.spool.open(&self.stores, item.source()).await {
                 Ok(local) => {
+                    self.readiness.recovered(SPOOL);
                     events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
                     return Ok(local);
                 }
                 Err(error) => error,
             };
-            match pauses.next() {
-                Some(pause) if error.is_transient() => {
-                    events::storage_retry(item.source().as_str(), &error);
-                    tokio::time::sleep(*pause).await;
+            let pause = match error.kind() {
+                StorageErrorKind::NoSpace => {
+                    self.readiness.not_ready(SPOOL, events::chain(&error));
+                    patience.pause()
                 }
-                _ => return Err(sort_out(item, error, task.last_attempt)),
-            }
+                _ if error.is_transient() => pauses.next().copied(),
+                _ => None,
+            };
+            let Some(pause) = pause else { return Err(sort_out(item, error, task.last_attempt)) };
+            events::storage_retry(item.source().as_str(), &error);
+            tokio::time::sleep(pause).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Rows become a part, durable before anything else is said about the job. No tensors.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use captionfleet_proto::layout;
@@ -8,14 +8,13 @@ use captionfleet_proto::rows::write_part;
 use captionfleet_proto::storage::{PutMode, Storage};
 
 use super::outcome::outcome_of;
+use super::patience::Patience;
 use super::task::{Inferred, Settled};
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
 
 /// The readiness condition that appears when the archive takes no parts.
 const ARCHIVE: &str = "archive";
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 impl Pipeline {
     /// Writes the part and removes the job's marker. The delivery is acked by the caller, last of all.
@@ -39,22 +38,20 @@ impl Pipeline {
 
     /// Stores a finished part; what it took to make it is worth waiting for the archive for a while.
     async fn put_patiently(&self, archive: &dyn Storage, key: &str, bytes: Bytes) -> Result<(), Failure> {
-        let (started, mut pause) = (Instant::now(), FIRST_PAUSE);
+        let mut patience = Patience::new(self.options.room_patience);
         loop {
             // An existing part is as good: it was made from the same message.
             let Err(error) = archive.put(key, bytes.clone(), PutMode::IfAbsent).await else {
                 self.readiness.recovered(ARCHIVE);
                 return Ok(());
             };
-            if error.is_transient() {
-                self.readiness.not_ready(ARCHIVE, events::chain(&error));
-            }
-            if !error.is_transient() || started.elapsed() + pause > self.options.put_patience {
+            if !error.is_transient() {
                 return Err(Failure::Archive(error));
             }
+            self.readiness.not_ready(ARCHIVE, events::chain(&error));
+            let Some(pause) = patience.pause() else { return Err(Failure::Archive(error)) };
             events::storage_retry(key, &error);
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }

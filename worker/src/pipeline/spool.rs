@@ -54,6 +54,13 @@ struct Entry {
     film: Arc<Local>,
 }
 
+impl Entry {
+    /// A copy that nobody uses.
+    fn is_idle(&self) -> bool {
+        self.bytes > 0 && Arc::strong_count(&self.film) == 1
+    }
+}
+
 /// A video that ffmpeg can open.
 pub(super) struct Local {
     pub(super) path: PathBuf,
@@ -105,7 +112,13 @@ impl Spool {
             }
             tokio::time::sleep(NO_ROOM_PAUSE).await;
         };
-        film.copied.get_or_try_init(|| copy(&*store, &key, uri, &film)).await?;
+        let copied = film.copied.get_or_try_init(|| whole_copy(&*store, &key, uri, &film)).await;
+        if let Err(error) = copied {
+            if error.kind() == StorageErrorKind::NoSpace {
+                self.lock().retain(|entry| !entry.is_idle());
+            }
+            return Err(error);
+        }
         Ok(film)
     }
 
@@ -155,8 +168,7 @@ impl Spool {
         }
         let mut films = self.lock();
         while films.iter().map(|entry| entry.bytes).sum::<u64>() + bytes > self.options.max_bytes {
-            let idle =
-                films.iter().position(|entry| entry.bytes > 0 && Arc::strong_count(&entry.film) == 1)?;
+            let idle = films.iter().position(Entry::is_idle)?;
             films.remove(idle);
         }
         let film = Arc::new(Local {
@@ -197,7 +209,20 @@ fn name(uri: &ItemUri, etag: Option<&String>) -> String {
     hex::encode(&digest.finalize()[..16])
 }
 
-/// Copies an object and returns its digest.
+/// Copies an object and returns its digest; of a copy that fails nothing stays, because half a film only takes room.
+async fn whole_copy(
+    store: &dyn Storage,
+    key: &str,
+    uri: &ItemUri,
+    film: &Local,
+) -> Result<String, StorageError> {
+    let copied = copy(store, key, uri, film).await;
+    if copied.is_err() {
+        let _ = tokio::fs::remove_file(&film.path).await;
+    }
+    copied
+}
+
 async fn copy(store: &dyn Storage, key: &str, uri: &ItemUri, film: &Local) -> Result<String, StorageError> {
     let mut file = tokio::fs::File::create(&film.path).await.map_err(|error| failed(uri, error))?;
     let (mut digest, mut offset) = (Sha256::new(), 0);
@@ -222,5 +247,11 @@ fn failed(uri: &ItemUri, error: std::io::Error) -> StorageError {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => StorageErrorKind::NoSpace,
         _ => StorageErrorKind::Unavailable,
     };
-    StorageError::new(kind, READING, uri.as_str(), "it cannot be spooled here").caused_by(error)
+    let problem = match kind {
+        StorageErrorKind::NoSpace => {
+            "the disk for copies of videos is full: free some space, or choose another with --spool-dir"
+        }
+        _ => "it cannot be spooled here",
+    };
+    StorageError::new(kind, READING, uri.as_str(), problem).caused_by(error)
 }

@@ -102,7 +102,7 @@ impl Bench {
         let options = PipelineOptions {
             topology: topology.clone(),
             worker_name: "bench".to_owned(),
-            put_patience: Duration::from_millis(10),
+            room_patience: Duration::from_millis(10),
             fetch_pauses: Vec::new(),
             ..PipelineOptions::default()
         };

@@ -157,8 +157,16 @@ pub(super) async fn lost_reply(_: Scale) -> anyhow::Result<Figures> {
     Ok(Figures::default().with("parts", scenario.parts().await?.len()))
 }
 
-/// Case 23: the disk of a local archive is full: not ready, nothing acked; with room again the job is done.
+/// Case 23: the disk of a local archive is full, then that for copies of videos: not ready, nothing acked; with room
+/// again the job is done.
 pub(super) async fn disk_full(_: Scale) -> anyhow::Result<Figures> {
+    let (archive, spool) = (archive_full().await?, spool_full().await?);
+    let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+    Ok(Figures::default().with("archive recovered", seconds(archive)).with("spool recovered", seconds(spool)))
+}
+
+/// Time from the first free byte of the archive's disk to the ack.
+async fn archive_full() -> anyhow::Result<Duration> {
     let scenario = Scenario::new("disk-full", Corpus::shared().await?, 8).await?;
     let disk = SmallDisk::mount(&scenario.fleet.folder().join("disk")).await?;
     let ballast = disk.fill()?;
@@ -191,8 +199,58 @@ pub(super) async fn disk_full(_: Scale) -> anyhow::Result<Figures> {
     .await?;
     let dead = scenario.drain(&scenario.topology.dead_queue()).await?;
     anyhow::ensure!(dead.is_empty(), "{dead:?}");
+    let recovered = since.elapsed();
     disk.unmount().await?;
-    Ok(Figures::default().with("recovered", format!("{:.1} s", since.elapsed().as_secs_f64())))
+    Ok(recovered)
+}
+
+/// Time from the first free byte of the spool's disk to the end of a run over a film in the bucket.
+async fn spool_full() -> anyhow::Result<Duration> {
+    let scenario = Scenario::new("spool-full", Corpus::shared().await?, 0).await?;
+    let film = scenario.fleet.folder().join("film.mp4");
+    make_film(&film).await?;
+    let source = scenario.put_beside("films/film.mp4", std::fs::read(&film)?).await?;
+    let disk = SmallDisk::mount(&scenario.fleet.folder().join("disk")).await?;
+    let ballast = disk.fill()?;
+    let folder = disk.folder().display().to_string();
+    let member = scenario.worker("worker", &["--spool-dir", &folder])?;
+    member.wait_until_ready().await?;
+    let archive = scenario.archive();
+    let mut arguments = vec!["caption".to_owned(), source, "--archive".to_owned(), archive];
+    arguments.extend(scenario.fleet.service_options());
+    let mut run = scenario.fleet.start_dispatcher("run", arguments)?;
+    wait_for("the worker to say so", Duration::from_secs(60), || async {
+        let told = member.readiness().await;
+        told.contains("spool:") && told.contains("full")
+    })
+    .await
+    .with_context(|| format!("{}\n{}", run.output(), member.child.output()))?;
+    anyhow::ensure!(!member.is_ready().await && run.is_running(), "{}", member.child.output());
+    anyhow::ensure!(scenario.parts().await?.is_empty(), "a part of a film that nobody could read");
+    std::fs::remove_file(ballast)?;
+    let since = Instant::now();
+    scenario.finish(run, LIMIT).await?;
+    let recovered = since.elapsed();
+    wait_for("readiness", Duration::from_secs(20), || member.is_ready()).await?;
+    let rows = scenario.rows().await?;
+    anyhow::ensure!(
+        !rows.is_empty() && rows.iter().all(|row| row.error_code.is_none() && row.attempts == 1),
+        "{rows:?}"
+    );
+    let dead = scenario.drain(&scenario.topology.dead_queue()).await?;
+    anyhow::ensure!(dead.is_empty(), "{dead:?}");
+    drop(member);
+    disk.unmount().await?;
+    Ok(recovered)
+}
+
+/// Four seconds of moving colours, smaller than the small disk.
+async fn make_film(path: &std::path::Path) -> anyhow::Result<()> {
+    let mut command = Command::new("ffmpeg");
+    command.args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=duration=4:size=160x120:rate=5"]);
+    let outcome = command.arg(path).output().await.context("ffmpeg could not be run")?;
+    anyhow::ensure!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
+    Ok(())
 }
 
 /// A file system of one MiB.

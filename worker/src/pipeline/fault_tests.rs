@@ -1,0 +1,124 @@
+//! A picture over which the device hangs, and a decoder that panics: rows, and a worker that goes on.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use captionfleet_model::ModelConfig;
+use captionfleet_model::preprocess::{DecodeLimits, PreparedPicture, decode, prepare};
+use captionfleet_proto::broker::embedded::EmbeddedBroker;
+use captionfleet_proto::broker::{Broker, Message, QueueName};
+use captionfleet_proto::job::{CaptionJob, Job, JobId, JobItem, Lane, RunId};
+use captionfleet_proto::rows::{Projection, read_part};
+use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+use captionfleet_proto::{codec, layout};
+use captionfleet_world::{Scene, Split, render};
+use tokio_util::sync::CancellationToken;
+
+use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
+use crate::engine::Engine;
+use crate::engine::fault_tests::{engine_that_hangs_on, sound_engine};
+use crate::telemetry::Metrics;
+use crate::telemetry::admin::Readiness;
+
+/// A pipeline with short patience.
+fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
+    let options = PipelineOptions {
+        item_deadline: Duration::from_millis(1500),
+        grace: Duration::from_millis(200),
+        ..PipelineOptions::default()
+    };
+    Pipeline::new(PipelineParts {
+        broker: Arc::new(broker.clone()),
+        stores: Arc::new(Stores::new(StorageOptions::default())),
+        engine: engine.handle(),
+        metrics: Metrics::new(),
+        readiness: Readiness::waiting_for(["broker"]),
+        options,
+    })
+}
+
+/// Runs a pipeline until `done`, or until its device is given up.
+async fn work(engine: Engine, broker: &EmbeddedBroker, done: impl Future<Output = ()>) -> PipelineReport {
+    run(pipeline(&engine, broker), &engine, done).await
+}
+
+async fn run(pipeline: Pipeline, engine: &Engine, done: impl Future<Output = ()>) -> PipelineReport {
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(pipeline.run(stop.clone()));
+    let gone = engine.gone();
+    tokio::select! { () = gone.cancelled() => {}, () = done => {} }
+    stop.cancel();
+    running.await.unwrap().unwrap()
+}
+
+fn prepared(engine: &Engine, bytes: &[u8]) -> PreparedPicture {
+    let picture = decode(bytes, &DecodeLimits::default()).unwrap();
+    prepare(&picture, &engine.handle().info().config)
+}
+
+/// A broker that has one job over three pictures in `folder`, those pictures, and where the job's part will lie.
+async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
+    let broker = EmbeddedBroker::new(PipelineOptions::default().topology);
+    broker.declare().await.unwrap();
+    let pictures: Vec<_> = (0..3).map(|seed| folder.join(format!("{seed}.png"))).collect();
+    for (seed, path) in (0..).zip(&pictures) {
+        render(&Scene::sample(seed, Split::HeldOut), 160, 120).save(path).unwrap();
+    }
+    let items = pictures.iter().map(|path| JobItem::new(ItemUri::from_path(path).unwrap())).collect();
+    let archive = folder.join("archive");
+    let (id, run) = (JobId::new("job").unwrap(), RunId::new("run").unwrap());
+    let part = archive.join(layout::part(&run, &id));
+    let job = Job::caption(id, run, ArchiveUri::from_folder(&archive).unwrap(), CaptionJob::new(items));
+    broker.publish(&lane(), Message::new("job", codec::encode_job(&job).unwrap())).await.unwrap();
+    (broker, pictures, part)
+}
+
+fn lane() -> QueueName {
+    PipelineOptions::default().topology.lane_queue(Lane::Bulk)
+}
+
+async fn written(part: &Path) {
+    while !part.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn verdicts(part: &Path) -> Vec<String> {
+    let rows = read_part(std::fs::read(part).unwrap().into(), Projection::All).unwrap();
+    rows.into_iter().map(|row| row.error_code.unwrap_or_else(|| "ok".to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_over_which_the_device_hangs_is_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, part) = one_job(folder.path()).await;
+    let culprit = prepared(&sound_engine(), &std::fs::read(&pictures[1]).unwrap());
+
+    // The first life does not know which picture it was, the second knows, the third does the rest.
+    let forever = std::future::pending();
+    assert_eq!(work(engine_that_hangs_on(culprit.clone()), &broker, forever).await.jobs, 0);
+    assert_eq!(broker.depth(&lane()).await.unwrap().messages, 1);
+    let forever = std::future::pending();
+    assert_eq!(work(engine_that_hangs_on(culprit.clone()), &broker, forever).await.jobs, 0);
+    assert_eq!(work(engine_that_hangs_on(culprit), &broker, written(&part)).await.jobs, 1);
+    assert_eq!(verdicts(&part), ["ok", "deadline", "ok"]);
+    assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_over_a_picture_is_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _, part) = one_job(folder.path()).await;
+    let engine = sound_engine();
+    let mut pipeline = pipeline(&engine, &broker);
+    // No memory can hold a picture of this size: making room for it panics.
+    let model = ModelConfig { image_size: usize::MAX, ..ModelConfig::clone(&pipeline.model) };
+    pipeline.model = Arc::new(model);
+    let report = run(pipeline, &engine, written(&part)).await;
+    assert_eq!((report.jobs, report.failed), (1, 3));
+    assert_eq!(verdicts(&part), ["internal"; 3]);
+    assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
