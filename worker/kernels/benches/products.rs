@@ -15,7 +15,7 @@ use candle_core::{
     DType, Device, Module, Tensor,
     quantized::{GgmlDType, QMatMul, QStorage, QTensor},
 };
-use captionfleet_kernels::{Backend, Format, PackedMatrix};
+use captionfleet_kernels::{Backend, Epilogue, Format, PackedMatrix};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -125,7 +125,7 @@ fn compare(case: &Case, format: Format) {
         let mut out: Vec<Vec<f32>> = shapes().map(|(outputs, _)| vec![0.0; rows * outputs]).collect();
         let mut ours_once = || {
             for ((matrix, xs), out) in ours.iter().zip(&xs).zip(&mut out) {
-                matrix.multiply(xs, None, out).unwrap();
+                matrix.multiply_on(Backend::best(), xs, None, Epilogue::None, out).unwrap();
             }
         };
         let mut theirs_once = || {

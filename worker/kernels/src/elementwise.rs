@@ -1,10 +1,19 @@
-//! The functions between products: both GELUs and the softmax of a row.
+//! The functions between products: both GELUs, the softmax of a row, and both norms of a row.
 //!
 //! Plain arithmetic without branches or calls, so that the compiler makes vectors of it; compiled once for each
 //! instruction set. Products and sums are not fused anywhere, so **every processor gives the same bits**.
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use crate::{Backend, backend::Detected};
+use crate::{Backend, backend::Detected, kernels::Sums};
+
+/// A function that follows a product, value by value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// As [`gelu_erf`].
+    GeluErf,
+    /// As [`gelu_tanh`].
+    GeluTanh,
+}
 
 /// Lanes of a sum: its order is the same whatever the width of a vector.
 const LANES: usize = 16;
@@ -64,21 +73,85 @@ compiled_for_each_processor! {
     softmax(row: &mut [f32]) = softmax_of
 }
 
+compiled_for_each_processor! {
+    /// LayerNorm of a row (Ba et al. 2016): `out = (row - mean) / sqrt(variance + eps) * weight + bias`, all as long as `row`.
+    ///
+    /// Two passes, mean and then squared distances from it: a single one loses most digits where the mean is far from zero.
+    layer_norm(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) = layer_norm_of
+}
+
+compiled_for_each_processor! {
+    /// RMSNorm of a row (Zhang & Sennrich 2019): `out = row / sqrt(mean square + eps) * weight`, all as long as `row`.
+    rms_norm(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) = rms_norm_of
+}
+
 #[inline(always)]
-fn gelu_erf_of(xs: &[f32], out: &mut [f32]) {
-    for (out, &x) in out.iter_mut().zip(xs) {
-        let tail = 0.5 * erfc_of_positive(x.abs() * FRAC_1_SQRT_2);
-        let below = if x < 0.0 { tail } else { 1.0 - tail };
-        *out = x * below;
+fn layer_norm_of(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) {
+    let mean = sum(row, |x| x) / row.len() as f32;
+    let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+    let scale = 1.0 / (f64::from(variance) + eps).sqrt() as f32;
+    for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+        *out = (x - mean) * scale * weight + bias;
     }
 }
 
 #[inline(always)]
+fn rms_norm_of(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
+    let mean_square = sum(row, |x| x * x) / row.len() as f32;
+    let scale = 1.0 / (f64::from(mean_square) + eps).sqrt() as f32;
+    for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+/// A sum in lanes: it rounds less than one long chain.
+#[inline(always)]
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += term(x);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|&x| term(x)).sum::<f32>()
+}
+
+#[inline(always)]
+fn gelu_erf_of(xs: &[f32], out: &mut [f32]) {
+    for (out, &x) in out.iter_mut().zip(xs) {
+        *out = gelu_erf_of_one(x);
+    }
+}
+
+#[inline(always)]
+fn gelu_erf_of_one(x: f32) -> f32 {
+    let tail = 0.5 * erfc_of_positive(x.abs() * FRAC_1_SQRT_2);
+    let below = if x < 0.0 { tail } else { 1.0 - tail };
+    x * below
+}
+
+#[inline(always)]
 fn gelu_tanh_of(xs: &[f32], out: &mut [f32]) {
+    for (out, &x) in out.iter_mut().zip(xs) {
+        *out = gelu_tanh_of_one(x);
+    }
+}
+
+#[inline(always)]
+fn gelu_tanh_of_one(x: f32) -> f32 {
     // 0.5 (1 + tanh y) = 1 / (1 + e^-2y)
     const SCALE: f32 = -2.0 * 0.797_884_6;
-    for (out, &x) in out.iter_mut().zip(xs) {
-        *out = x / (1.0 + exp(SCALE * (x + 0.044_715 * x * x * x)));
+    x / (1.0 + exp(SCALE * (x + 0.044_715 * x * x * x)))
+}
+
+/// The same bits as those of the functions above, for the sums of a tile.
+#[inline(always)]
+pub(crate) fn activate(activation: Activation, sums: &mut Sums) {
+    let xs = *sums;
+    match activation {
+        Activation::GeluErf => gelu_erf_of(&xs, sums),
+        Activation::GeluTanh => gelu_tanh_of(&xs, sums),
     }
 }
 

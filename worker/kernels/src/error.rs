@@ -69,6 +69,18 @@ pub enum ProductError {
         /// Outputs of the matrix.
         outputs: usize,
     },
+    /// An operand of attention that ends before its last row.
+    #[error("{found} values do not hold {heads} heads of {rows} rows of {width} values, as they are spaced")]
+    Heads {
+        /// Values given.
+        found: usize,
+        /// Heads asked for.
+        heads: usize,
+        /// Rows of a head.
+        rows: usize,
+        /// Values of a row.
+        width: usize,
+    },
     /// There is no such row.
     #[error("row {row} of a matrix with {outputs}")]
     Row {

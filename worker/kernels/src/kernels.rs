@@ -3,8 +3,11 @@
 //! Every kernel adds up over the inputs from first to last, for every output and row on its own, so
 //! that the number of rows in a panel changes nothing. Each has the plain version in [`portable`]
 //! beside it.
+use std::mem::MaybeUninit;
+
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
+    finish::Finish,
     inputs::{F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };
 
@@ -37,6 +40,9 @@ pub(crate) trait Kernels: Copy + Send + Sync {
 
     /// Converts a row into every `stride`th of `into`.
     fn convert<X: Input>(self, row: &[f32], into: &mut [X], stride: usize);
+
+    /// Writes the sums of one row.
+    fn finish(self, sums: &Sums, finish: Finish<'_>, out: &mut [MaybeUninit<f32>]);
 
     fn f32(self, cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums]);
     fn f16(self, cells: &[F16Cell], panel: &[F32Input], sums: &mut [Sums]);

@@ -1,7 +1,7 @@
 //! Matrix products with stored weights on the CPU.
 //!
 //! A [`PackedMatrix`] holds the one copy of a weight matrix, rearranged so that a product streams
-//! through it once, in the size of its format. `y = x Wᵀ + b` is [`PackedMatrix::multiply`]; a row
+//! through it once, in the size of its format. `y = x Wᵀ + b` is [`PackedMatrix::product`]; a row
 //! of the matrix, for look-ups in a table, is [`PackedMatrix::row`].
 //!
 //! **A row stands alone.** The bits of an output row depend on its input row and on the matrix, not
@@ -15,8 +15,10 @@
 //! | --- | --- | --- |
 //! | f32 | as it is | f32 |
 //! | f16 | widened to f32 | f32 |
-//! | bf16 | as it is | rounded to bf16 where the processor multiplies bf16, otherwise f32 |
+//! | bf16 | as it is | rounded to bf16 where the processor multiplies bf16 fast, otherwise f32 |
 //! | `Q8_0`, `Q4_0`, `Q4_K` | integer, scaled by block | rounded to 8 bits with one scale per 32 inputs |
+//!
+//! [`Attention`] is made of the same products, in f32.
 //!
 //! An activation that is no finite number makes its whole output row NaN, or infinite where f32
 //! arithmetic says so.
@@ -30,10 +32,12 @@
     reason = "the intrinsics of an instruction set are a language of their own"
 )]
 
+mod attention;
 mod backend;
 mod cells;
 mod elementwise;
 mod error;
+mod finish;
 mod format;
 mod half_bits;
 mod inputs;
@@ -44,9 +48,11 @@ mod output;
 mod pack;
 mod split;
 
+pub use attention::{Attention, Heads};
 pub use backend::Backend;
-pub use elementwise::{gelu_erf, gelu_tanh, softmax};
+pub use elementwise::{Activation, gelu_erf, gelu_tanh, layer_norm, rms_norm, softmax};
 pub use error::{PackError, ProductError};
 pub use format::Format;
 pub use matrix::PackedMatrix;
+pub use multiply::Epilogue;
 pub use pack::Packer;

@@ -1,12 +1,13 @@
 //! The packed matrix and its interface.
-use std::fmt;
+use std::{fmt, mem::MaybeUninit};
 
 use rayon::prelude::*;
 
 use crate::{
-    Backend, Format, PackError, Packer, ProductError,
+    Backend, Epilogue, Format, PackError, Packer, ProductError,
     cells::{Bf16Cell, Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
-    multiply,
+    multiply::{self, Operands},
+    output::overwritten,
 };
 
 /// Cells that pay for writing zeros on several threads.
@@ -117,28 +118,52 @@ impl PackedMatrix {
         with_cells!(&self.cells, |cells| size_of_val(cells.as_slice()))
     }
 
-    /// `out = xs Wᵀ + bias` for rows `xs` `(rows, inputs)` and `out` `(rows, outputs)`, both row by
-    /// row, on the fastest [`Backend`] and the threads of the current rayon pool.
+    /// `xs Wᵀ + bias` `(rows, outputs)` for rows `xs` `(rows, inputs)`, both row by row, on the fastest [`Backend`] and the
+    /// threads of the current rayon pool.
     ///
     /// Called from outside of the pool, every product waits for one of its threads to wake: install
     /// the caller of many products in the pool.
     ///
     /// # Errors
-    /// Slices whose lengths do not fit; `out` is untouched then.
-    pub fn multiply(&self, xs: &[f32], bias: Option<&[f32]>, out: &mut [f32]) -> Result<(), ProductError> {
-        self.multiply_on(Backend::best(), xs, bias, out)
+    /// Slices whose lengths do not fit.
+    pub fn product(
+        &self,
+        xs: &[f32],
+        bias: Option<&[f32]>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<Vec<f32>, ProductError> {
+        let rows = xs.len() / self.inputs;
+        let mut product = Vec::with_capacity(rows.saturating_mul(self.outputs));
+        let length = rows * self.outputs;
+        self.multiply_into(Backend::best(), xs, bias, epilogue, &mut product.spare_capacity_mut()[..length])?;
+        // SAFETY: the product has written every value.
+        unsafe { product.set_len(length) };
+        Ok(product)
     }
 
-    /// The same on a certain back end.
+    /// The same into `out`, on a certain back end.
     ///
     /// # Errors
-    /// As above, and a back end that this processor cannot run.
+    /// As above, with `out` untouched, and a back end that this processor cannot run.
     pub fn multiply_on(
         &self,
         backend: Backend,
         xs: &[f32],
         bias: Option<&[f32]>,
+        epilogue: Epilogue<'_>,
         out: &mut [f32],
+    ) -> Result<(), ProductError> {
+        self.multiply_into(backend, xs, bias, epilogue, overwritten(out))
+    }
+
+    /// Writes every value of `out`, or none with an error.
+    fn multiply_into(
+        &self,
+        backend: Backend,
+        xs: &[f32],
+        bias: Option<&[f32]>,
+        epilogue: Epilogue<'_>,
+        out: &mut [MaybeUninit<f32>],
     ) -> Result<(), ProductError> {
         if !xs.len().is_multiple_of(self.inputs) {
             return Err(ProductError::Inputs { found: xs.len(), inputs: self.inputs });
@@ -152,9 +177,15 @@ impl PackedMatrix {
         {
             return Err(ProductError::Bias { found: bias.len(), outputs: self.outputs });
         }
+        if let Epilogue::Add(values) = epilogue
+            && values.len() != expected
+        {
+            return Err(ProductError::Outputs { found: values.len(), expected });
+        }
         let backend = backend.detect()?;
         if !out.is_empty() {
-            let operands = multiply::Operands { outputs: self.outputs, inputs: self.inputs, xs, bias, out };
+            let (outputs, inputs) = (self.outputs, self.inputs);
+            let operands = Operands { outputs, inputs, xs, bias, epilogue, out };
             multiply::multiply(backend, &self.cells, operands);
         }
         Ok(())

@@ -1,9 +1,13 @@
 //! The product: activations into panels, then tiles times panels on several threads.
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::{
+    Activation,
     backend::Detected,
     cells::{Cell, TILE},
+    finish::Finish,
     inputs::{BLOCK, Input},
     kernels::{Kernels, MOST_ROWS, Sums, portable::Portable},
     matrix::Cells,
@@ -19,8 +23,20 @@ pub(crate) struct Operands<'a> {
     pub(crate) xs: &'a [f32],
     /// `(outputs)`.
     pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) epilogue: Epilogue<'a>,
     /// `(rows, outputs)`.
-    pub(crate) out: &'a mut [f32],
+    pub(crate) out: &'a mut [MaybeUninit<f32>],
+}
+
+/// What becomes of a product, bias included, before it is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Epilogue<'a> {
+    /// It is written as it is.
+    None,
+    /// A function of every value.
+    Activate(Activation),
+    /// Values `(rows, outputs)` are added, such as those of a residual stream.
+    Add(&'a [f32]),
 }
 
 pub(crate) fn multiply(backend: Detected, cells: &Cells, operands: Operands<'_>) {
@@ -54,7 +70,7 @@ fn run<K: Kernels, C: Cell, X: Input>(
     most_rows: usize,
     kernel: impl Fn(&[C], &[X], &mut [Sums]) + Sync,
 ) {
-    let Operands { outputs, inputs, xs, bias, out } = operands;
+    let Operands { outputs, inputs, xs, bias, epilogue, out } = operands;
     let (blocks, cells_each) = (inputs.div_ceil(BLOCK), inputs.div_ceil(C::INPUTS));
     let (rows, tiles) = (xs.len() / inputs, outputs.div_ceil(TILE));
     let panels = Panels::new(rows, most_rows);
@@ -78,23 +94,19 @@ fn run<K: Kernels, C: Cell, X: Input>(
                     // SAFETY: every task has other panels or other tiles, and this reference is
                     // dropped before the task goes on.
                     let out = unsafe { out.part(row, tile * TILE, TILE) };
-                    finish(sums, bias.map(|bias| &bias[tile * TILE..]), out);
+                    let columns = tile * TILE..tile * TILE + out.len();
+                    let bias = bias.map_or(&[][..], |bias| &bias[columns.clone()]);
+                    let (activation, added) = match epilogue {
+                        Epilogue::None => (None, &[][..]),
+                        Epilogue::Activate(activation) => (Some(activation), &[][..]),
+                        Epilogue::Add(values) => (None, &values[row * outputs..][columns]),
+                    };
+                    kernels.finish(sums, Finish { bias, activation, added }, out);
                 }
             }
         }
     });
     X::spare().set(buffer);
-}
-
-fn finish(sums: &Sums, bias: Option<&[f32]>, out: &mut [f32]) {
-    match bias {
-        Some(bias) => {
-            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(bias) {
-                *out = sum + bias;
-            }
-        }
-        None => out.copy_from_slice(&sums[..out.len()]),
-    }
 }
 
 /// Converts the rows into panels: block by block, the rows of a panel side by side.

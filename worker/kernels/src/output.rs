@@ -1,32 +1,38 @@
 //! The output of a product, written by several threads at once.
-use std::marker::PhantomData;
+use std::{marker::PhantomData, mem::MaybeUninit};
 
-/// Rows of `width` values, of which threads write different parts.
+/// Rows of `width` values, of which threads write different parts. They may hold anything before.
 pub(crate) struct Output<'a> {
-    start: *mut f32,
+    start: *mut MaybeUninit<f32>,
     width: usize,
     rows: usize,
-    borrowed: PhantomData<&'a mut [f32]>,
+    borrowed: PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
 // SAFETY: the only access is `part`, whose callers promise that no two parts in use overlap.
 unsafe impl Sync for Output<'_> {}
 
 impl<'a> Output<'a> {
-    pub(crate) fn new(values: &'a mut [f32], width: usize) -> Self {
+    pub(crate) fn new(values: &'a mut [MaybeUninit<f32>], width: usize) -> Self {
         Self { start: values.as_mut_ptr(), width, rows: values.len() / width, borrowed: PhantomData }
     }
 
-    /// At most `most` values of `row` from `first` on.
+    /// Place for at most `most` values of `row` from `first` on.
     ///
     /// # Safety
     /// No other part that overlaps this one is in use.
     #[expect(clippy::mut_from_ref, reason = "that parts do not overlap is the caller's promise")]
-    pub(crate) unsafe fn part(&self, row: usize, first: usize, most: usize) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, row: usize, first: usize, most: usize) -> &mut [MaybeUninit<f32>] {
         assert!(row < self.rows && first < self.width, "outside of the product");
         let length = most.min(self.width - first);
         // SAFETY: row and columns are inside the slice borrowed for `'a`, and by the caller's promise
         // nobody else uses them.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + first), length) }
     }
+}
+
+/// Values that exist, as a place for others.
+pub(crate) fn overwritten(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: the layouts are the same, and nobody in this crate writes anything but values.
+    unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }

@@ -1,6 +1,6 @@
 //! The functions between products, against f64 and on every instruction set.
 #![allow(clippy::unwrap_used)]
-use captionfleet_kernels::{Backend, gelu_erf, gelu_tanh, softmax};
+use captionfleet_kernels::{Backend, gelu_erf, gelu_tanh, layer_norm, rms_norm, softmax};
 
 fn backends() -> impl Iterator<Item = Backend> {
     Backend::ALL.into_iter().filter(|backend| backend.is_available())
@@ -112,5 +112,42 @@ fn every_processor_gives_the_same_bits() {
         let mut row = xs[..4099].to_vec();
         softmax(backend, &mut row);
         assert!(row.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{backend:?}");
+    }
+}
+
+#[test]
+fn norms_agree_with_f64_far_from_zero_and_give_the_same_bits_everywhere() {
+    for width in [1, 5, 16, 80, 1408] {
+        for offset in [0.0f32, 100.0, 4096.0] {
+            let row: Vec<f32> =
+                (0..width).map(|i| offset + ((i * 7919 % 1000) as f32 / 500.0 - 1.0)).collect();
+            let weight: Vec<f32> = (0..width).map(|i| 0.5 + i as f32 / width as f32).collect();
+            let bias: Vec<f32> = (0..width).map(|i| (i % 7) as f32 - 3.0).collect();
+            let exact: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+            let mean = exact.iter().sum::<f64>() / width as f64;
+            let variance = exact.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+            let mean_square = exact.iter().map(|x| x * x).sum::<f64>() / width as f64;
+            let mut first: Option<[Vec<f32>; 2]> = None;
+            for backend in backends() {
+                let mut out = [vec![0f32; width], vec![0f32; width]];
+                layer_norm(backend, &row, &weight, &bias, 1e-6, &mut out[0]);
+                rms_norm(backend, &row, &weight, 1e-6, &mut out[1]);
+                for at in 0..width {
+                    let (x, w, b) = (exact[at], f64::from(weight[at]), f64::from(bias[at]));
+                    let expected =
+                        [(x - mean) / (variance + 1e-6).sqrt() * w + b, x / (mean_square + 1e-6).sqrt() * w];
+                    for (out, expected) in out.iter().zip(expected) {
+                        let distance = (f64::from(out[at]) - expected).abs();
+                        // A mean of 4096 is known to half a thousandth.
+                        assert!(
+                            distance < 2e-5 + f64::from(offset) * 2e-6,
+                            "{backend:?} {width} {offset}: {distance}"
+                        );
+                    }
+                }
+                let first = first.get_or_insert_with(|| out.clone());
+                assert_eq!(*first, out, "{backend:?} {width} {offset}");
+            }
+        }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::Format;
+use captionfleet_kernels::{Epilogue, Format};
 use support::{Stored, activations, backends, on_threads, whole};
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -22,7 +22,7 @@ fn a_row_is_the_same_in_any_company_on_any_number_of_threads() {
                 let product = |first: usize, count: usize| {
                     let mut out = vec![f32::NAN; count * outputs];
                     let xs = &xs[first * inputs..][..count * inputs];
-                    matrix.multiply_on(backend, xs, Some(&bias), &mut out).unwrap();
+                    matrix.multiply_on(backend, xs, Some(&bias), Epilogue::None, &mut out).unwrap();
                     bits(&out)
                 };
                 let alone: Vec<u32> = on_threads(1, || (0..rows).flat_map(|row| product(row, 1)).collect());
@@ -48,11 +48,7 @@ fn products_inside_of_products_do_not_disturb_each_other() {
     let stored = Stored::random(Format::Q8_0, 512, 512, 0.5, 1);
     let matrix = stored.pack();
     let xs = activations(32 * 512, 1.0, 2);
-    let product = || {
-        let mut out = vec![0.0; 32 * 512];
-        matrix.multiply(&xs, None, &mut out).unwrap();
-        bits(&out)
-    };
+    let product = || bits(&matrix.product(&xs, None, Epilogue::None).unwrap());
     let expected = product();
     on_threads(4, || (0..64).into_par_iter().for_each(|_| assert!(product() == expected)));
 }

@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::{Backend, Format};
+use captionfleet_kernels::{Activation, Backend, Epilogue, Format, gelu_erf, gelu_tanh};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{Stored, activations, backends, whole};
 
 fn assert_near(stored: &Stored, xs: &[f32], bias: Option<&[f32]>, backend: Backend, what: &str) {
     let rows = xs.len() / stored.inputs;
     let mut out = vec![f32::NAN; rows * stored.outputs];
-    stored.pack().multiply_on(backend, xs, bias, &mut out).unwrap();
+    stored.pack().multiply_on(backend, xs, bias, Epilogue::None, &mut out).unwrap();
     for (i, (found, (expected, bound))) in out.iter().zip(stored.product(xs, bias, backend)).enumerate() {
         let distance = (f64::from(*found) - expected).abs();
         assert!(
@@ -113,9 +113,9 @@ fn what_is_not_finite_stays_in_its_row() {
             let (mut clean, mut out) = (vec![0.0; rows * outputs], vec![0.0; rows * outputs]);
             for backend in backends() {
                 xs[4 * inputs + 77] = 0.5;
-                matrix.multiply_on(backend, &xs, None, &mut clean).unwrap();
+                matrix.multiply_on(backend, &xs, None, Epilogue::None, &mut clean).unwrap();
                 xs[4 * inputs + 77] = odd;
-                matrix.multiply_on(backend, &xs, None, &mut out).unwrap();
+                matrix.multiply_on(backend, &xs, None, Epilogue::None, &mut out).unwrap();
                 for (i, (found, clean)) in out.iter().zip(&clean).enumerate() {
                     if i / outputs == 4 {
                         assert!(!found.is_finite(), "{backend:?} {format} {odd}: {found}");
@@ -140,6 +140,35 @@ fn a_row_has_the_values_of_the_matrix() {
             for (found, expected) in out.iter().zip(expected) {
                 assert!((f64::from(*found) - expected).abs() <= 1e-5 * expected.abs() + 1e-6, "{format} {i}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_epilogue_is_what_would_have_come_afterwards() {
+    for format in Format::ALL {
+        let stored = Stored::random(format, 75, whole(format, 130), 0.5, 7);
+        let (matrix, rows) = (stored.pack(), 29);
+        let xs = activations(rows * stored.inputs, 1.0, 8);
+        let bias = activations(75, 1.0, 9);
+        let added = activations(rows * 75, 3.0, 10);
+        for backend in backends() {
+            let product = |epilogue: Epilogue<'_>| {
+                let mut out = vec![f32::NAN; rows * 75];
+                matrix.multiply_on(backend, &xs, Some(&bias), epilogue, &mut out).unwrap();
+                out
+            };
+            let plain = product(Epilogue::None);
+            for (activation, function) in [
+                (Activation::GeluErf, gelu_erf as fn(Backend, &[f32], &mut [f32])),
+                (Activation::GeluTanh, gelu_tanh),
+            ] {
+                let mut expected = vec![0.0; plain.len()];
+                function(backend, &plain, &mut expected);
+                assert_eq!(product(Epilogue::Activate(activation)), expected, "{backend:?} {format}");
+            }
+            let sum: Vec<f32> = plain.iter().zip(&added).map(|(plain, added)| plain + added).collect();
+            assert_eq!(product(Epilogue::Add(&added)), sum, "{backend:?} {format}");
         }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::{Format, PackError, PackedMatrix, Packer, ProductError};
+use captionfleet_kernels::{Backend, Epilogue, Format, PackError, PackedMatrix, Packer, ProductError};
 use support::{Stored, activations, whole};
 
 #[test]
@@ -36,10 +36,8 @@ fn rows_may_come_in_pieces() {
         }
         let (pieces, whole) = (packer.finish().unwrap(), stored.pack());
         let xs = activations(3 * stored.inputs, 1.0, 3);
-        let (mut one, mut other) = (vec![0.0; 300], vec![1.0; 300]);
-        pieces.multiply(&xs, None, &mut one).unwrap();
-        whole.multiply(&xs, None, &mut other).unwrap();
-        assert_eq!(one, other, "{format}");
+        let product = |matrix: &PackedMatrix| matrix.product(&xs, None, Epilogue::None).unwrap();
+        assert_eq!(product(&pieces), product(&whole), "{format}");
     }
 }
 
@@ -65,7 +63,9 @@ fn what_is_no_matrix_is_refused() {
 fn operands_that_do_not_fit_are_refused() {
     let matrix = Stored::random(Format::F32, 3, 4, 1.0, 4).pack();
     let mut out = [0.0; 6];
-    let product = |xs: &[f32], bias: Option<&[f32]>, out: &mut [f32]| matrix.multiply(xs, bias, out);
+    let product = |xs: &[f32], bias: Option<&[f32]>, out: &mut [f32]| {
+        matrix.multiply_on(Backend::Portable, xs, bias, Epilogue::None, out)
+    };
     assert_eq!(product(&[0.0; 7], None, &mut out), Err(ProductError::Inputs { found: 7, inputs: 4 }));
     assert_eq!(product(&[0.0; 4], None, &mut out), Err(ProductError::Outputs { found: 6, expected: 3 }));
     assert_eq!(
@@ -73,6 +73,10 @@ fn operands_that_do_not_fit_are_refused() {
         Err(ProductError::Bias { found: 2, outputs: 3 })
     );
     assert_eq!(product(&[], None, &mut []), Ok(()));
+    assert_eq!(
+        matrix.product(&[0.0; 8], None, Epilogue::Add(&[0.0; 5])),
+        Err(ProductError::Outputs { found: 5, expected: 6 })
+    );
     assert_eq!(matrix.row(3, &mut [0.0; 4]), Err(ProductError::Row { row: 3, outputs: 3 }));
     assert_eq!(matrix.row(0, &mut [0.0; 3]), Err(ProductError::Outputs { found: 3, expected: 4 }));
 }

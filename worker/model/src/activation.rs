@@ -1,30 +1,21 @@
-//! The two GELUs and the softmax.
+//! GELU and softmax of tensors. Where nothing comes between a product and its GELU, the product computes it
+//! ([`Linear::activated`](crate::Linear)).
 //!
-//! The backend computes them value by value, the GELUs on one thread of a CPU, which costs a wide MLP as much time as its
-//! products; here they are vectors' work ([`captionfleet_kernels`]), shared among the threads.
+//! The backend computes them value by value, the GELU on one thread of a CPU; here they are vectors' work
+//! ([`captionfleet_kernels`]), shared among the threads.
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use captionfleet_kernels::{
-    Backend, gelu_erf as gelu_erf_of, gelu_tanh as gelu_tanh_of, softmax as softmax_of,
-};
+use captionfleet_kernels::{Backend, gelu_tanh as gelu_tanh_of, softmax as softmax_of};
 use rayon::prelude::*;
 
 /// Elements a thread takes at once.
 const CHUNK: usize = 4096;
-
-/// The exact GELU, through the error function.
-pub(crate) fn gelu_erf(xs: &Tensor) -> Result<Tensor> {
-    if !xs.device().is_cpu() {
-        return xs.gelu_erf();
-    }
-    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-erf", function: gelu_erf_of })
-}
 
 /// The tanh approximation that Phi calls `gelu_new`.
 pub(crate) fn gelu_tanh(xs: &Tensor) -> Result<Tensor> {
     if !xs.device().is_cpu() {
         return xs.gelu();
     }
-    xs.contiguous()?.apply_op1_no_bwd(&Pointwise { name: "gelu-tanh", function: gelu_tanh_of })
+    xs.contiguous()?.apply_op1_no_bwd(&GeluTanh)
 }
 
 /// Softmax over the last dimension.
@@ -35,22 +26,19 @@ pub(crate) fn softmax(xs: &Tensor) -> Result<Tensor> {
     xs.contiguous()?.apply_op1_no_bwd(&Softmax)
 }
 
-struct Pointwise {
-    name: &'static str,
-    function: fn(Backend, &[f32], &mut [f32]),
-}
+struct GeluTanh;
 
-impl CustomOp1 for Pointwise {
+impl CustomOp1 for GeluTanh {
     fn name(&self) -> &'static str {
-        self.name
+        "gelu-tanh"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = values(storage, layout, self.name)?;
+        let values = values(storage, layout, self.name())?;
         let (mut out, backend) = (vec![0f32; values.len()], Backend::best());
         out.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
-            .for_each(|(out, values)| (self.function)(backend, values, out));
+            .for_each(|(out, values)| gelu_tanh_of(backend, values, out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
@@ -95,14 +83,11 @@ mod tests {
     }
 
     #[test]
-    fn both_agree_with_the_backend() {
+    fn gelu_agrees_with_the_backend() {
         let values: Vec<f32> = (0..10_000).map(|i| (i as f32 - 5000.0) / 700.0).collect();
         let xs = Tensor::from_vec(values, (100, 100), &Device::Cpu).unwrap();
-        for (ours, theirs) in
-            [(gelu_erf(&xs).unwrap(), xs.gelu_erf().unwrap()), (gelu_tanh(&xs).unwrap(), xs.gelu().unwrap())]
-        {
-            let distance = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-            assert!(distance.to_scalar::<f32>().unwrap() < 1e-6);
-        }
+        let (ours, theirs) = (gelu_tanh(&xs).unwrap(), xs.gelu().unwrap());
+        let distance = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert!(distance.to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

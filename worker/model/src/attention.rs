@@ -1,10 +1,11 @@
 //! Scaled dot-product attention of one sequence.
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
+use captionfleet_kernels::{Attention, Backend, Heads};
 
 use crate::activation::softmax;
 
-/// Attends with `queries` `(heads, t, d)`, already scaled, to `keys` and `values`
-/// `(heads, s, d)`; returns `(t, heads * d)` in f32.
+/// Attends with `queries` `(heads, t, d)`, times `scale`, to `keys` and `values` `(heads, s, d)`; returns
+/// `(t, heads * d)` in f32.
 ///
 /// `mask` `(t or 1, s)` is added to the scores. Inputs may be strided views: on a CPU they are
 /// read where they lie. One sequence at a time keeps a row's numbers free of its neighbours.
@@ -12,11 +13,18 @@ pub(crate) fn attend(
     queries: &Tensor,
     keys: &Tensor,
     values: &Tensor,
+    scale: f64,
     mask: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (heads, rows, width) = queries.dims3()?;
     let dtype = keys.dtype();
-    let queries = readable(&queries.to_dtype(dtype)?)?;
+    // A single query uses each key once: packing them would cost as much as the product.
+    if queries.device().is_cpu() && dtype == DType::F32 && rows > 1 {
+        let mask = mask.map(|mask| mask.flatten_all()?.to_vec1()).transpose()?;
+        let fused = Fused { scale: scale as f32, mask };
+        return side_by_side(queries)?.apply_op3_no_bwd(&side_by_side(keys)?, &side_by_side(values)?, &fused);
+    }
+    let queries = readable(&(queries * scale)?.to_dtype(dtype)?)?;
     let scores = queries.matmul(&readable(&keys.t()?)?)?.to_dtype(DType::F32)?;
     let scores = match mask {
         Some(mask) => scores.broadcast_add(mask)?,
@@ -39,4 +47,81 @@ pub(crate) fn causal_mask(offset: usize, tokens: usize, device: &Device) -> Resu
 /// The matrix product of a CPU takes any strides; cuBLAS takes fewer.
 fn readable(tensor: &Tensor) -> Result<Tensor> {
     if tensor.device().is_cpu() { Ok(tensor.clone()) } else { tensor.contiguous() }
+}
+
+/// The tensor with the values of a row beside each other.
+fn side_by_side(tensor: &Tensor) -> Result<Tensor> {
+    if tensor.stride().last() == Some(&1) { Ok(tensor.clone()) } else { tensor.contiguous() }
+}
+
+/// The whole of it, without tensors in between.
+struct Fused {
+    scale: f32,
+    mask: Option<Vec<f32>>,
+}
+
+impl CustomOp3 for Fused {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        queries: &CpuStorage,
+        queries_layout: &Layout,
+        keys: &CpuStorage,
+        keys_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (heads, rows, width) = queries_layout.shape().dims3()?;
+        let attention = Attention {
+            heads,
+            width,
+            queries: rows,
+            keys: keys_layout.shape().dims3()?.1,
+            scale: self.scale,
+            mask: self.mask.as_deref(),
+        };
+        let operands =
+            [operand(queries, queries_layout)?, operand(keys, keys_layout)?, operand(values, values_layout)?];
+        let mut out = vec![0f32; rows * heads * width];
+        attention.run(Backend::best(), operands, &mut out).map_err(Error::wrap)?;
+        Ok((CpuStorage::F32(out), Shape::from((rows, heads * width))))
+    }
+}
+
+fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Heads<'a>> {
+    match (storage, layout.stride()) {
+        (CpuStorage::F32(values), &[head_stride, row_stride, 1]) => {
+            Ok(Heads { values: &values[layout.start_offset()..], head_stride, row_stride })
+        }
+        _ => bail!("attention takes f32 with the values of a row side by side"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn both_ways_agree() {
+        let of = |rows: usize| Tensor::randn(0f32, 1.0, (rows, 3, 20), &Device::Cpu).unwrap();
+        let (queries, keys, values) = (of(9), of(40), of(40));
+        let by_head = |xs: &Tensor| xs.transpose(0, 1).unwrap();
+        let mask = causal_mask(31, 9, &Device::Cpu).unwrap();
+        for mask in [None, Some(mask)] {
+            let all =
+                attend(&by_head(&queries), &by_head(&keys), &by_head(&values), 0.3, mask.as_ref()).unwrap();
+            for row in 0..9 {
+                let query = by_head(&queries.narrow(0, row, 1).unwrap());
+                let mask = mask.as_ref().map(|mask| mask.narrow(0, row, 1).unwrap());
+                let one = attend(&query, &by_head(&keys), &by_head(&values), 0.3, mask.as_ref()).unwrap();
+                let distance = (all.narrow(0, row, 1).unwrap() - one).unwrap().abs().unwrap();
+                let distance = distance.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+                assert!(distance < 1e-5, "row {row}: {distance}");
+            }
+        }
+    }
 }

@@ -2,11 +2,15 @@
 use std::sync::Arc;
 
 use candle_core::{
-    DType, Module, Result, Tensor,
+    D, DType, Module, Result, Tensor,
     quantized::{QMatMul, QTensor},
 };
+use captionfleet_kernels::Activation;
 
-use crate::{packed::Packed, weight_memory::HoldsWeights};
+use crate::{
+    packed::{Packed, Then},
+    weight_memory::HoldsWeights,
+};
 
 /// `y = x Wᵀ + b` over the last dimension; input and output are f32.
 #[derive(Clone, Debug)]
@@ -49,22 +53,38 @@ impl Linear {
 
 impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut shape = xs.dims().to_vec();
-        let inputs = shape.pop().unwrap_or(1);
-        let flat = xs.reshape(((), inputs))?;
-        let ys = match &self.weight {
-            Matrix::Packed(weight) => weight.product(&flat, self.bias.as_ref())?,
-            Matrix::Dense(weight) => {
-                self.biased(flat.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?)?
-            }
-            Matrix::Quantised(weight) => self.biased(weight.forward(&flat)?)?,
-        };
-        shape.push(ys.dim(1)?);
-        ys.reshape(shape)
+        self.apply(xs, Then::Nothing)
     }
 }
 
 impl Linear {
+    /// A function of the layer's output, without the output itself ever being written.
+    pub(crate) fn activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        self.apply(xs, Then::Activate(activation))
+    }
+
+    /// The layer's output added to `residual`, of the same shape.
+    pub(crate) fn added_to(&self, residual: &Tensor, xs: &Tensor) -> Result<Tensor> {
+        let width = residual.dim(D::Minus1)?;
+        self.apply(xs, Then::Add(&residual.reshape(((), width))?))
+    }
+
+    fn apply(&self, xs: &Tensor, then: Then<'_>) -> Result<Tensor> {
+        let mut shape = xs.dims().to_vec();
+        let inputs = shape.pop().unwrap_or(1);
+        let flat = xs.reshape(((), inputs))?;
+        let ys = match &self.weight {
+            Matrix::Packed(weight) => weight.product(&flat, self.bias.as_ref(), then)?,
+            Matrix::Dense(weight) => {
+                let ys = flat.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?;
+                then.follow(self.biased(ys)?)?
+            }
+            Matrix::Quantised(weight) => then.follow(self.biased(weight.forward(&flat)?)?)?,
+        };
+        shape.push(ys.dim(1)?);
+        ys.reshape(shape)
+    }
+
     fn biased(&self, ys: Tensor) -> Result<Tensor> {
         match &self.bias {
             Some(bias) => ys.broadcast_add(bias),

@@ -1,9 +1,10 @@
 //! The two norms over the last dimension, in f32.
 //!
-//! On a CPU they take two passes over a row (mean, then squared distances from it). The backend's
-//! own kernel takes one, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far
-//! from zero, as in the residual stream of a large vision tower.
+//! On a CPU they are those of [`captionfleet_kernels`]. The backend's own kernel takes one pass over a
+//! row, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far from zero, as in the
+//! residual stream of a large vision tower.
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor, bail};
+use captionfleet_kernels::{Backend, layer_norm, rms_norm};
 use rayon::prelude::*;
 
 use crate::{WeightError, Weights};
@@ -109,14 +110,8 @@ impl CustomOp3 for Centred {
     ) -> Result<(CpuStorage, Shape)> {
         let weight = values(weight, weight_layout)?;
         let bias = values(bias, bias_layout)?;
-        by_rows(xs, xs_layout, |row, out| {
-            let mean = sum(row, |x| x) / row.len() as f32;
-            let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
-            let scale = 1.0 / (f64::from(variance) + self.eps).sqrt() as f32;
-            for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
-                *out = (x - mean) * scale * weight + bias;
-            }
-        })
+        let backend = Backend::best();
+        by_rows(xs, xs_layout, |row, out| layer_norm(backend, row, weight, bias, self.eps, out))
     }
 }
 
@@ -137,13 +132,8 @@ impl CustomOp2 for RootMeanSquare {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let weight = values(weight, weight_layout)?;
-        by_rows(xs, xs_layout, |row, out| {
-            let mean_square = sum(row, |x| x * x) / row.len() as f32;
-            let scale = 1.0 / (f64::from(mean_square) + self.eps).sqrt() as f32;
-            for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
-                *out = x * scale * weight;
-            }
-        })
+        let backend = Backend::best();
+        by_rows(xs, xs_layout, |row, out| rms_norm(backend, row, weight, self.eps, out))
     }
 }
 
@@ -160,19 +150,6 @@ fn by_rows(
         .with_min_len(16)
         .for_each(|(row, out)| normalise(row, out));
     Ok((CpuStorage::F32(out), layout.shape().clone()))
-}
-
-/// A sum in eight lanes: the compiler can vectorise it, and it rounds less than one long chain.
-fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; 8];
-    let chunks = row.chunks_exact(8);
-    let rest: f32 = chunks.remainder().iter().map(|&x| term(x)).sum();
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += term(x);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest
 }
 
 fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

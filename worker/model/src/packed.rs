@@ -2,9 +2,10 @@
 use std::sync::Arc;
 
 use candle_core::{
-    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, bail, quantized::GgmlDType,
+    CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, bail,
+    quantized::GgmlDType,
 };
-use captionfleet_kernels::{Format, PackedMatrix};
+use captionfleet_kernels::{Activation, Epilogue, Format, PackedMatrix};
 
 use crate::bundle::StoredTensor;
 
@@ -35,10 +36,18 @@ impl Packed {
             .map_err(Error::wrap)
     }
 
-    /// `xs Wᵀ + bias` `(rows, outputs)` for `xs` `(rows, inputs)`.
-    pub(crate) fn product(&self, xs: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let product = Product { matrix: &self.0, bias: bias.map(Tensor::to_vec1).transpose()? };
-        xs.contiguous()?.apply_op1_no_bwd(&product)
+    /// `xs Wᵀ + bias` `(rows, outputs)` for `xs` `(rows, inputs)`, and what follows it.
+    pub(crate) fn product(&self, xs: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -> Result<Tensor> {
+        let (xs, matrix) = (xs.contiguous()?, &self.0);
+        match then {
+            Then::Nothing => xs.apply_op1_no_bwd(&Product { matrix, bias, activation: None }),
+            Then::Activate(activation) => {
+                xs.apply_op1_no_bwd(&Product { matrix, bias, activation: Some(activation) })
+            }
+            Then::Add(residual) => {
+                xs.apply_op2_no_bwd(&residual.contiguous()?, &Product { matrix, bias, activation: None })
+            }
+        }
     }
 
     /// As [`Packed::product`], with gradients for `xs`.
@@ -48,7 +57,7 @@ impl Packed {
         bias: Option<&Tensor>,
         transposed: &Self,
     ) -> Result<Tensor> {
-        let bias = bias.map(Tensor::to_vec1).transpose()?;
+        let bias = bias.cloned();
         xs.contiguous()?.apply_op1(Frozen { matrix: self.clone(), bias, transposed: transposed.clone() })
     }
 
@@ -88,9 +97,30 @@ impl Packed {
     }
 }
 
+/// What follows a product before it is written.
+pub(crate) enum Then<'a> {
+    Nothing,
+    Activate(Activation),
+    /// A residual stream `(rows, outputs)` is added.
+    Add(&'a Tensor),
+}
+
+impl Then<'_> {
+    /// The same for a product that was made elsewhere.
+    pub(crate) fn follow(&self, product: Tensor) -> Result<Tensor> {
+        match self {
+            Self::Nothing => Ok(product),
+            Self::Activate(Activation::GeluErf) => product.gelu_erf(),
+            Self::Activate(Activation::GeluTanh) => product.gelu(),
+            Self::Add(residual) => *residual + product,
+        }
+    }
+}
+
 struct Product<'a> {
     matrix: &'a PackedMatrix,
-    bias: Option<Vec<f32>>,
+    bias: Option<&'a Tensor>,
+    activation: Option<Activation>,
 }
 
 impl CustomOp1 for Product<'_> {
@@ -99,29 +129,59 @@ impl CustomOp1 for Product<'_> {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        multiply(self.matrix, self.bias.as_deref(), xs, layout)
+        let epilogue = self.activation.map_or(Epilogue::None, Epilogue::Activate);
+        multiply(self.matrix, self.bias, epilogue, xs, layout)
+    }
+}
+
+impl CustomOp2 for Product<'_> {
+    fn name(&self) -> &'static str {
+        "packed-product-and-residual"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let residual = values(residual, residual_layout)?;
+        multiply(self.matrix, self.bias, Epilogue::Add(residual), xs, layout)
     }
 }
 
 fn multiply(
     matrix: &PackedMatrix,
-    bias: Option<&[f32]>,
+    bias: Option<&Tensor>,
+    epilogue: Epilogue<'_>,
     xs: &CpuStorage,
     layout: &Layout,
 ) -> Result<(CpuStorage, Shape)> {
-    let (CpuStorage::F32(xs), Some((start, end))) = (xs, layout.contiguous_offsets()) else {
-        bail!("products take contiguous f32")
-    };
     let (rows, _) = layout.shape().dims2()?;
-    let mut out = vec![0f32; rows * matrix.outputs()];
-    matrix.multiply(&xs[start..end], bias, &mut out).map_err(Error::wrap)?;
-    Ok((CpuStorage::F32(out), Shape::from((rows, matrix.outputs()))))
+    let bias = bias.map(Tensor::storage_and_layout);
+    let bias = match &bias {
+        None => None,
+        Some((storage, layout)) => match &**storage {
+            Storage::Cpu(storage) => Some(values(storage, layout)?),
+            _ => bail!("the bias of a product on a CPU lies elsewhere"),
+        },
+    };
+    let product = matrix.product(values(xs, layout)?, bias, epilogue).map_err(Error::wrap)?;
+    Ok((CpuStorage::F32(product), Shape::from((rows, matrix.outputs()))))
+}
+
+fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => bail!("products take contiguous f32"),
+    }
 }
 
 /// A product through which gradients flow back to its input; the matrix itself does not learn.
 struct Frozen {
     matrix: Packed,
-    bias: Option<Vec<f32>>,
+    bias: Option<Tensor>,
     transposed: Packed,
 }
 
@@ -131,11 +191,11 @@ impl CustomOp1 for Frozen {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        multiply(&self.matrix.0, self.bias.as_deref(), xs, layout)
+        multiply(&self.matrix.0, self.bias.as_ref(), Epilogue::None, xs, layout)
     }
 
     fn bwd(&self, _xs: &Tensor, _ys: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        self.transposed.product(gradient, None).map(Some)
+        self.transposed.product(gradient, None, Then::Nothing).map(Some)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The language model: Phi-2 with LayerNorms on queries and keys and an RMSNorm after attention;
 //! attention and MLP read the same normed input.
 use candle_core::{Module, Result, Tensor};
+use captionfleet_kernels::Activation;
 
 use crate::{
     ModelError, PhiConfig, WeightError, Weights,
@@ -151,9 +152,14 @@ impl Layer {
         let normed = own.through(&self.norm, stream, |layer| layer.norm.as_ref())?;
         let attended = self.attention.forward(&normed, spans, rotary, cache, own)?;
         let attended = own.through(&self.post_norm, &attended, |layer| layer.post_norm.as_ref())?;
+        let summed = (attended + stream)?;
+        if own.shares.are_empty() {
+            let hidden = self.fc1.activated(&normed, Activation::GeluTanh)?;
+            return self.fc2.added_to(&summed, &hidden);
+        }
+        // The same bits for rows without an adapter.
         let hidden = gelu_tanh(&own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?)?;
-        let fed = own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?;
-        (attended + fed)? + stream
+        summed + own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?
     }
 
     /// The linear layers: `query_key_value`, `dense`, `fc1`, `fc2`.
@@ -216,10 +222,10 @@ impl Attention {
         let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
         let queries = own.through(&self.query_norm, &part(0)?, |layer| layer.query_norm.as_ref())?;
         let queries = rotary.apply(&queries)?;
-        let queries = (queries / (self.head_dim as f64).sqrt())?;
         let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
         let keys = rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
+        let scale = (self.head_dim as f64).powf(-0.5);
         let mut start = 0;
         let mut rows = Vec::with_capacity(spans.len());
         for span in spans {
@@ -228,7 +234,7 @@ impl Attention {
             let mask = (span.tokens > 1)
                 .then(|| causal_mask(span.held, span.tokens, normed.device()))
                 .transpose()?;
-            rows.push(attend(&row(&queries)?, &seen_keys, &seen_values, mask.as_ref())?);
+            rows.push(attend(&row(&queries)?, &seen_keys, &seen_values, scale, mask.as_ref())?);
             start += span.tokens;
         }
         own.changed(&self.dense, &Tensor::cat(&rows, 0)?, |layer| layer.dense.as_ref())

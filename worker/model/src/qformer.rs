@@ -1,10 +1,10 @@
 //! The Q-Former: a post-norm BERT whose learned queries attend to a picture, with a text path in
 //! the retrieval heads.
 use candle_core::{Module, Result, Tensor};
+use captionfleet_kernels::Activation;
 
 use crate::{
     QFormerConfig, WeightError, Weights,
-    activation::gelu_erf,
     attention::attend,
     linear::{Linear, TokenTable},
     norm::LayerNorm,
@@ -203,15 +203,15 @@ impl Attention {
     fn forward(&self, stream: &Tensor, source: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let (batch, _, width) = stream.dims3()?;
         let head_dim = width / self.heads;
+        let scale = (head_dim as f64).powf(-0.5);
         let split = |xs: Tensor| xs.reshape((batch, (), self.heads, head_dim))?.transpose(1, 2);
-        let queries = split((self.query.forward(stream)? / (head_dim as f64).sqrt())?)?;
+        let queries = split(self.query.forward(stream)?)?;
         let keys = split(self.key.forward(source)?)?;
         let values = split(self.value.forward(source)?)?;
         let rows = (0..batch)
-            .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, mask))
+            .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, scale, mask))
             .collect::<Result<Vec<_>>>()?;
-        let attended = self.output.forward(&Tensor::stack(&rows, 0)?)?;
-        self.norm.forward(&(attended + stream)?)
+        self.norm.forward(&self.output.added_to(stream, &Tensor::stack(&rows, 0)?)?)
     }
 }
 
@@ -239,7 +239,7 @@ impl FeedForward {
     }
 
     fn forward(&self, stream: &Tensor) -> Result<Tensor> {
-        let hidden = gelu_erf(&self.intermediate.forward(stream)?)?;
-        self.norm.forward(&(self.output.forward(&hidden)? + stream)?)
+        let hidden = self.intermediate.activated(stream, Activation::GeluErf)?;
+        self.norm.forward(&self.output.added_to(stream, &hidden)?)
     }
 }

@@ -1,10 +1,10 @@
 //! The EVA vision tower (ViT-g/14 in the published model): pre-norm blocks over a class token and
 //! patches with learned absolute positions, no norm at the end.
 use candle_core::{DType, Module, Result, Tensor};
+use captionfleet_kernels::Activation;
 
 use crate::{
     ModelError, VisionConfig, WeightError, Weights,
-    activation::gelu_erf,
     attention::attend,
     error::DuringStep,
     linear::Linear,
@@ -95,9 +95,9 @@ impl Block {
     }
 
     fn forward(&self, stream: &Tensor) -> Result<Tensor> {
-        let stream = (stream + self.attention.forward(&self.norm1.forward(stream)?)?)?;
-        let hidden = gelu_erf(&self.fc1.forward(&self.norm2.forward(&stream)?)?)?;
-        stream + self.fc2.forward(&hidden)?
+        let stream = self.attention.added_to(stream, &self.norm1.forward(stream)?)?;
+        let hidden = self.fc1.activated(&self.norm2.forward(&stream)?, Activation::GeluErf)?;
+        self.fc2.added_to(&stream, &hidden)
     }
 }
 
@@ -124,7 +124,7 @@ impl Attention {
         })
     }
 
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    fn added_to(&self, stream: &Tensor, xs: &Tensor) -> Result<Tensor> {
         let (batch, tokens, width) = xs.dims3()?;
         let head_dim = width / self.heads;
         let qkv = self.qkv.forward(xs)?.reshape((batch, tokens, 3, self.heads, head_dim))?;
@@ -132,9 +132,9 @@ impl Attention {
         let pictures = (0..batch)
             .map(|picture| {
                 let qkv = qkv.get(picture)?.permute((1, 2, 0, 3))?;
-                attend(&(qkv.get(0)? * scale)?, &qkv.get(1)?, &qkv.get(2)?, None)
+                attend(&qkv.get(0)?, &qkv.get(1)?, &qkv.get(2)?, scale, None)
             })
             .collect::<Result<Vec<_>>>()?;
-        self.proj.forward(&Tensor::stack(&pictures, 0)?)
+        self.proj.added_to(stream, &Tensor::stack(&pictures, 0)?)
     }
 }

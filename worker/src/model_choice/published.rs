@@ -18,6 +18,10 @@ use crate::telemetry::events;
 
 /// The stage that serves: 224 px, so that one vision pass gives caption and embedding.
 const STAGE: u8 = 3;
+/// Type of the vision tower's matrices: in 8 bits a CPU multiplies three times as fast as in f16, at a cosine above 0.999 to the
+/// features in f32; a GPU would widen them in every product.
+const VISION_WEIGHTS: WeightFormat =
+    if cfg!(feature = "cuda") { WeightFormat::F16 } else { WeightFormat::Q8_0 };
 /// SHA-256 and commit of every fetched file, recorded on arrival.
 const RECORD: &str = "fetched.json";
 
@@ -55,7 +59,7 @@ fn request(checkpoint: &Path, out: PathBuf) -> anyhow::Result<PackRequest> {
         tokenizer: folder.tokenizer()?,
         text_tokenizer: Some(folder.text_tokenizer()?),
         weights: WeightFormat::Q8_0,
-        vision_weights: WeightFormat::F16,
+        vision_weights: VISION_WEIGHTS,
         prompts: None,
         name: PUBLISHED.to_owned(),
         licence: "see the publishers: TinyGPT-V and LAVIS BSD-3-Clause, Phi-2 MIT, BLIP-2 ITM MIT".to_owned(),

@@ -5,11 +5,12 @@
 //! whole arrays go through a pointer.
 //!
 //! Sixteen registers of eight lanes hold no whole tile: kernels pass over it in parts.
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{Kernels, Sums, by_rows};
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, TILE},
+    finish::Finish,
     inputs::{self, BLOCK, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };
 
@@ -34,6 +35,11 @@ impl Kernels for Avx2 {
     fn convert<X: Input>(self, row: &[f32], into: &mut [X], stride: usize) {
         // SAFETY: `self` is proof of the features.
         unsafe { convert(row, into, stride) }
+    }
+
+    fn finish(self, sums: &Sums, finish: Finish<'_>, out: &mut [MaybeUninit<f32>]) {
+        // SAFETY: `self` is proof of the features.
+        unsafe { write(sums, finish, out) }
     }
 
     fn f32(self, cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums]) {
@@ -65,6 +71,11 @@ impl Kernels for Avx2 {
         // SAFETY: `self` is proof of the features.
         unsafe { by_rows!(sums, [1 2 3 4], q4_k(cells, panel)) }
     }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn write(sums: &Sums, finish: Finish<'_>, out: &mut [MaybeUninit<f32>]) {
+    finish.write(sums, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

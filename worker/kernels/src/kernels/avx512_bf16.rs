@@ -1,5 +1,5 @@
 //! AVX-512 with BF16: products of pairs of bf16 beside the kernels of [`avx512`](super::avx512).
-use std::arch::x86_64::*;
+use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     Kernels, Sums,
@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell},
+    finish::Finish,
     inputs::{BLOCK, Bf16Input, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };
 
@@ -28,6 +29,10 @@ impl Kernels for Avx512Bf16 {
 
     fn convert<X: Input>(self, row: &[f32], into: &mut [X], stride: usize) {
         self.0.convert(row, into, stride);
+    }
+
+    fn finish(self, sums: &Sums, finish: Finish<'_>, out: &mut [MaybeUninit<f32>]) {
+        self.0.finish(sums, finish, out);
     }
 
     fn f32(self, cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums]) {

@@ -1,7 +1,10 @@
 //! Plain Rust, in loops that compilers turn into vectors.
+use std::mem::MaybeUninit;
+
 use super::{Kernels, Sums, by_rows};
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Quads, TILE},
+    finish::Finish,
     half_bits::{bf16_to_f32, f16_to_f32},
     inputs::{self, BLOCK, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };
@@ -17,6 +20,10 @@ impl Kernels for Portable {
 
     fn convert<X: Input>(self, row: &[f32], into: &mut [X], stride: usize) {
         inputs::convert(row, into, stride);
+    }
+
+    fn finish(self, sums: &Sums, finish: Finish<'_>, out: &mut [MaybeUninit<f32>]) {
+        finish.write(sums, out);
     }
 
     fn f32(self, cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums]) {

@@ -16,11 +16,14 @@ pub fn published(
     smaller(&mut config);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bundle");
+    let text_tokenizer = config.retrieval.is_some();
+    let text_tokenizer =
+        text_tokenizer.then(|| include_bytes!("../../../demo-model/text_tokenizer.json").to_vec());
     pack_random(&RandomRequest {
         config,
         stage: 3,
         tokenizer: include_bytes!("../../../demo-model/tokenizer.json").to_vec(),
-        text_tokenizer: None,
+        text_tokenizer,
         weights,
         vision_weights,
         seed: 1,

@@ -33,6 +33,11 @@ impl<'a> Shares<'a> {
         if shares.iter().all(|share| share.adapter.is_none()) { Self::default() } else { Self(shares) }
     }
 
+    /// Whether no row has an adapter.
+    pub(crate) fn are_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// `ys`, which a linear layer made of `xs`, with each adapter's change added to its own rows.
     pub(crate) fn add(
         &self,

@@ -1,0 +1,116 @@
+//! Attention against f64, on every instruction set and for shapes that fit nothing.
+#![allow(clippy::unwrap_used, missing_docs)]
+mod support;
+
+use captionfleet_kernels::{Attention, Backend, Heads, ProductError};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use support::{activations, backends, on_threads};
+
+/// `(rows, heads, width)` side by side, as a projection leaves it.
+fn heads<'a>(values: &'a [f32], attention: &Attention<'_>) -> Heads<'a> {
+    let Attention { heads, width, .. } = *attention;
+    assert!(values.len().is_multiple_of(heads * width));
+    Heads { values, head_stride: width, row_stride: heads * width }
+}
+
+fn run(attention: &Attention<'_>, backend: Backend, operands: [&[f32]; 3]) -> Vec<f32> {
+    let mut out = vec![f32::NAN; attention.queries * attention.heads * attention.width];
+    attention.run(backend, operands.map(|values| heads(values, attention)), &mut out).unwrap();
+    out
+}
+
+/// One value of the result from the definition.
+fn exact(attention: &Attention<'_>, [q, k, v]: [&[f32]; 3], query: usize, head: usize, at: usize) -> f64 {
+    let Attention { heads, width, keys, scale, mask, .. } = *attention;
+    let row = |values: &[f32], row: usize| -> Vec<f64> {
+        values[(row * heads + head) * width..][..width].iter().map(|&x| f64::from(x)).collect()
+    };
+    let masked = |key: usize| {
+        mask.map_or(0.0, |mask| {
+            f64::from(if mask.len() == keys { mask[key] } else { mask[query * keys + key] })
+        })
+    };
+    let scores: Vec<f64> = (0..keys)
+        .map(|key| {
+            let dot: f64 = row(q, query).iter().zip(row(k, key)).map(|(q, k)| q * k).sum();
+            dot * f64::from(scale) + masked(key)
+        })
+        .collect();
+    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|score| (score - most).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter().enumerate().map(|(key, weight)| weight / sum * row(v, key)[at]).sum()
+}
+
+#[test]
+fn any_shape_agrees_with_f64() {
+    let mut rng = StdRng::seed_from_u64(1);
+    for case in 0..60 {
+        let (heads, width) = (rng.random_range(1..5), rng.random_range(1..100));
+        let (queries, keys) = (rng.random_range(1..40), rng.random_range(1..80));
+        let mut mask = activations([keys, queries * keys][case % 2], 2.0, case as u64);
+        for (at, value) in mask.iter_mut().enumerate() {
+            // Every query sees at least the first key.
+            if at % keys != 0 && at % 3 == 0 {
+                *value = f32::NEG_INFINITY;
+            }
+        }
+        let mask = (case % 3 != 0).then_some(mask.as_slice());
+        let attention = Attention { heads, width, queries, keys, scale: 0.3, mask };
+        let [q, k, v] =
+            [queries, keys, keys].map(|rows| activations(rows * heads * width, 1.0, rng.random()));
+        for backend in backends() {
+            let out = run(&attention, backend, [&q, &k, &v]);
+            for (at, found) in out.iter().enumerate() {
+                let (query, head) = (at / (heads * width), at / width % heads);
+                let expected = exact(&attention, [&q, &k, &v], query, head, at % width);
+                assert!(
+                    (f64::from(*found) - expected).abs() < 2e-5,
+                    "{backend:?} {attention:?} {at}: {found} {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_query_is_answered_the_same_in_any_company_on_any_number_of_threads() {
+    let (heads, width, keys) = (3, 40, 70);
+    let [q, k, v] =
+        [(50, 1), (keys, 2), (keys, 3)].map(|(rows, seed)| activations(rows * heads * width, 1.0, seed));
+    for backend in backends() {
+        let some = |first: usize, queries: usize| {
+            let attention = Attention { heads, width, queries, keys, scale: 0.2, mask: None };
+            let q = &q[first * heads * width..][..queries * heads * width];
+            run(&attention, backend, [q, &k, &v])
+        };
+        let alone: Vec<f32> = on_threads(1, || (0..50).flat_map(|query| some(query, 1)).collect());
+        for (threads, first, count) in [(1, 0, 50), (3, 0, 50), (3, 7, 12), (2, 3, 13), (1, 49, 1)] {
+            let found = on_threads(threads, || some(first, count));
+            assert_eq!(found, alone[first * heads * width..][..count * heads * width], "{backend:?} {count}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let attention = Attention { heads: 2, width: 4, queries: 3, keys: 5, scale: 1.0, mask: None };
+    let values = [0.0; 40];
+    let whole = Heads { values: &values, head_stride: 4, row_stride: 8 };
+    let short = Heads { values: &values[..39], ..whole };
+    let far = Heads { row_stride: usize::MAX / 2, ..whole };
+    let mut out = [0.0; 24];
+    let mut run = |attention: &Attention<'_>, operands| attention.run(Backend::Portable, operands, &mut out);
+    assert_eq!(run(&attention, [whole; 3]), Ok(()));
+    let refused = ProductError::Heads { found: 39, heads: 2, rows: 5, width: 4 };
+    assert_eq!(run(&attention, [whole, short, whole]), Err(refused));
+    assert!(matches!(run(&attention, [whole, whole, far]), Err(ProductError::Heads { .. })));
+    assert!(matches!(
+        run(&Attention { mask: Some(&values[..6]), ..attention }, [whole; 3]),
+        Err(ProductError::Inputs { .. })
+    ));
+    assert!(matches!(
+        run(&Attention { queries: 2, ..attention }, [whole; 3]),
+        Err(ProductError::Outputs { .. })
+    ));
+}
