@@ -105,7 +105,7 @@ pub struct Row {
     pub run: RunId,
     /// The job.
     pub job: JobId,
-    /// Links log lines and rows of one submission.
+    /// Links log lines and rows of one submission: its OpenTelemetry trace where tracing is on.
     pub trace_id: String,
     /// When the row was made; stored to the microsecond.
     pub finished_at: Timestamp,

@@ -13,3 +13,4 @@ mod pictures;
 mod python;
 mod service;
 mod telemetry;
+mod traces;

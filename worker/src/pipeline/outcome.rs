@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::Pipeline;
 use super::task::Received;
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 /// What can be read off a message even if it is no valid job.
 pub(super) struct MessageFacts {
@@ -140,6 +140,7 @@ impl Pipeline {
         let mailbox = about.reply_to.clone().unwrap_or_else(|| self.options.topology.results_queue());
         let mut notice = Message::new(id, body);
         notice.correlation_id.clone_from(&about.correlation_id);
+        notice.trace = spans::outgoing_or(about.trace.as_ref());
         (mailbox, notice)
     }
 }

@@ -10,6 +10,7 @@ use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::Storage;
 
 use super::Failure;
+use crate::telemetry::spans;
 
 /// Whether a process may have died on a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +63,7 @@ impl Received {
         Self {
             id: job.id.clone(),
             run: job.run.clone(),
-            trace_id: job.trace_id.clone(),
+            trace_id: hand_over.trace_id(job),
             caption,
             archive,
             lane: hand_over.lane,
@@ -80,6 +81,18 @@ pub(super) struct HandOver {
     pub(super) lane: Lane,
     pub(super) suspicion: Suspicion,
     pub(super) started: Instant,
+}
+
+impl HandOver {
+    /// What links the job's log lines and rows: what the job says, else the trace that it is part of, else its id.
+    pub(super) fn trace_id(&self, job: &Job) -> String {
+        // A job that says nothing has its own id there.
+        if job.trace_id != job.id.as_str() {
+            return job.trace_id.clone();
+        }
+        let trace = spans::outgoing_or(self.message.trace.as_ref());
+        trace.map_or_else(|| job.trace_id.clone(), |trace| trace.trace_id().to_owned())
+    }
 }
 
 /// A caption job with a row for every item, in item order.
