@@ -109,7 +109,7 @@ impl Submission<'_> {
     /// Makes its runs part of the archive: from here on they can be continued by anyone.
     pub async fn begin(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
         self.announce();
-        let span = |name| tracing::info_span!(target: spans::TARGET, "begin", step = name);
+        let span = |name: &'static str| tracing::info_span!(target: spans::TARGET, "begin", step = name);
         if self.settings.fleet.is_remote() {
             self.stage().instrument(span("copy")).await?;
         }

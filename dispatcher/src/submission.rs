@@ -146,6 +146,9 @@ pub async fn write_refused(
             run: manifest.run.clone(),
             job: job.id.clone(),
             trace_id: spans::trace_id().unwrap_or_else(|| manifest.run.to_string()),
+            worker: None,
+            device_seconds: None,
+            started_at: None,
             finished_at: Timestamp::now(),
         })
         .collect();

@@ -52,7 +52,8 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
         display: Display::choose(args.output.quiet),
         stop: stopping::on_signal()?,
     };
-    let report = caption(&settings, &manner).await?;
+    let mut report = caption(&settings, &manner).await?;
+    report.bill = report.rows.effort.bill(report.rows.ok, args.work.price.price_per_hour);
     if args.output.json {
         output::json(&report)?;
     } else {

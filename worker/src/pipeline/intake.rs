@@ -8,6 +8,7 @@ use captionfleet_proto::broker::topology::DELIVERY_LIMIT;
 use captionfleet_proto::broker::{Consumer, Delivery, QueueName};
 use captionfleet_proto::job::Lane;
 use futures::FutureExt;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
@@ -122,8 +123,13 @@ impl Pipeline {
     async fn do_and_settle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
         self.metrics.jobs_in_flight.inc();
         let suspicion = Suspicion::of(&delivery);
-        let hand_over =
-            HandOver { message: delivery.message.clone(), lane, suspicion, started: Instant::now() };
+        let hand_over = HandOver {
+            message: delivery.message.clone(),
+            lane,
+            suspicion,
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+        };
         let verdict = if delivery.delivery_count >= u64::from(DELIVERY_LIMIT) {
             Verdict::Failed(Failure::DeliveryLimit(delivery.delivery_count))
         } else {

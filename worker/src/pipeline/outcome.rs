@@ -66,10 +66,16 @@ pub(super) fn outcome_of(
         attempts: task.attempts,
         worker: worker.to_owned(),
         seconds: seconds_since(task.started),
+        device_seconds: device_seconds(rows),
         already_done,
         error: None,
         extra: Map::new(),
     }
+}
+
+fn device_seconds(rows: &[Row]) -> Option<f64> {
+    let known: Vec<f64> = rows.iter().filter_map(|row| row.device_seconds.map(f64::from)).collect();
+    (!known.is_empty()).then(|| known.iter().sum())
 }
 
 fn seconds_since(start: Instant) -> f64 {
@@ -116,6 +122,7 @@ impl Pipeline {
             attempts,
             worker: self.options.worker_name.clone(),
             seconds: 0.0,
+            device_seconds: None,
             already_done: false,
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),

@@ -8,6 +8,7 @@ use captionfleet_proto::job::{CaptionJob, Job, JobId, Lane, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::Storage;
+use jiff::Timestamp;
 
 use super::Failure;
 use crate::telemetry::spans;
@@ -49,6 +50,7 @@ pub(super) struct Received {
     pub(super) last_attempt: bool,
     pub(super) suspicion: Suspicion,
     pub(super) started: Instant,
+    pub(super) started_at: Timestamp,
 }
 
 impl Received {
@@ -71,6 +73,7 @@ impl Received {
             last_attempt: attempts >= max_attempts,
             suspicion: hand_over.suspicion,
             started: hand_over.started,
+            started_at: hand_over.started_at,
         }
     }
 }
@@ -81,6 +84,8 @@ pub(super) struct HandOver {
     pub(super) lane: Lane,
     pub(super) suspicion: Suspicion,
     pub(super) started: Instant,
+    /// The same moment, for rows.
+    pub(super) started_at: Timestamp,
 }
 
 impl HandOver {
