@@ -14,7 +14,7 @@ use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_tests::fleet::{Endpoints, Fleet, http_get, http_with};
 use captionfleet_tests::sandbox::{Collector, SentSpan, free_port};
 
-use crate::{pictures, service};
+use crate::{films, pictures, service};
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// A client's trace, and its span in it.
@@ -265,6 +265,33 @@ async fn a_request_goes_on_with_its_clients_trace() {
     // Scrapes and probes are no requests that anyone follows.
     http_get(port, "/metrics").await.unwrap();
     assert!(!collector.spans().iter().any(|span| span.name.contains("/metrics")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_and_searches_have_their_spans() {
+    let collector = Collector::start().await.unwrap();
+    let fleet = traced(&collector, "filmed");
+    films::film(fleet.folder(), "film.mp4", 3);
+    let source = fleet.folder().join("in").display().to_string();
+    let archive = fleet.folder().join("out").display().to_string();
+    let caption = ["caption", &source, "--archive", &archive, "--json"];
+    let report = fleet.dispatcher(caption).await.unwrap().success().unwrap().json().unwrap();
+    let search = ["search", "a circle", "--archive", &archive];
+    fleet.dispatcher(search).await.unwrap().success().unwrap();
+    let spans = collector.spans();
+    let root = |name: &str| spans.iter().find(|span| span.name == name && span.parent.is_none()).unwrap();
+    let ours = "captionfleet-dispatcher";
+    let filmed = Tree::new(&spans, &root("submission").trace);
+    for (name, above) in
+        [("item", "process"), ("video_decode", "item"), ("frame", "item"), ("infer", "frame")]
+    {
+        filmed.check(name, above, ours);
+    }
+    assert_eq!(filmed.named("frame").len() as u64, report["ok"].as_u64().unwrap(), "{report}");
+    let searched = Tree::new(&spans, &root("search").trace);
+    for (name, above) in [("ask", "search"), ("lookup", "search"), ("process", "ask"), ("infer", "process")] {
+        searched.check(name, above, ours);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
