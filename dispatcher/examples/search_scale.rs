@@ -65,6 +65,9 @@ fn row(number: usize, run: &RunId, job: &JobId, seed: &mut u64) -> Row {
         run: run.clone(),
         job: job.clone(),
         trace_id: run.to_string(),
+        worker: None,
+        device_seconds: None,
+        started_at: None,
         finished_at: Timestamp::UNIX_EPOCH,
     }
 }

@@ -74,6 +74,7 @@ class Run extends HTMLElement {
     parts.about = element("p", { class: "soft" });
     parts.bar = element("progress", { "aria-label": `Progress of run ${this.#run}` });
     parts.counts = element("p", { "aria-live": "off" });
+    parts.bill = element("p", { class: "soft" });
     parts.codes = element("p", { class: "soft" });
     parts.notes = element("div", {});
     parts.acts = element("div", { class: "acts" });
@@ -83,7 +84,7 @@ class Run extends HTMLElement {
     const title = element("h2", { text: this.#run, id: `run-${this.#run}` });
     this.replaceChildren(element("article", { class: "run", "aria-labelledby": title.id },
       element("div", { class: "head" }, title, parts.state),
-      parts.about, parts.bar, parts.counts, parts.codes, parts.notes, parts.acts, parts.failed));
+      parts.about, parts.bar, parts.counts, parts.bill, parts.codes, parts.notes, parts.acts, parts.failed));
   }
 
   #tell(run) {
@@ -100,6 +101,7 @@ class Run extends HTMLElement {
     // A summary knows nothing of rows: what was seen of them stays.
     if (run.ok === undefined && parts.counts.textContent) return this.#offer(run, !parts.failed.hidden);
     parts.counts.textContent = this.#counts(run);
+    parts.bill.textContent = run.bill ? this.#bill(run.bill) : "";
     const failed = Object.entries(run.failed ?? {});
     parts.codes.textContent = failed.map(([code, number]) => `${code} ${count(number)}`).join(", ");
     parts.failed.hidden = failed.length === 0;
@@ -117,6 +119,13 @@ class Run extends HTMLElement {
       if (run.items_per_second) words.push(`${run.items_per_second.toFixed(1)} items/s`);
       if (run.eta_seconds) words.push(`about ${duration(run.eta_seconds)} to go`);
     }
+    return words.join(" · ");
+  }
+
+  #bill(bill) {
+    const words = [`${bill.device_seconds.toFixed(1)} device seconds`, `${bill.worker_hours.toFixed(3)} hours of ${counted(bill.workers, "worker")}`];
+    if (bill.cost !== undefined) words.push(`cost ${bill.cost.toFixed(4)}`);
+    if (bill.cost_per_1000_captions !== undefined) words.push(`${bill.cost_per_1000_captions.toFixed(4)} per 1,000 captions`);
     return words.join(" · ");
   }
 

@@ -18,9 +18,11 @@ use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
 use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::spans::{self, KeyValue};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// Shape of the published model's embeddings: for parts without any, when nothing tells a better one.
 const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
@@ -107,10 +109,11 @@ impl Submission<'_> {
     /// Makes its runs part of the archive: from here on they can be continued by anyone.
     pub async fn begin(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
         self.announce();
+        let span = |name: &'static str| tracing::info_span!(target: spans::TARGET, "begin", step = name);
         if self.settings.fleet.is_remote() {
-            self.stage().await?;
+            self.stage().instrument(span("copy")).await?;
         }
-        self.write_down().await
+        self.write_down().instrument(span("write down")).await
     }
 
     fn announce(&self) {
@@ -200,6 +203,9 @@ impl Submission<'_> {
         report: &mut Report,
     ) -> anyhow::Result<()> {
         let started = Instant::now();
+        if let Some((manifest, _)) = runs.last() {
+            spans::note(|| [KeyValue::new("run.id", manifest.run.to_string())]);
+        }
         let broker = self.fleet.broker.clone();
         let mailbox = match (self.way.detach, runs.last()) {
             (false, Some((manifest, _))) => {

@@ -4,16 +4,32 @@ use anyhow::Context as _;
 use captionfleet_proto::broker::{Broker, Message, Topology};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobId, Lane};
+use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// Publishes `job` and waits at most `patience` for a message that `read` takes for its answer, or until `gone` says that
 /// nobody wants it any more. Either way the mailbox is closed, and workers drop questions without a mailbox: call this to
 /// its end rather than dropping it.
 pub async fn exchange<T>(
+    broker: &dyn Broker,
+    topology: &Topology,
+    job: &Job,
+    patience: Duration,
+    gone: &CancellationToken,
+    read: impl Fn(&[u8]) -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let span = tracing::info_span!(
+        target: spans::TARGET, "ask", otel.kind = "producer", messaging.message.id = %job.id
+    );
+    ask(broker, topology, job, patience, gone, read).instrument(span).await
+}
+
+async fn ask<T>(
     broker: &dyn Broker,
     topology: &Topology,
     job: &Job,
@@ -27,6 +43,7 @@ pub async fn exchange<T>(
         let mut message = Message::new(job.id.as_str(), codec::encode_job(job)?);
         message.correlation_id = Some(job.id.to_string());
         message.reply_to = Some(mailbox.clone());
+        message.trace = spans::outgoing();
         broker.publish(&topology.lane_queue(Lane::Interactive), message).await?;
         loop {
             let delivery = replies.next().await?.context("the mailbox of this question was closed")?;

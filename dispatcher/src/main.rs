@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         output::remark(format!("error: the threads cannot be started: {error}"));
         return ExitCode::FAILURE;
     }
-    logging::init_with_default(LogFormat::Auto, LOG_FILTER);
+    let _telemetry = logging::init_with_default(LogFormat::Auto, LOG_FILTER, "captionfleet-dispatcher");
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -14,9 +14,11 @@ use captionfleet_proto::job::RunId;
 use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_worker::demo_model;
+use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Everything that is known before the first job.
 pub struct Prepared {
@@ -36,6 +38,15 @@ pub struct Prepared {
 
 /// Lists the sources and compares them with the archive; writes nothing.
 pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display) -> anyhow::Result<Prepared> {
+    let span = tracing::info_span!(target: spans::TARGET, "plan");
+    list_and_compare(settings, stores, display).instrument(span).await
+}
+
+async fn list_and_compare(
+    settings: &WorkSettings,
+    stores: &Stores,
+    display: Display,
+) -> anyhow::Result<Prepared> {
     let archive = archive::open(stores, &settings.archive).await?;
     let model = model(settings, stores, display).await?;
     let mut wish = settings.wish.clone();
@@ -53,7 +64,8 @@ pub async fn prepare(settings: &WorkSettings, stores: &Stores, display: Display)
     }
     let listed = {
         let _busy = display.busy("listing the sources");
-        catalog::list(&settings.sources, &settings.catalog_options(), stores).await?
+        let span = tracing::info_span!(target: spans::TARGET, "list");
+        catalog::list(&settings.sources, &settings.catalog_options(), stores).instrument(span).await?
     };
     let (plan, now) = compare(settings, &wish, &*archive, listed, stores, display).await?;
     Ok(Prepared { archive, wish, plan, model, shape: None, now })

@@ -11,7 +11,9 @@ use captionfleet_proto::codec;
 use captionfleet_proto::job::{CaptionJob, Job, JobId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_worker::telemetry::spans;
 use futures::{StreamExt as _, TryStreamExt as _};
+use tracing::Instrument as _;
 
 /// Jobs on their way to the broker at once; the broker's own window bounds them further.
 const AT_ONCE: usize = 256;
@@ -79,13 +81,25 @@ async fn send<'a>(
     let returned: Vec<Option<&PlannedJob>> = futures::stream::iter(jobs)
         .map(|job| async move {
             gate.pass().await;
-            let message = message(destination, run, job)?;
-            match destination.broker.publish(&destination.queue, message).await {
-                Ok(()) => observer.confirmed(),
-                Err(error) if error.kind() == BrokerErrorKind::Unroutable => return Ok(Some(job)),
-                Err(error) => return Err(anyhow::Error::from(error)),
-            }
-            anyhow::Ok(None)
+            let sending = async {
+                let message = message(destination, run, job)?;
+                match destination.broker.publish(&destination.queue, message).await {
+                    Ok(()) => observer.confirmed(),
+                    Err(error) if error.kind() == BrokerErrorKind::Unroutable => return Ok(Some(job)),
+                    Err(error) => return Err(anyhow::Error::from(error)),
+                }
+                anyhow::Ok(None)
+            };
+            let span = tracing::info_span!(
+                target: spans::TARGET,
+                "publish",
+                otel.kind = "producer",
+                messaging.destination.name = %destination.queue,
+                messaging.message.id = %job.id,
+                run.id = %run.run,
+                job.items = job.items.len(),
+            );
+            sending.instrument(span).await
         })
         .buffer_unordered(AT_ONCE)
         .try_collect()
@@ -108,10 +122,11 @@ fn message(
     };
     let mut job = Job::caption(planned.id.clone(), run.run.clone(), destination.archive.clone(), caption);
     job.bundle.clone_from(&run.bundle);
-    job.trace_id = run.run.to_string();
+    job.trace_id = spans::trace_id().unwrap_or_else(|| run.run.to_string());
     let body = codec::encode_job(&job).with_context(|| format!("write job {}", planned.id))?;
     let mut message = Message::new(planned.id.as_str(), body);
     message.correlation_id = Some(run.run.to_string());
     message.reply_to.clone_from(&destination.reply_to);
+    message.trace = spans::outgoing();
     Ok(message)
 }

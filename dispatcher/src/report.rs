@@ -1,5 +1,6 @@
 //! What a submission came to, for people and for programs.
 
+use crate::bill::Bill;
 use crate::ledger::{DeadJob, Tally};
 use crate::output::{counted, plain};
 use crate::plan::Plan;
@@ -46,6 +47,9 @@ pub struct Report {
     pub seconds: f64,
     /// Rows per second.
     pub items_per_second: f64,
+    /// What it took and cost, as far as workers told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bill: Option<Bill>,
 }
 
 impl Report {
@@ -70,6 +74,7 @@ impl Report {
             detached: false,
             seconds: 0.0,
             items_per_second: 0.0,
+            bill: None,
         }
     }
 
@@ -119,6 +124,9 @@ impl Report {
         }
         if self.seconds > 0.0 {
             put("time", format!("{}, {:.1} items/s", duration(self.seconds), self.items_per_second));
+        }
+        if let Some(bill) = &self.bill {
+            put("bill", bill.text());
         }
         put(
             if self.runs.len() == 1 { "run" } else { "runs" },

@@ -9,6 +9,7 @@ use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, write_items};
 use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
 use captionfleet_proto::storage::{PutMode, Storage};
+use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 
 /// Items in one file of the items table.
@@ -144,7 +145,10 @@ pub async fn write_refused(
             duplicate_of: None,
             run: manifest.run.clone(),
             job: job.id.clone(),
-            trace_id: manifest.run.to_string(),
+            trace_id: spans::trace_id().unwrap_or_else(|| manifest.run.to_string()),
+            worker: None,
+            device_seconds: None,
+            started_at: None,
             finished_at: Timestamp::now(),
         })
         .collect();

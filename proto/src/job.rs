@@ -65,7 +65,7 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     pub bundle: Option<String>,
-    /// Links log lines and rows of one submission; absent: the job's id.
+    /// Links log lines and rows of one submission; absent: the trace that the job is part of, else the job's id.
     #[schemars(with = "Option<String>", length(min = 1, max = 128))]
     pub trace_id: String,
     /// What is to be done.

@@ -2,8 +2,8 @@
 //!
 //! The crate has three floors.
 //!
-//! * **Words**: [`uri`] names pictures and archives, [`job`] and [`outcome`] are the messages, [`manifest`] and
-//!   [`rows`] are what an archive holds, [`layout`] spells its keys. Plain data, no I/O.
+//! * **Words**: [`uri`] names pictures and archives, [`job`] and [`outcome`] are the messages, [`trace_context`] links
+//!   them to a trace, [`manifest`] and [`rows`] are what an archive holds, [`layout`] spells its keys. Plain data, no I/O.
 //! * **Bytes**: [`codec`] turns messages into versioned JSON and back; `manifest` and `rows` do so for Parquet.
 //! * **Ports**: [`broker`] and [`storage`], each with an embedded and a real implementation that pass one
 //!   suite (`tests/broker`, `tests/storage`).
@@ -20,5 +20,6 @@ pub mod outcome;
 pub mod rows;
 pub mod storage;
 mod table;
+pub mod trace_context;
 pub mod uri;
 pub mod videos;

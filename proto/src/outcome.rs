@@ -40,6 +40,9 @@ pub struct JobOutcome {
     pub worker: String,
     /// Wall time from delivery to settlement.
     pub seconds: f64,
+    /// The rows' share of the device's time, in seconds; absent if nothing was computed for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_seconds: Option<f64>,
     /// The part existed already, so that nothing was inferred this time.
     #[serde(default)]
     pub already_done: bool,

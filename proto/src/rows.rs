@@ -105,8 +105,14 @@ pub struct Row {
     pub run: RunId,
     /// The job.
     pub job: JobId,
-    /// Links log lines and rows of one submission.
+    /// Links log lines and rows of one submission: its OpenTelemetry trace where tracing is on.
     pub trace_id: String,
+    /// The worker that made the row; absent where none did.
+    pub worker: Option<String>,
+    /// This row's share of the device's time in seconds: each step's time is shared out evenly among its rows.
+    pub device_seconds: Option<f32>,
+    /// When that worker got the job; stored to the microsecond.
+    pub started_at: Option<Timestamp>,
     /// When the row was made; stored to the microsecond.
     pub finished_at: Timestamp,
 }

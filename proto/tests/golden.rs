@@ -188,6 +188,7 @@ fn outcomes() {
         attempts: 1,
         worker: "gpu-7".to_owned(),
         seconds: 2.75,
+        device_seconds: Some(2.5),
         already_done: false,
         error: None,
         extra: Map::new(),
@@ -196,6 +197,7 @@ fn outcomes() {
         part: None,
         ok: 0,
         failed: BTreeMap::new(),
+        device_seconds: None,
         attempts: 5,
         error: Some(
             "writing s3://photos-archive/holiday/parts/x.parquet: access denied (AccessDenied)".to_owned(),
@@ -265,6 +267,9 @@ fn rows() -> Vec<Row> {
         run: run(),
         job: id("00000003-8a1c"),
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
+        worker: Some("gpu-7".to_owned()),
+        device_seconds: Some(0.125),
+        started_at: Some("2026-01-31T11:59:59.5Z".parse().unwrap()),
         finished_at: "2026-01-31T12:00:01.123456Z".parse().unwrap(),
     };
     let failed = Row {
@@ -285,6 +290,7 @@ fn rows() -> Vec<Row> {
         embedding_space: None,
         sha256: None,
         etag: None,
+        device_seconds: None,
         ..ok.clone()
     };
     let frame = Row {
@@ -351,7 +357,8 @@ fn parts() {
             assert_eq!((&key.sha256, &key.etag, &key.error_code), (&row.sha256, &row.etag, &row.error_code));
             assert_eq!((&key.bundle, &key.embedding_space), (&row.bundle, &row.embedding_space));
             assert_eq!((&key.prompt_hash, &key.run, &key.job), (&row.prompt_hash, &row.run, &row.job));
-            assert_eq!(key.finished_at, row.finished_at);
+            assert_eq!((key.started_at, key.finished_at), (row.started_at, row.finished_at));
+            assert_eq!((&key.worker, key.device_seconds), (&row.worker, row.device_seconds));
         }
         assert_eq!(keys.len(), rows.len());
         let embeddings = read_embeddings(bytes).unwrap();
@@ -362,6 +369,17 @@ fn parts() {
         let expected = [rows[0].embedding.clone().unwrap(), rows[2].embedding.clone().unwrap()].concat();
         assert_eq!(embeddings.values, expected);
     }
+}
+
+/// A part from before rows told what they cost.
+#[test]
+fn parts_without_a_bill_are_read() {
+    let early = include_bytes!("../golden/part-without-bill.parquet").as_slice();
+    let unknown = |row: Row| Row { worker: None, device_seconds: None, started_at: None, ..row };
+    let rows: Vec<Row> = rows().into_iter().map(unknown).collect();
+    assert_eq!(read_part(Bytes::from_static(early), Projection::All).unwrap(), rows);
+    let keys = read_keys(Bytes::from_static(early)).unwrap();
+    assert!(keys.iter().all(|key| (&key.worker, key.started_at) == (&None, None)));
 }
 
 #[test]

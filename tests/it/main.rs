@@ -4,6 +4,7 @@
 mod archive;
 mod bad_input;
 mod bench;
+mod bill;
 mod demo;
 mod deploy;
 mod doctor;
@@ -13,3 +14,4 @@ mod pictures;
 mod python;
 mod service;
 mod telemetry;
+mod traces;

@@ -297,13 +297,25 @@ pub async fn http_get(port: u16, path: &str) -> Option<(String, String)> {
 
 /// Status line and body of a request with a JSON body, if it is not empty; `None` if nobody answers.
 pub async fn http(port: u16, method: &str, path: &str, json: &str) -> Option<(String, String)> {
+    http_with(port, method, path, "", json).await
+}
+
+/// As [`http`], with more header lines, each with its line end.
+pub async fn http_with(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &str,
+    json: &str,
+) -> Option<(String, String)> {
     let mut connection = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     let body = match json.len() {
         0 => String::new(),
         length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
     };
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{body}Connection: close\r\n\r\n{json}");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}{body}Connection: close\r\n\r\n{json}"
+    );
     connection.write_all(request.as_bytes()).await.ok()?;
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.ok()?;
@@ -339,7 +351,8 @@ fn program(name: &str) -> anyhow::Result<Command> {
         .with_context(|| format!("{name} is not built: run the tests through tests/run"))?;
     let mut command = Command::new(path);
     // What a developer has set must not reach the programs under test.
-    for (variable, _) in std::env::vars().filter(|(variable, _)| variable.starts_with("CAPTIONFLEET_")) {
+    let is_setting = |variable: &str| variable.starts_with("CAPTIONFLEET_") || variable.starts_with("OTEL_");
+    for (variable, _) in std::env::vars().filter(|(variable, _)| is_setting(variable)) {
         command.env_remove(variable);
     }
     Ok(command)

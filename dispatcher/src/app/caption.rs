@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use captionfleet_worker::telemetry::admin::{self, AdminAddr, Readiness};
+use captionfleet_worker::telemetry::spans;
 use prometheus::Registry;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +52,8 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
         display: Display::choose(args.output.quiet),
         stop: stopping::on_signal()?,
     };
-    let report = caption(&settings, &manner).await?;
+    let mut report = caption(&settings, &manner).await?;
+    report.bill = report.rows.effort.bill(report.rows.ok, args.work.price.price_per_hour);
     if args.output.json {
         output::json(&report)?;
     } else {
@@ -71,8 +73,17 @@ pub async fn run(args: CaptionArgs) -> anyhow::Result<Ended> {
     Ok(if well { Ended::Well } else { Ended::Incomplete })
 }
 
-/// Captions everything that `settings` name.
+/// Captions everything that `settings` name, as one trace.
 pub async fn caption(settings: &WorkSettings, manner: &Manner) -> anyhow::Result<Report> {
+    spans::within(submission_span(settings), submit(settings, manner)).await
+}
+
+/// The root of a submission's trace.
+pub(super) fn submission_span(settings: &WorkSettings) -> tracing::Span {
+    tracing::info_span!(target: spans::TARGET, "submission", archive = %settings.archive)
+}
+
+async fn submit(settings: &WorkSettings, manner: &Manner) -> anyhow::Result<Report> {
     let stores = Arc::new(Stores::new(settings.fleet.storage.clone()));
     // A broker that is down is noticed before anything is listed, let alone written.
     let mut fleet = if settings.fleet.is_remote() {

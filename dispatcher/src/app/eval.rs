@@ -1,6 +1,6 @@
 //! `dispatcher eval`: a benchmark as an ordinary run, and what its answers are worth.
 
-use super::caption::{Manner, work};
+use super::caption::{Manner, submission_span, work};
 use super::stopping;
 use crate::adapter;
 use crate::archive;
@@ -25,6 +25,7 @@ use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind, Stores};
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::demo_model;
 use captionfleet_worker::telemetry::admin::AdminAddr;
+use captionfleet_worker::telemetry::spans;
 use captionfleet_world::{ExportOptions, FileFormat, Split, export};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -168,7 +169,8 @@ async fn answer(
         Manner { detach: false, index: false, admin: AdminAddr::Off, display, stop: stopping::on_signal()? };
     let opened = archive::open(stores, &settings.archive).await?;
     let prepared = Prepared { archive: opened, wish, plan, model, shape: None, now: Timestamp::now() };
-    let worked = work(settings, &manner, &mut fleet, prepared).await;
+    let working = work(settings, &manner, &mut fleet, prepared);
+    let worked = spans::within(submission_span(settings), working).await;
     let closed = fleet.close().await;
     let report = worked?;
     closed?;

@@ -34,7 +34,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Serve(args) => serve::run(args).await,
         Command::Index(args) => index::run(args).await,
         Command::Plan(args) => plan::run(args).await,
-        Command::Status(args) => status::run(args.archive).await,
+        Command::Status(args) => status::run(args).await,
         Command::Verify(args) => verify::run(args.archive).await,
         Command::Tracks(args) => tracks::run(args).await,
         Command::Retry(args) => retry::run(args).await,

@@ -5,9 +5,12 @@ use crate::config::settings::WorkSettings;
 use crate::exit::Ended;
 use crate::output;
 use crate::plan::Plan;
-use crate::prepare::prepare;
-use crate::progress::Display;
+use crate::prepare::{Prepared, prepare};
+use crate::progress::{Display, duration};
+use crate::rates::{self, Measured};
+use crate::scale::estimate::{Amount, Needs, Rate, needs};
 use crate::survey;
+use bytesize::ByteSize;
 use captionfleet_proto::job::{RunId, Sampling};
 use captionfleet_proto::storage::Stores;
 use serde::Serialize;
@@ -24,8 +27,27 @@ struct Answer {
     continued_jobs: u64,
     items_to_do: u64,
     jobs_to_do: u64,
+    bytes_to_do: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     videos: Option<Videos>,
+    /// Absent if nothing tells how fast workers are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    estimate: Option<Estimate>,
+}
+
+/// What the work will take.
+#[derive(Debug, Serialize)]
+struct Estimate {
+    /// The run whose rows told the rate; absent if it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    measured_in: Option<RunId>,
+    /// What a picture or frame takes.
+    rate: Rate,
+    /// Seconds that devices will compute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_seconds: Option<f64>,
+    /// By size of the fleet.
+    fleets: Vec<Needs>,
 }
 
 /// What is to be done about videos.
@@ -47,7 +69,9 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
     let settings = WorkSettings::new(&args.work)?;
     let stores = Stores::new(settings.fleet.storage.clone());
     let display = Display::choose(args.output.quiet);
-    let plan = prepare(&settings, &stores, display).await?.plan;
+    let prepared = prepare(&settings, &stores, display).await?;
+    let estimate = estimate(&args, &prepared).await?;
+    let plan = prepared.plan;
     let videos = videos(&plan, &settings.wish.sample, &stores, display).await;
     let answer = Answer {
         archive: settings.archive.to_string(),
@@ -59,7 +83,9 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
         continued_jobs: plan.continued.iter().map(|run| run.jobs.len() as u64).sum(),
         items_to_do: plan.items(),
         jobs_to_do: plan.jobs(),
+        bytes_to_do: plan.bytes(),
         videos,
+        estimate,
     };
     if args.output.json {
         output::json(&answer)?;
@@ -72,9 +98,10 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
     output::line(format!("already ok     {}", answer.already_done));
     output::line(format!("failed before  {}", answer.already_failed));
     output::line(format!(
-        "to do          {} in {}",
+        "to do          {} in {}, {}",
         answer.items_to_do,
-        output::counted(answer.jobs_to_do, "job")
+        output::counted(answer.jobs_to_do, "job"),
+        ByteSize(answer.bytes_to_do)
     ));
     if let Some(videos) = &answer.videos {
         let kept = videos.frames_kept.map_or("in a bucket, not sampled".to_owned(), |kept| {
@@ -86,7 +113,51 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
     for run in &answer.continued_runs {
         output::line(format!("continues run  {run}"));
     }
+    match &answer.estimate {
+        Some(estimate) => table(estimate),
+        None if answer.jobs_to_do > 0 => display.remark(
+            "no row of this archive tells how long a picture takes: caption some first, or give --seconds-per-item \
+             (`worker bench` measures it)",
+        ),
+        None => {}
+    }
     Ok(Ended::Well)
+}
+
+/// What fleets of the sizes asked for need; `None` without work, or if nothing tells how fast workers are.
+async fn estimate(args: &PlanArgs, prepared: &Prepared) -> anyhow::Result<Option<Estimate>> {
+    let plan = &prepared.plan;
+    if plan.is_empty() {
+        return Ok(None);
+    }
+    let (rate, measured_in) = match args.seconds_per_item {
+        Some(worker_seconds) => (Rate { device_seconds: None, worker_seconds }, None),
+        None => match rates::measured(&*prepared.archive, &prepared.wish).await? {
+            Some(Measured { rate, run }) => (rate, Some(run)),
+            None => return Ok(None),
+        },
+    };
+    let amount = Amount { looks: plan.weight(), jobs: plan.jobs() };
+    let price = args.work.price.price_per_hour;
+    Ok(Some(Estimate {
+        measured_in,
+        rate,
+        device_seconds: rate.device_seconds.map(|seconds| seconds * amount.looks as f64),
+        fleets: args.workers.iter().map(|workers| needs(amount, rate, *workers, price)).collect(),
+    }))
+}
+
+fn table(estimate: &Estimate) {
+    let each = format!("{:.4} s of a worker each", estimate.rate.worker_seconds);
+    let device =
+        estimate.device_seconds.map_or(String::new(), |seconds| format!("{seconds:.1} device seconds, "));
+    let from = estimate.measured_in.as_ref().map_or("as given".to_owned(), |run| format!("as in run {run}"));
+    output::line(format!("estimate       {device}{each}, {from}"));
+    output::line("workers        time  worker hours      cost");
+    for Needs { workers, seconds, worker_hours, cost } in &estimate.fleets {
+        let cost = cost.map_or("-".to_owned(), |cost| format!("{cost:.4}"));
+        output::line(format!("{workers:<8} {:>10}  {worker_hours:>12.4}  {cost:>8}", duration(*seconds)));
+    }
 }
 
 async fn videos(plan: &Plan, sampling: &Sampling, stores: &Stores, display: Display) -> Option<Videos> {

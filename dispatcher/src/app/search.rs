@@ -18,6 +18,7 @@ use crate::search::{Hit, Query as QueryVectors, Ranking, rank};
 use captionfleet_index::Filter;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_worker::telemetry::spans;
 use embedding::embedded;
 use serde::Serialize;
 use std::path::Path;
@@ -116,8 +117,9 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         stop.cancelled().await;
         tokio::time::sleep(FAREWELL).await;
     };
+    let searching = spans::within(tracing::info_span!(target: spans::TARGET, "search"), search.run());
     let found = tokio::select! {
-        found = search.run() => found?,
+        found = searching => found?,
         () = stopped => anyhow::bail!("stopped"),
     };
     found.show(&search, args.output.json)?;

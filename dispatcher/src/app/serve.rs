@@ -81,6 +81,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
         archive,
         settings,
         sources,
+        price_per_hour: args.price.price_per_hour,
     });
     if let (Some(model), false) = (model, ground.settings.is_remote()) {
         if model.is_demo {

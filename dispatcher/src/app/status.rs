@@ -1,11 +1,15 @@
 //! `dispatcher status`: the runs of an archive.
 
 use crate::archive;
-use crate::config::args::ArchiveArgs;
+use crate::bill::Bill;
+use crate::config::args::StatusArgs;
 use crate::exit::Ended;
+use crate::ledger::Tally;
 use crate::output::{self, counted, plain};
-use captionfleet_proto::job::{Prompt, RunId};
+use captionfleet_proto::job::{JobId, Prompt, RunId};
 use captionfleet_proto::manifest::RunManifest;
+use captionfleet_proto::storage::Storage;
+use futures::StreamExt as _;
 use serde::Serialize;
 
 /// One run.
@@ -20,10 +24,14 @@ struct RunStatus {
     jobs: u64,
     jobs_done: u64,
     finished: bool,
+    /// What it took and cost; of a run that was asked for by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bill: Option<Bill>,
 }
 
 /// Runs the command.
-pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
+pub async fn run(args: StatusArgs) -> anyhow::Result<Ended> {
+    let StatusArgs { archive: args, price } = args;
     let (uri, archive) = super::opened(&args.archive, args.s3_endpoint.clone()).await?;
     let wanted = args.run.as_deref().map(super::verify::run_id).transpose()?;
     let (manifests, damaged) = archive::manifests(&*archive).await?;
@@ -44,6 +52,10 @@ pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
     for error in &damaged {
         output::remark(crate::exit::line(&anyhow::anyhow!("{error}")));
     }
+    if let (Some(run), [only]) = (&wanted, &mut runs[..]) {
+        let tally = tally(&*archive, parts.get(run).into_iter().flatten()).await?;
+        only.bill = tally.effort.bill(tally.ok, price.price_per_hour);
+    }
     if args.output.json {
         output::json(&runs)?;
         return Ok(Ended::Well);
@@ -60,8 +72,29 @@ pub async fn run(args: ArchiveArgs) -> anyhow::Result<Ended> {
             run.run,
             plain(&run.source.join(" "))
         ));
+        if let Some(bill) = &run.bill {
+            output::line(format!("bill  {}", bill.text()));
+        }
     }
     Ok(Ended::Well)
+}
+
+/// The rows of a run's parts. One that cannot be read is `verify`'s business.
+async fn tally(
+    archive: &dyn Storage,
+    parts: impl Iterator<Item = &(JobId, String)>,
+) -> anyhow::Result<Tally> {
+    let reads = parts.map(|(_, key)| archive::keys(archive, key.clone()));
+    let mut reads = futures::stream::iter(reads).buffer_unordered(archive::READS_AT_ONCE);
+    let mut tally = Tally::default();
+    while let Some(rows) = reads.next().await {
+        match rows {
+            Ok(rows) => tally.add(&Tally::of(&rows)),
+            Err(error) if error.is_damage() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(tally)
 }
 
 fn status(manifest: RunManifest, jobs_done: u64) -> RunStatus {
@@ -75,5 +108,6 @@ fn status(manifest: RunManifest, jobs_done: u64) -> RunStatus {
         items: manifest.items,
         jobs: manifest.jobs,
         jobs_done,
+        bill: None,
     }
 }

@@ -2,9 +2,10 @@
 
 use super::ask_args::AskArgs;
 use super::eval_args::EvalArgs;
+use super::price_args::PriceArgs;
 use super::search_args::SearchArgs;
 use super::serve_args::ServeArgs;
-use super::simulate_args::SimulateArgs;
+use super::simulate_args::{SimulateArgs, seconds_per_item};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -103,6 +104,10 @@ pub struct WorkArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub video: VideoArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub price: PriceArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -241,14 +246,25 @@ pub struct CaptionArgs {
 /// `dispatcher plan`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
+Examples:
   dispatcher plan ~/Pictures --archive ./captions
+  dispatcher plan s3://photos/2026/ --archive s3://photos/captions --workers 4,16,64 --price-per-hour 0.2
 
-Takes the options of `caption`, lists the sources, compares them with the archive, and writes nothing.")]
+Takes the options of `caption`, lists the sources, compares them with the archive, and writes nothing. Time and money are
+reckoned by what rows of the archive say about earlier runs of the same model.")]
 pub struct PlanArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub work: WorkArgs,
+
+    /// Sizes of the fleet to reckon for
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 4, 16],
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub workers: Vec<u32>,
+
+    /// Seconds that one worker takes for a picture, such as 1 / (pictures/s) of `worker bench`; as the archive tells otherwise
+    #[arg(long, value_name = "S", value_parser = seconds_per_item)]
+    pub seconds_per_item: Option<f64>,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -285,12 +301,19 @@ pub struct IndexArgs {
 /// `dispatcher status`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  dispatcher status --archive ./captions")]
+Examples:
+  dispatcher status --archive ./captions
+  dispatcher status --archive ./captions 20250131T120000Z-1a2b3c --price-per-hour 0.2
+
+Of a run that is named, the parts are read, and its bill is told.")]
 pub struct StatusArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub archive: ArchiveArgs,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub price: PriceArgs,
 }
 
 /// `dispatcher verify`.

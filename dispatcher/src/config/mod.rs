@@ -6,6 +6,7 @@
 pub mod args;
 pub mod ask_args;
 pub mod eval_args;
+pub mod price_args;
 pub mod schema;
 pub mod search_args;
 pub mod serve_args;

@@ -1,6 +1,7 @@
 //! The command line of `dispatcher serve`, and what follows from it.
 
 use super::args::FleetArgs;
+use super::price_args::PriceArgs;
 use super::settings::UsageError;
 use crate::catalog::Source;
 use crate::scale::rule::{Rule, TARGET_SECONDS};
@@ -52,6 +53,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 20, env = "CAPTIONFLEET_MAX_WORKERS",
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_workers: u32,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub price: PriceArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]

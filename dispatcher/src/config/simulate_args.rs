@@ -1,6 +1,7 @@
 //! The command line of `dispatcher simulate`.
 
 use super::args::OutputArgs;
+use super::price_args::price;
 use crate::scale::rule::TARGET_SECONDS;
 use crate::scale::simulate::World;
 use crate::scale::simulate::arrivals::Shape;
@@ -105,7 +106,7 @@ fn between(text: &str, least: f64, most: f64) -> Result<f64, String> {
     (least..=most).contains(&number).then_some(number).ok_or_else(|| format!("must be {least} to {most}"))
 }
 
-fn seconds_per_item(text: &str) -> Result<f64, String> {
+pub(super) fn seconds_per_item(text: &str) -> Result<f64, String> {
     between(text, 1e-6, 3600.0)
 }
 
@@ -115,8 +116,4 @@ fn target(text: &str) -> Result<f64, String> {
 
 fn rate(text: &str) -> Result<f64, String> {
     between(text, 0.0, 3600.0)
-}
-
-fn price(text: &str) -> Result<f64, String> {
-    between(text, 0.0, 1e6)
 }

@@ -10,11 +10,13 @@ use captionfleet_index::{
 };
 use captionfleet_proto::rows::{Embeddings, read_embeddings};
 use captionfleet_proto::storage::StorageErrorKind;
+use captionfleet_worker::telemetry::spans;
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use tracing::Instrument as _;
 
 /// Most parts that are read because the index lacks them: some hundred thousand pictures, under a gigabyte of codes.
 pub const MOST_UNINDEXED: usize = 2048;
@@ -206,6 +208,11 @@ impl Ready {
 
     /// Answers. Similarities of hits are exact: the vectors of the best are read from their parts.
     pub async fn search(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Hits, ArchiveError> {
+        let span = tracing::info_span!(target: spans::TARGET, "lookup", index.items = self.items());
+        self.find(shelf, asked).instrument(span).await
+    }
+
+    async fn find(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Hits, ArchiveError> {
         let fused = asked.vectors.len() + usize::from(asked.words.is_some()) > 1;
         let wanted = asked.offset.saturating_add(asked.limit);
         // Followers of a group stand behind their leader: without more hits than wanted there would be too few groups.

@@ -1,12 +1,14 @@
 //! Which jobs of a submission have settled, and how. No I/O.
 
+use crate::bill::Effort;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
+use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Rows by what became of them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Tally {
     /// Rows with status `ok`.
     pub ok: u64,
@@ -17,6 +19,9 @@ pub struct Tally {
     /// Frames of videos that were looked at; absent if there were none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<FrameCounts>,
+    /// What they took.
+    #[serde(skip)]
+    pub effort: Effort,
 }
 
 impl Tally {
@@ -46,6 +51,7 @@ impl Tally {
         for (code, count) in &other.failed {
             *self.failed.entry(code.clone()).or_default() += count;
         }
+        self.effort.add(&other.effort);
     }
 }
 
@@ -56,6 +62,7 @@ impl From<&JobOutcome> for Tally {
             failed: outcome.failed.clone(),
             skipped: outcome.skipped,
             frames: outcome.frames,
+            effort: Effort::told(outcome, Timestamp::now()),
         }
     }
 }
@@ -174,6 +181,7 @@ mod tests {
             attempts: 1,
             worker: "w".to_owned(),
             seconds: 0.1,
+            device_seconds: None,
             already_done: false,
             error: error.map(str::to_owned),
             extra: serde_json::Map::default(),

@@ -2,6 +2,7 @@
 
 use super::{Book, Tally};
 use crate::archive;
+use crate::bill::Effort;
 use crate::progress::Progress;
 use crate::telemetry::Metrics;
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
@@ -292,7 +293,7 @@ impl Tally {
     /// Counts rows.
     pub fn of(rows: &[RowKey]) -> Self {
         let frames = FrameCounts::of(rows.iter().map(|row| row.frames));
-        let mut tally = Self { frames, ..Self::default() };
+        let mut tally = Self { frames, effort: Effort::of(rows), ..Self::default() };
         for row in rows {
             match row.status {
                 Status::Ok => tally.ok += 1,

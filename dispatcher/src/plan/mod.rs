@@ -157,6 +157,12 @@ impl Plan {
         self.job_items().filter(|item| item.sample.is_none()).count() as u64
     }
 
+    /// Bytes of the items, of those whose size is known; segments of one video count it once.
+    pub fn bytes(&self) -> u64 {
+        let whole = self.job_items().filter(|item| item.sample.is_none() || item.frame_ms == Some(0));
+        whole.filter_map(|item| item.size).sum()
+    }
+
     /// The videos of the new run, with their lengths in milliseconds where they are known.
     pub fn new_videos(&self) -> impl Iterator<Item = (&ItemUri, Option<u64>)> {
         let items = self.new_run.iter().flat_map(NewRun::all_jobs).flat_map(|job| &job.items);

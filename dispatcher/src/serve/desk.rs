@@ -24,6 +24,7 @@ use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::storage::PutMode;
 use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -105,10 +106,12 @@ impl Desk {
         submitted.insert(id, one.clone());
         drop(submitted);
         let (desk, task) = (self.clone(), one.clone());
+        let span = tracing::info_span!(target: spans::TARGET, "submission", submission.id = one.id);
+        let span = spans::here().parent_of(span);
         // A submission reads much by streams that cannot move between threads: it has one of its own.
         let runtime = Handle::current();
         self.tasks.spawn_blocking(move || {
-            let outcome = runtime.block_on(desk.work(order, &task));
+            let outcome = runtime.block_on(spans::within(span, desk.work(order, &task)));
             task.end(outcome);
         });
         Ok(one)

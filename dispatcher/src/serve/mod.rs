@@ -50,6 +50,8 @@ pub struct Ground {
     pub shelf: Arc<Shelf>,
     /// What may be submitted.
     pub sources: SourceRules,
+    /// What an hour of a worker's machine costs.
+    pub price_per_hour: Option<f64>,
 }
 
 /// The service.

@@ -14,6 +14,7 @@ use captionfleet_proto::job::{CaptionJob, Job, JobItem, Prompt, Query, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{Row, Status};
 use captionfleet_proto::uri::{ArchiveUri, Location};
+use captionfleet_worker::telemetry::spans;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -126,7 +127,7 @@ where
     F: Future<Output = anyhow::Result<T>> + Send + 'static,
 {
     let gone = CancellationToken::new();
-    let asking = tokio::spawn(ask(gone.clone()));
+    let asking = tokio::spawn(spans::carried(ask(gone.clone())));
     let _gone = gone.drop_guard();
     asking.await.context("asking was interrupted; please report this")?
 }

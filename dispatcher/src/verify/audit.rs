@@ -267,6 +267,9 @@ mod tests {
             prompt_hash: String::new(),
             run: RunId::new("r").unwrap(),
             job: JobId::new(job).unwrap(),
+            worker: None,
+            device_seconds: None,
+            started_at: None,
             finished_at: Timestamp::UNIX_EPOCH,
         }
     }

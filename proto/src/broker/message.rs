@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::QueueName;
+use crate::trace_context::TraceContext;
 
 /// A message as published and as delivered. The body is opaque here; `crate::codec` gives it meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Message {
     pub correlation_id: Option<String>,
     /// Where the outcome or the reply goes.
     pub reply_to: Option<QueueName>,
+    /// The trace that it belongs to; retries and dead letters keep it.
+    pub trace: Option<TraceContext>,
     /// Attempts that failed before this delivery; 0 when the publisher said nothing. The broker's own count
     /// is [`super::Delivery::delivery_count`]: the two are independent.
     pub attempts: u32,
@@ -48,6 +51,7 @@ impl Message {
             message_id: message_id.into(),
             correlation_id: None,
             reply_to: None,
+            trace: None,
             attempts: 0,
             first_failed_at: None,
             dead: None,

@@ -27,12 +27,13 @@ pub(super) const FORMAT: Format = Format {
         "run",
         "job",
         "trace_id",
+        "worker",
     ],
     dense: Some("embedding.list.element"),
 };
 
 /// All columns but the embedding.
-pub(super) const NARROW: [&str; 27] = [
+pub(super) const NARROW: [&str; 30] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -59,6 +60,9 @@ pub(super) const NARROW: [&str; 27] = [
     "run",
     "job",
     "trace_id",
+    "worker",
+    "device_seconds",
+    "started_at",
     "finished_at",
 ];
 
@@ -95,8 +99,15 @@ pub fn schema(shape: EmbeddingShape) -> Result<Arc<Schema>, TableError> {
         required("run", DataType::Utf8),
         required("job", DataType::Utf8),
         required("trace_id", DataType::Utf8),
-        required("finished_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+        optional("worker", DataType::Utf8),
+        optional("device_seconds", DataType::Float32),
+        optional("started_at", instant()),
+        required("finished_at", instant()),
     ]))
+}
+
+fn instant() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
 fn embedding_field(shape: EmbeddingShape) -> Result<FieldRef, TableError> {

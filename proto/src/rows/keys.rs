@@ -4,7 +4,7 @@ use arrow_array::RecordBatch;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use super::read::status_at;
+use super::read::{float_at, status_at};
 use super::{Status, TableError};
 use crate::job::{JobId, RunId};
 use crate::table::{self, Cells};
@@ -39,6 +39,12 @@ pub struct RowKey {
     pub run: RunId,
     /// The job.
     pub job: JobId,
+    /// The worker that made the row.
+    pub worker: Option<String>,
+    /// This row's share of the device's time in seconds.
+    pub device_seconds: Option<f32>,
+    /// When that worker got the job.
+    pub started_at: Option<Timestamp>,
     /// When the row was made.
     pub finished_at: Timestamp,
 }
@@ -48,7 +54,7 @@ pub fn read_keys(bytes: Bytes) -> Result<Vec<RowKey>, TableError> {
     table::read(bytes, &COLUMNS, append, Vec::new())
 }
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 17] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -62,6 +68,9 @@ const COLUMNS: [&str; 14] = [
     "prompt_hash",
     "run",
     "job",
+    "worker",
+    "device_seconds",
+    "started_at",
     "finished_at",
 ];
 
@@ -73,7 +82,8 @@ fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<
     let (status, error_code) = (cells.text("status")?, cells.text("error_code")?);
     let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
     let (prompt_hash, run, job) = (cells.text("prompt_hash")?, cells.text("run")?, cells.text("job")?);
-    let finished_at = cells.time("finished_at")?;
+    let (worker, device_seconds) = (cells.text("worker")?, cells.floats("device_seconds")?);
+    let (started_at, finished_at) = (cells.time("started_at")?, cells.time("finished_at")?);
     keys.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
         keys.push(RowKey {
@@ -90,6 +100,9 @@ fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<
             prompt_hash: prompt_hash.required(row)?.to_owned(),
             run: run.parsed(row)?,
             job: job.parsed(row)?,
+            worker: worker.owned(row),
+            device_seconds: float_at(device_seconds, row),
+            started_at: started_at.get(row)?,
             finished_at: finished_at.required(row)?,
         });
     }

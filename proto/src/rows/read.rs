@@ -2,7 +2,7 @@
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float16Type;
-use arrow_array::{Array, FixedSizeListArray, RecordBatch};
+use arrow_array::{Array, FixedSizeListArray, Float32Array, RecordBatch};
 use bytes::Bytes;
 use half::f16;
 
@@ -64,7 +64,8 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
     let adapter = cells.text("adapter")?;
     let (prompt_hash, duplicate_of) = (cells.text("prompt_hash")?, cells.text("duplicate_of")?);
     let (run, job, trace_id) = (cells.text("run")?, cells.text("job")?, cells.text("trace_id")?);
-    let finished_at = cells.time("finished_at")?;
+    let (worker, device_seconds) = (cells.text("worker")?, cells.floats("device_seconds")?);
+    let (started_at, finished_at) = (cells.time("started_at")?, cells.time("finished_at")?);
     rows.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
         rows.push(Row {
@@ -84,7 +85,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             answers: answers.get(row)?,
             fields: fields.owned(row),
             tokens: tokens.get(row)?,
-            mean_logprob: mean_logprob.filter(|values| values.is_valid(row)).map(|values| values.value(row)),
+            mean_logprob: float_at(mean_logprob, row),
             stop_reason: stop_reason.owned(row),
             embedding: embedding.map(|lists| list_at(lists, row)).transpose()?.flatten(),
             embedding_space: embedding_space.owned(row),
@@ -95,6 +96,9 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             run: run.parsed(row)?,
             job: job.parsed(row)?,
             trace_id: trace_id.required(row)?.to_owned(),
+            worker: worker.owned(row),
+            device_seconds: float_at(device_seconds, row),
+            started_at: started_at.get(row)?,
             finished_at: finished_at.required(row)?,
         });
     }
@@ -105,6 +109,10 @@ pub(super) fn status_at(column: &TextColumn<'_>, row: usize) -> Result<Status, T
     let value = column.required(row)?;
     Status::from_column(value)
         .ok_or_else(|| column.wrong(row, format!("has the value `{}`", value.escape_debug())))
+}
+
+pub(super) fn float_at(values: Option<&Float32Array>, row: usize) -> Option<f32> {
+    values.filter(|values| values.is_valid(row)).map(|values| values.value(row))
 }
 
 fn list_at(lists: &FixedSizeListArray, row: usize) -> Result<Option<Vec<f16>>, TableError> {

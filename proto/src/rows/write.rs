@@ -9,6 +9,7 @@ use arrow_array::{
 use arrow_buffer::NullBuffer;
 use bytes::Bytes;
 use half::f16;
+use jiff::Timestamp;
 
 use super::answers;
 use super::column::{FORMAT, schema, value_field};
@@ -53,12 +54,10 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         texts(rows, |row| Some(row.run.as_str())),
         texts(rows, |row| Some(row.job.as_str())),
         texts(rows, |row| Some(&row.trace_id)),
-        Arc::new(
-            rows.iter()
-                .map(|row| Some(row.finished_at.as_microsecond()))
-                .collect::<TimestampMicrosecondArray>()
-                .with_timezone("UTC"),
-        ),
+        texts(rows, |row| row.worker.as_deref()),
+        Arc::new(rows.iter().map(|row| row.device_seconds).collect::<Float32Array>()),
+        instants(rows, |row| row.started_at),
+        instants(rows, |row| Some(row.finished_at)),
     ];
     table::write(&RecordBatch::try_new(schema, columns).map_err(TableError::parquet)?, &FORMAT)
 }
@@ -86,6 +85,9 @@ fn check(row: &Row, shape: EmbeddingShape) -> Result<(), String> {
             return Err("has an embedding value that is not finite".to_owned());
         }
     }
+    if row.device_seconds.is_some_and(|seconds| !(0.0..f32::INFINITY).contains(&seconds)) {
+        return Err("has a device time that is not a time".to_owned());
+    }
     if [row.frame_ms, row.span_ms].into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
         return Err("has a time above 2^63 - 1 ms".to_owned());
     }
@@ -98,6 +100,11 @@ fn check(row: &Row, shape: EmbeddingShape) -> Result<(), String> {
 
 fn texts<'a>(rows: &'a [Row], value: impl Fn(&'a Row) -> Option<&'a str>) -> ArrayRef {
     Arc::new(rows.iter().map(value).collect::<StringArray>())
+}
+
+fn instants(rows: &[Row], value: impl Fn(&Row) -> Option<Timestamp>) -> ArrayRef {
+    let microseconds = rows.iter().map(|row| value(row).map(Timestamp::as_microsecond));
+    Arc::new(microseconds.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
 }
 
 /// Values that `check` found to fit.

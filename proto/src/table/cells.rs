@@ -131,11 +131,17 @@ pub(crate) struct TimeColumn<'a> {
 }
 
 impl TimeColumn<'_> {
+    pub(crate) fn get(&self, row: usize) -> Result<Option<Timestamp>, TableError> {
+        let Some(values) = self.values.filter(|values| values.is_valid(row)) else { return Ok(None) };
+        let read = Timestamp::from_microsecond(values.value(row));
+        read.map(Some).map_err(|error| self.wrong(row, error.to_string()))
+    }
+
     pub(crate) fn required(&self, row: usize) -> Result<Timestamp, TableError> {
-        let wrong =
-            |problem: String| TableError::Value { column: self.column, row: self.before + row, problem };
-        let values =
-            self.values.filter(|values| values.is_valid(row)).ok_or_else(|| wrong("is null".to_owned()))?;
-        Timestamp::from_microsecond(values.value(row)).map_err(|error| wrong(error.to_string()))
+        self.get(row)?.ok_or_else(|| self.wrong(row, "is null".to_owned()))
+    }
+
+    fn wrong(&self, row: usize, problem: String) -> TableError {
+        TableError::Value { column: self.column, row: self.before + row, problem }
     }
 }

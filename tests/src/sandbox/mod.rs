@@ -1,6 +1,7 @@
 //! Real services, private to one test command: own ports, own data folders, gone at the end.
 
 mod child;
+mod collector;
 mod command;
 mod moto;
 mod ports;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use child::Child;
+pub use collector::{Collector, SentSpan};
 pub use command::with_services;
 pub use moto::Moto;
 pub use ports::free_port;

@@ -44,7 +44,7 @@ pub fn main() -> ExitCode {
         eprintln!("error: the threads cannot be started, choose fewer with --threads: {error}");
         return ExitCode::from(EXIT_USAGE);
     }
-    logging::init(cli.log_format);
+    let _telemetry = logging::init(cli.log_format, "captionfleet-worker");
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

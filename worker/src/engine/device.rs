@@ -16,7 +16,7 @@ use super::feature_cache::{FeatureCache, key_of};
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
-use super::request::{Priority, Work};
+use super::request::{OneAnswer, Priority, Work};
 use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
 use super::sequence::{Live, Seen, Sequence};
 use super::step::{Sight, Wanted};
@@ -115,15 +115,15 @@ impl DeviceThread {
     fn admit(&mut self, work: Work) {
         let priority = work.priority();
         let (entrance, live) = match work {
-            Work::Text { .. } => (Entrance::Text, Live { work, key: None, seen: None, sequence: None }),
-            Work::Picture { .. } => (Entrance::Picture, Live { work, key: None, seen: None, sequence: None }),
+            Work::Text { .. } => (Entrance::Text, Live::new(work)),
+            Work::Picture { .. } => (Entrance::Picture, Live::new(work)),
             Work::Caption { ref request, at, .. } => {
                 let sequence = match Sequence::new(&self.loaded.tokenizer, &request.asks[at]) {
                     Ok(sequence) => sequence,
                     Err(error) => return work.fail(error),
                 };
                 let key = key_of(&request.picture, request.adapter.as_deref());
-                let live = Live { work, key: Some(key), seen: None, sequence: Some(sequence) };
+                let live = Live { key: Some(key), sequence: Some(sequence), ..Live::new(work) };
                 return match self.features.get(&key, live.work.embeds()) {
                     Some(seen) => self.admit_seen(live, seen),
                     None => self.submit(priority, Entrance::Caption, live),
@@ -154,7 +154,7 @@ impl DeviceThread {
             let Work::Caption { request, at, .. } = &work else { continue };
             match Sequence::new(&self.loaded.tokenizer, &request.asks[*at]) {
                 Ok(sequence) => {
-                    let live = Live { work, key: None, seen: Some(seen.clone()), sequence: Some(sequence) };
+                    let live = Live { seen: Some(seen.clone()), sequence: Some(sequence), ..Live::new(work) };
                     self.submit(priority, Entrance::CaptionSeen, live);
                 }
                 Err(error) => work.fail(error),
@@ -218,10 +218,12 @@ impl DeviceThread {
         if present.is_empty() || self.fatal.is_some() {
             return;
         }
+        let began = Instant::now();
         let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&self.live[id].work)).collect();
         match contained(Stage::Vision, || self.network.vision(&wanted)) {
             Ok(sights) => {
                 self.throttles.vision.went_well(present.len());
+                self.spent(Stage::Vision, began, present.iter().copied());
                 for (id, sight) in present.into_iter().zip(sights) {
                     self.seen(id, sight);
                 }
@@ -267,6 +269,7 @@ impl DeviceThread {
         if seats.is_empty() || self.fatal.is_some() {
             return;
         }
+        let began = Instant::now();
         let seats = &*self.by_adapter(seats);
         let logits = contained(stage, || match stage {
             Stage::Prefill => self.prefill(seats),
@@ -276,6 +279,7 @@ impl DeviceThread {
             Ok(rows) => {
                 self.throttle(stage).went_well(rows.len());
                 self.observer.tokens(rows.len());
+                self.spent(stage, began, seats.iter().map(|seat| seat.request));
                 for (seat, row) in seats.iter().zip(rows) {
                     self.say(*seat, &row);
                 }
@@ -289,6 +293,16 @@ impl DeviceThread {
                 let (first, second) = seats.split_at(seats.len() / 2);
                 self.seats(stage, first);
                 self.seats(stage, second);
+            }
+        }
+    }
+
+    /// Shares a step's time out among its rows.
+    fn spent(&mut self, stage: Stage, began: Instant, rows: impl ExactSizeIterator<Item = RequestId>) {
+        let (ended, count) = (Instant::now(), rows.len());
+        for id in rows {
+            if let Some(live) = self.live.get_mut(&id) {
+                live.device.add_step(stage, began, ended, count);
             }
         }
     }
@@ -371,7 +385,11 @@ impl DeviceThread {
 
     fn end(&mut self, id: RequestId, reason: StopReason) {
         let Some(Live {
-            work: Work::Caption { request, at, reply, .. }, sequence: Some(sequence), seen, ..
+            work: Work::Caption { request, at, reply, .. },
+            sequence: Some(sequence),
+            seen,
+            device,
+            ..
         }) = self.leave(id)
         else {
             return;
@@ -379,7 +397,7 @@ impl DeviceThread {
         let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed && at == 0);
         let said = sequence.result(&self.loaded.tokenizer, reason);
         // Nobody listening is fine: the request was cancelled.
-        let _ = reply.send(said.map(|said| (said, embedding)));
+        let _ = reply.send(said.map(|said| OneAnswer { said, embedding, device }));
     }
 
     fn fail(&mut self, id: RequestId, error: EngineError) {

@@ -6,6 +6,7 @@
 //! store: `pipeline` brings pictures and takes results.
 
 mod device;
+mod device_time;
 mod error;
 mod feature_cache;
 mod handle;
@@ -22,6 +23,7 @@ mod sequence;
 mod step;
 mod throttle;
 
+pub use device_time::{DeviceTime, Leg};
 pub use error::EngineError;
 #[cfg(test)]
 pub(crate) use handle::fault_tests;

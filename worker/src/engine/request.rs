@@ -8,7 +8,7 @@ use captionfleet_model::{Adapter, SamplingOptions, StopReason};
 use half::f16;
 use tokio::sync::oneshot;
 
-use super::EngineError;
+use super::{DeviceTime, EngineError};
 
 /// Who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,12 +96,16 @@ pub struct CaptionResult {
     pub said: Vec<Said>,
     /// The search embedding, vector after vector, if it was asked for.
     pub embedding: Option<Vec<f16>>,
+    /// What it took of the device, all answers together.
+    pub device: DeviceTime,
 }
 
 impl CaptionResult {
     /// Puts answers together; the first one's embedding is the picture's. `None` if there are none.
-    pub(super) fn of(answers: Vec<(Said, Option<Vec<f16>>)>) -> Option<Self> {
-        let (said, embeddings): (Vec<Said>, Vec<_>) = answers.into_iter().unzip();
+    pub(super) fn of(answers: Vec<OneAnswer>) -> Option<Self> {
+        let device = answers.iter().fold(DeviceTime::default(), |sum, answer| sum.and(&answer.device));
+        let (said, embeddings): (Vec<Said>, Vec<_>) =
+            answers.into_iter().map(|answer| (answer.said, answer.embedding)).unzip();
         let first = said.first()?;
         let tokens: u32 = said.iter().map(|said| said.tokens).sum();
         let logprob: f64 = said.iter().map(|said| said.logprob).sum();
@@ -114,12 +118,19 @@ impl CaptionResult {
             stop_reason: said.iter().find(ran_out).unwrap_or(first).stop_reason,
             embedding: embeddings.into_iter().next().flatten(),
             said,
+            device,
         })
     }
 }
 
-/// One answer on its way back, with the picture's embedding if it is the first.
-pub(super) type OneAnswer = (Said, Option<Vec<f16>>);
+/// One answer on its way back.
+#[derive(Debug)]
+pub(super) struct OneAnswer {
+    pub(super) said: Said,
+    /// The picture's, if it was asked for and this is the first answer.
+    pub(super) embedding: Option<Vec<f16>>,
+    pub(super) device: DeviceTime,
+}
 
 /// Where an answer goes. A closed one is a cancelled request.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;

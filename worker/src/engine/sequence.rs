@@ -10,10 +10,10 @@ use captionfleet_model::{
 };
 use half::f16;
 
-use super::EngineError;
 use super::feature_cache::PictureKey;
 use super::repetition::is_endless;
 use super::request::{Ask, Manner, Said, Work};
+use super::{DeviceTime, EngineError};
 
 /// A picture after the vision step.
 #[derive(Debug, Clone)]
@@ -32,6 +32,14 @@ pub(super) struct Live {
     pub(super) key: Option<PictureKey>,
     pub(super) seen: Option<Seen>,
     pub(super) sequence: Option<Sequence>,
+    pub(super) device: DeviceTime,
+}
+
+impl Live {
+    /// A request that the device has not begun with.
+    pub(super) fn new(work: Work) -> Self {
+        Self { work, key: None, seen: None, sequence: None, device: DeviceTime::default() }
+    }
 }
 
 /// An answer being said.

@@ -100,6 +100,7 @@ mod tests {
     use captionfleet_model::StopReason;
 
     use super::*;
+    use crate::engine::DeviceTime;
 
     fn said(text: &str, tokens: u32, logprob: f64) -> Said {
         let stop_reason = StopReason::StopSequence;
@@ -114,6 +115,7 @@ mod tests {
             stop_reason: StopReason::StopSequence,
             said,
             embedding: None,
+            device: DeviceTime::default(),
         }
     }
 

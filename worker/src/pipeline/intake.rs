@@ -8,13 +8,15 @@ use captionfleet_proto::broker::topology::DELIVERY_LIMIT;
 use captionfleet_proto::broker::{Consumer, Delivery, QueueName};
 use captionfleet_proto::job::Lane;
 use futures::FutureExt;
+use jiff::Timestamp;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::drain::Drain;
 use super::outcome::MessageFacts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Failure, Pipeline};
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 const CONSUME_PAUSE: Duration = Duration::from_secs(2);
 
@@ -100,29 +102,57 @@ impl Pipeline {
         }
     }
 
-    /// One delivery from hand-over to settlement. Nothing that happens inside ends the worker.
+    /// One delivery from hand-over to settlement, as a span of the trace that its message belongs to.
     async fn handle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
+        let span = tracing::info_span!(
+            target: spans::TARGET,
+            "process",
+            otel.kind = "consumer",
+            messaging.system = if self.broker.is_local() { "embedded" } else { "rabbitmq" },
+            messaging.destination.name = %delivery.queue,
+            messaging.message.id = delivery.message.message_id,
+            job.attempts = delivery.message.attempts.saturating_add(1),
+            job.redelivered = delivery.redelivered,
+            worker.name = self.options.worker_name,
+        );
+        let span = spans::continued(span, delivery.message.trace.as_ref());
+        self.do_and_settle(lane, delivery, drain).instrument(span).await;
+    }
+
+    /// Nothing that happens inside ends the worker.
+    async fn do_and_settle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
         self.metrics.jobs_in_flight.inc();
         let suspicion = Suspicion::of(&delivery);
-        let hand_over =
-            HandOver { message: delivery.message.clone(), lane, suspicion, started: Instant::now() };
+        let hand_over = HandOver {
+            message: delivery.message.clone(),
+            lane,
+            suspicion,
+            started: Instant::now(),
+            started_at: Timestamp::now(),
+        };
         let verdict = if delivery.delivery_count >= u64::from(DELIVERY_LIMIT) {
             Verdict::Failed(Failure::DeliveryLimit(delivery.delivery_count))
         } else {
             self.contained(&hand_over, &drain).await
         };
-        match verdict {
-            Verdict::Done => {
-                if let Err(error) = delivery.ack().await {
-                    events::settle_failed(&hand_over.message.message_id, &error);
+        if let Verdict::Failed(failure) = &verdict {
+            spans::failed(failure.code());
+        }
+        let settling = async {
+            match verdict {
+                Verdict::Done => {
+                    if let Err(error) = delivery.ack().await {
+                        events::settle_failed(&hand_over.message.message_id, &error);
+                    }
+                }
+                Verdict::Failed(failure) => self.retry_or_bury(delivery, lane, &failure).await,
+                Verdict::Returned => {
+                    let kind = MessageFacts::of(&hand_over.message).kind;
+                    self.hand_back(delivery, kind, suspicion).await;
                 }
             }
-            Verdict::Failed(failure) => self.retry_or_bury(delivery, lane, &failure).await,
-            Verdict::Returned => {
-                let kind = MessageFacts::of(&hand_over.message).kind;
-                self.hand_back(delivery, kind, suspicion).await;
-            }
-        }
+        };
+        settling.instrument(tracing::info_span!(target: spans::TARGET, "settle")).await;
         self.metrics.jobs_in_flight.dec();
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::rows::Row;
 use tokio::time::timeout;
+use tracing::Instrument as _;
 
 use super::answers::Asked;
 use super::budget::permit;
@@ -14,7 +15,7 @@ use super::prompt::Plan;
 use super::task::Received;
 use super::{Failure, Pipeline};
 use crate::engine::{CaptionRequest, CaptionResult, EngineError};
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 /// The questions of a plan.
 pub(super) fn asked<'a>(plan: Result<&'a Plan, &ItemFailure>) -> &'a [Asked] {
@@ -54,6 +55,19 @@ impl ItemFailure {
 impl Pipeline {
     /// Does one item: one row, or those of a segment. `plan` is the job's, or why none of its items can be done.
     pub(super) async fn run_item(
+        &self,
+        task: &Received,
+        plan: Result<&Plan, &ItemFailure>,
+        item: &JobItem,
+        mode: Mode,
+    ) -> Result<Vec<Row>, Failure> {
+        let span = tracing::info_span!(
+            target: spans::TARGET, "item", item.uri = %item.uri, item.frame_ms = item.frame_ms
+        );
+        self.rows_of_item(task, plan, item, mode).instrument(span).await
+    }
+
+    async fn rows_of_item(
         &self,
         task: &Received,
         plan: Result<&Plan, &ItemFailure>,
@@ -154,7 +168,11 @@ impl Pipeline {
         limit: Duration,
         request: CaptionRequest,
     ) -> Result<Result<CaptionResult, EngineError>, ItemFailure> {
+        let asked_at = Instant::now();
         if let Ok(answer) = timeout(limit, self.engine.caption(request)).await {
+            if let Ok(answer) = &answer {
+                spans::inferred(asked_at, &answer.device);
+            }
             return Ok(answer);
         }
         let deadline = self.options.item_deadline;

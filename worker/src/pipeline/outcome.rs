@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 
 use super::Pipeline;
 use super::task::Received;
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 /// What can be read off a message even if it is no valid job.
 pub(super) struct MessageFacts {
@@ -66,10 +66,16 @@ pub(super) fn outcome_of(
         attempts: task.attempts,
         worker: worker.to_owned(),
         seconds: seconds_since(task.started),
+        device_seconds: device_seconds(rows),
         already_done,
         error: None,
         extra: Map::new(),
     }
+}
+
+fn device_seconds(rows: &[Row]) -> Option<f64> {
+    let known: Vec<f64> = rows.iter().filter_map(|row| row.device_seconds.map(f64::from)).collect();
+    (!known.is_empty()).then(|| known.iter().sum())
 }
 
 fn seconds_since(start: Instant) -> f64 {
@@ -116,6 +122,7 @@ impl Pipeline {
             attempts,
             worker: self.options.worker_name.clone(),
             seconds: 0.0,
+            device_seconds: None,
             already_done: false,
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),
@@ -140,6 +147,7 @@ impl Pipeline {
         let mailbox = about.reply_to.clone().unwrap_or_else(|| self.options.topology.results_queue());
         let mut notice = Message::new(id, body);
         notice.correlation_id.clone_from(&about.correlation_id);
+        notice.trace = spans::outgoing_or(about.trace.as_ref());
         (mailbox, notice)
     }
 }

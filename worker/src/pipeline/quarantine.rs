@@ -21,7 +21,7 @@ use super::task::{Inferred, Received, Suspicion};
 use super::{Failure, Pipeline};
 use crate::engine::EngineError;
 use crate::last_words::LastWords;
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 /// No marker is larger: it may name every item of a job.
 const MAX_MARKER_BYTES: u64 = 64 * 1024 * 1024;
@@ -153,7 +153,8 @@ impl Pipeline {
             let item = &task.caption.items[index];
             let suspect = Suspect { index, item: item.uri.to_string() };
             if let Some((code, message)) = marker.verdict_on(&suspect) {
-                events::item_failed(&task.id, item.uri.as_str(), code, message);
+                let span = tracing::info_span!(target: spans::TARGET, "item", item.uri = %item.uri);
+                span.in_scope(|| events::item_failed(&task.id, item.uri.as_str(), code, message));
                 let row = self.failed_row(&task, item, Facts::planned(item), code, message.to_owned());
                 rows.push((index, vec![row]));
                 continue;

@@ -14,6 +14,7 @@ use super::task::{HandOver, Received, Suspicion, Verdict};
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
 use crate::telemetry::events;
+use crate::telemetry::spans::{self, KeyValue};
 
 /// No part is larger: 10,000 rows with their embeddings.
 const MAX_PART_BYTES: u64 = 1 << 30;
@@ -25,7 +26,15 @@ impl Pipeline {
             Ok(job) => job,
             Err(error) => return Verdict::Failed(Failure::Message(error)),
         };
-        let span = tracing::info_span!("job", job.id = %job.id, run.id = %job.run, trace.id = %job.trace_id);
+        let trace_id = hand_over.trace_id(&job);
+        let span = tracing::info_span!("job", job.id = %job.id, run.id = %job.run, trace.id = trace_id);
+        spans::note(|| {
+            [
+                KeyValue::new("job.id", job.id.to_string()),
+                KeyValue::new("run.id", job.run.to_string()),
+                KeyValue::new("job.lane", hand_over.lane.as_str()),
+            ]
+        });
         match &job.kind {
             JobKind::Search(search) => self.answer(&job, search, hand_over).instrument(span).await,
             JobKind::Caption(caption) => {
@@ -76,6 +85,7 @@ impl Pipeline {
             return Ok(self.drop_cancelled(&task, hand_over).await);
         }
         let quarantine = self.quarantine_of(&task).await?;
+        spans::past("intake", hand_over.started.elapsed());
         let inferred = match quarantine {
             Some(marker) => self.run_in_quarantine(task, marker, drain).await?,
             None => self.run_together(task, drain).await?,

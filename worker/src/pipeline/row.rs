@@ -44,6 +44,7 @@ impl Pipeline {
             tokens: Some(answer.tokens),
             mean_logprob: Some(answer.mean_logprob),
             stop_reason: Some(answer.stop_reason.as_str().to_owned()),
+            device_seconds: Some(answer.device.seconds() as f32),
             embedding: answer.embedding,
             embedding_space: self.engine.info().embedding_space.clone().filter(|_| embedded),
             ..self.blank_row(task, item, facts)
@@ -126,6 +127,9 @@ impl Pipeline {
             run: task.run.clone(),
             job: task.id.clone(),
             trace_id: task.trace_id.clone(),
+            worker: Some(self.options.worker_name.clone()),
+            device_seconds: None,
+            started_at: Some(task.started_at),
             finished_at: Timestamp::now(),
         }
     }

@@ -1,6 +1,8 @@
 //! Search jobs: embed one query and answer whoever asked. They are never retried: the asker waits, and asks again. An asker
 //! who has left has closed the mailbox; such a job is dropped before it costs the device anything.
 
+use std::time::Instant;
+
 use captionfleet_proto::broker::{BrokerErrorKind, Message};
 use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
@@ -11,7 +13,7 @@ use super::outcome::failed_reply;
 use super::task::{HandOver, Verdict};
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
-use crate::telemetry::events;
+use crate::telemetry::{events, spans};
 
 impl Pipeline {
     /// Embeds the query and replies, with the vectors or with the reason why there are none.
@@ -24,6 +26,9 @@ impl Pipeline {
         let embedded = timeout(limit, self.embed(job, search, hand_over)).await.unwrap_or_else(|_| {
             Err(("deadline", format!("the query was not embedded within {} s", limit.as_secs_f64())))
         });
+        if let Err((code, _)) = &embedded {
+            spans::failed(code);
+        }
         let reply = match &embedded {
             Ok(result) => {
                 SearchReply { version: VERSION.to_owned(), job: job.id.clone(), result: result.clone() }
@@ -53,9 +58,12 @@ impl Pipeline {
         self.check_bundle(job).map_err(|failure| told(&failure))?;
         let info = self.engine.info();
         let space = info.embedding_space.clone().ok_or_else(|| engine_told(&EngineError::NoRetrievalHead))?;
-        let embedding = match &search.query {
+        let (embedding, elapsed) = match &search.query {
             Query::Text { text } => {
-                vec![self.engine.embed_text(text.clone()).await.map_err(|error| engine_told(&error))?]
+                let asked = Instant::now();
+                let vector =
+                    self.engine.embed_text(text.clone()).await.map_err(|error| engine_told(&error))?;
+                (vec![vector], asked.elapsed())
             }
             Query::Image { item } => {
                 let mut facts = Facts::planned(item);
@@ -65,9 +73,13 @@ impl Pipeline {
                     ItemFailure::Job(failure) => told(&failure),
                     ItemFailure::Unclear(_) => ("internal", "the model failed on this picture".to_owned()),
                 })?;
-                self.engine.embed_picture(picture).await.map_err(|error| engine_told(&error))?
+                let asked = Instant::now();
+                let vectors =
+                    self.engine.embed_picture(picture).await.map_err(|error| engine_told(&error))?;
+                (vectors, asked.elapsed())
             }
         };
+        spans::past("infer", elapsed);
         Ok(SearchResult::Ok { embedding, embedding_space: space, bundle: info.bundle.clone() })
     }
 }

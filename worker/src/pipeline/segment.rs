@@ -13,6 +13,7 @@ use captionfleet_proto::storage::{PutMode, StorageErrorKind};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::budget::permit;
 use super::fetch::{Facts, sort_out};
@@ -26,6 +27,7 @@ use super::timeline::{Caught, timeline};
 use super::{Failure, Pipeline};
 use crate::engine::CaptionResult;
 use crate::telemetry::events::{self, HostStage};
+use crate::telemetry::spans;
 use crate::video::{self, Decoding, Ending, Film, Sampler, Seen, Signature, Span, VideoError, VideoLimits};
 
 /// The readiness condition that appears when there is no room for a copy of a video.
@@ -161,16 +163,20 @@ impl Pipeline {
         };
         let kept = futures::stream::unfold(kept, |mut kept| async { Some((kept.recv().await?, kept)) });
         let answers: Vec<_> = kept
-            .map(|Kept { ms, picture, thumbnail }| async move {
-                if let Some(jpeg) = thumbnail {
-                    self.keep_thumbnail(task, item, ms, jpeg).await?;
-                }
-                let asked = request(picture, plan, task.lane, mode);
-                let _place = match mode {
-                    Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
-                    Mode::Alone => None,
+            .map(|Kept { ms, picture, thumbnail }| {
+                let span = tracing::info_span!(target: spans::TARGET, "frame", frame.ms = ms);
+                let captioned = async move {
+                    if let Some(jpeg) = thumbnail {
+                        self.keep_thumbnail(task, item, ms, jpeg).await?;
+                    }
+                    let asked = request(picture, plan, task.lane, mode);
+                    let _place = match mode {
+                        Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
+                        Mode::Alone => None,
+                    };
+                    Ok((ms, self.ask(self.options.item_deadline, asked, task.lane).await))
                 };
-                Ok((ms, self.ask(self.options.item_deadline, asked, task.lane).await))
+                captioned.instrument(span)
             })
             .buffered(width)
             .try_collect()

@@ -8,8 +8,10 @@ use captionfleet_proto::job::{CaptionJob, Job, JobId, Lane, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::Storage;
+use jiff::Timestamp;
 
 use super::Failure;
+use crate::telemetry::spans;
 
 /// Whether a process may have died on a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ pub(super) struct Received {
     pub(super) last_attempt: bool,
     pub(super) suspicion: Suspicion,
     pub(super) started: Instant,
+    pub(super) started_at: Timestamp,
 }
 
 impl Received {
@@ -62,7 +65,7 @@ impl Received {
         Self {
             id: job.id.clone(),
             run: job.run.clone(),
-            trace_id: job.trace_id.clone(),
+            trace_id: hand_over.trace_id(job),
             caption,
             archive,
             lane: hand_over.lane,
@@ -70,6 +73,7 @@ impl Received {
             last_attempt: attempts >= max_attempts,
             suspicion: hand_over.suspicion,
             started: hand_over.started,
+            started_at: hand_over.started_at,
         }
     }
 }
@@ -80,6 +84,20 @@ pub(super) struct HandOver {
     pub(super) lane: Lane,
     pub(super) suspicion: Suspicion,
     pub(super) started: Instant,
+    /// The same moment, for rows.
+    pub(super) started_at: Timestamp,
+}
+
+impl HandOver {
+    /// What links the job's log lines and rows: what the job says, else the trace that it is part of, else its id.
+    pub(super) fn trace_id(&self, job: &Job) -> String {
+        // A job that says nothing has its own id there.
+        if job.trace_id != job.id.as_str() {
+            return job.trace_id.clone();
+        }
+        let trace = spans::outgoing_or(self.message.trace.as_ref());
+        trace.map_or_else(|| job.trace_id.clone(), |trace| trace.trace_id().to_owned())
+    }
 }
 
 /// A caption job with a row for every item, in item order.

@@ -1,4 +1,4 @@
-//! What happens to jobs and items: each event owns its log line and its counters.
+//! What happens to jobs and items: each event owns its log line, its counters, and its span if it has an end of its own.
 
 use std::error::Error;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use captionfleet_proto::broker::QueueName;
 use captionfleet_proto::job::{JobId, Lane, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 
-use super::Metrics;
+use super::{Metrics, spans};
 use crate::engine::EngineInfo;
 
 /// The model has said its golden tokens, and its memory is shared out.
@@ -59,6 +59,7 @@ pub fn stage(metrics: &Metrics, stage: HostStage, elapsed: Duration) {
         HostStage::Write => "write",
     };
     metrics.stage_seconds.with_label_values(&[label]).observe(elapsed.as_secs_f64());
+    spans::past(label, elapsed);
 }
 
 /// A caption job is settled: its part is durable.
@@ -95,6 +96,7 @@ pub fn job_cancelled(metrics: &Metrics, job: &str) {
 /// An item got a failed row.
 pub fn item_failed(job: &JobId, item: &str, code: &str, message: &str) {
     tracing::info!(job.id = %job, item.uri = item, error.code = code, error.message = message, "item failed");
+    spans::failed(code);
 }
 
 /// A search job left the queue unanswered, because whoever asked has left.

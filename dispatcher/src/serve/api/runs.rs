@@ -2,6 +2,7 @@
 
 use super::{page, run_id};
 use crate::archive;
+use crate::bill::Bill;
 use crate::exit;
 use crate::serve::Service;
 use crate::serve::desk::{GivenUp, Order};
@@ -101,6 +102,8 @@ pub(super) struct Details {
     items_per_second: Option<f64>,
     /// Seconds to go, about.
     eta_seconds: Option<f64>,
+    /// What it took and cost so far, as far as its rows tell.
+    bill: Option<Bill>,
     /// Jobs that were given up, as far as this service heard of them.
     given_up: Vec<GivenUp>,
     /// What people should know.
@@ -285,6 +288,7 @@ pub(super) async fn details(service: &Service, run: &RunId) -> Result<Details, P
         damaged: standing.damaged,
         items_per_second: rate,
         eta_seconds: rate.map(|rate| items_left / rate),
+        bill: standing.tally.effort.bill(standing.tally.ok, service.ground.price_per_hour),
         given_up: given_up.cloned().collect(),
         remarks: ours().flat_map(|stage| stage.remarks.iter().chain(&stage.error)).cloned().collect(),
         summary,

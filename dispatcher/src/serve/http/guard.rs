@@ -6,9 +6,12 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use captionfleet_proto::trace_context::TraceContext;
+use captionfleet_worker::telemetry::spans::{self, KeyValue};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tracing::Span;
 
 /// How long an answer may take to begin.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -39,10 +42,10 @@ pub async fn guard(
     let method = method_label(request.method());
     service.metrics.begun();
     let mut response = match admit(&service, peer, &request, started) {
-        Ok(()) => match tokio::time::timeout(PATIENCE, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => Problem::unavailable("timeout", "this took too long and was given up").into_response(),
-        },
+        Ok(()) => {
+            let span = span_of(&request, method, route.as_deref());
+            spans::within(span, answer(request, next)).await
+        }
         Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
@@ -53,6 +56,37 @@ pub async fn guard(
     let route = route.as_deref().unwrap_or("other");
     service.metrics.answered(method, route, response.status().as_u16(), started.elapsed());
     response
+}
+
+async fn answer(request: Request, next: Next) -> Response {
+    let response = match tokio::time::timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::unavailable("timeout", "this took too long and was given up").into_response(),
+    };
+    let status = response.status();
+    spans::note(|| [KeyValue::new("http.response.status_code", i64::from(status.as_u16()))]);
+    if status.is_server_error() {
+        spans::failed(status.canonical_reason().unwrap_or("server error"));
+    }
+    response
+}
+
+/// The request's span, as part of the client's trace if it tells one. Pages and scrapes have none.
+fn span_of(request: &Request, method: &'static str, route: Option<&str>) -> Span {
+    let Some(route) = route.filter(|route| spans::is_on() && route.starts_with("/api/")) else {
+        return Span::none();
+    };
+    let span = tracing::info_span!(
+        target: spans::TARGET,
+        "request",
+        otel.name = %format_args!("{method} {route}"),
+        otel.kind = "server",
+        http.request.method = method,
+        http.route = route,
+    );
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let trace = header("traceparent").and_then(|parent| TraceContext::parse(parent, header("tracestate")));
+    spans::continued(span, trace.as_ref())
 }
 
 fn admit(service: &Service, peer: SocketAddr, request: &Request, now: Instant) -> Result<(), Problem> {

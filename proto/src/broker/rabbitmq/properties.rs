@@ -2,14 +2,16 @@
 //!
 //! Properties: `message_id` (the job's id), `correlation_id`, `reply_to`, `content_type` application/json, persistent.
 //! Headers: `x-captionfleet-attempts` (a whole number, missing = 0), `x-captionfleet-first-failed-at`, and of a dead
-//! letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. A header of
-//! another type than expected counts as missing; headers that we do not know are ignored.
+//! letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
+//! `tracestate` are those of the W3C. A header of another type than expected counts as missing; headers that we do not
+//! know are ignored.
 
 use jiff::Timestamp;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::broker::{DeadReason, Message, QueueName};
+use crate::trace_context::TraceContext;
 
 const ATTEMPTS: &str = "x-captionfleet-attempts";
 const FIRST_FAILED_AT: &str = "x-captionfleet-first-failed-at";
@@ -17,6 +19,8 @@ const REASON: &str = "x-captionfleet-reason";
 const MESSAGE: &str = "x-captionfleet-message";
 const FAILED_AT: &str = "x-captionfleet-failed-at";
 const QUEUE: &str = "x-captionfleet-queue";
+const TRACEPARENT: &str = "traceparent";
+const TRACESTATE: &str = "tracestate";
 
 /// How the broker counts hand-overs: quorum queues up to 4.2, and from 4.3 on.
 const DELIVERY_COUNTS: [&str; 2] = ["x-delivery-count", "x-acquired-count"];
@@ -32,6 +36,12 @@ const PERSISTENT: u8 = 2;
 pub(super) fn properties_of(message: &Message) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(message.attempts.into()));
+    if let Some(trace) = &message.trace {
+        put_text(&mut headers, TRACEPARENT, trace.traceparent());
+        if let Some(state) = trace.tracestate() {
+            put_text(&mut headers, TRACESTATE, state);
+        }
+    }
     let dead = message.dead.as_ref();
     let first_failed_at = message.first_failed_at.or(dead.and_then(|dead| dead.first_failed_at));
     put_time(&mut headers, FIRST_FAILED_AT, first_failed_at);
@@ -68,6 +78,7 @@ pub(super) fn message_from(body: Vec<u8>, properties: &BasicProperties) -> Messa
         message_id: text(properties.message_id()).unwrap_or_default(),
         correlation_id: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()).and_then(|name| QueueName::new(name).ok()),
+        trace: headers.trace(),
         attempts: headers.number(ATTEMPTS).map_or(0, |count| count.clamp(0, u32::MAX.into()) as u32),
         first_failed_at: headers.time(FIRST_FAILED_AT),
         dead: headers.dead_reason(),
@@ -109,6 +120,10 @@ impl Headers<'_> {
 
     fn queue(&self, name: &str) -> Option<QueueName> {
         QueueName::new(self.text(name)?).ok()
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        TraceContext::parse(&self.text(TRACEPARENT)?, self.text(TRACESTATE).as_deref())
     }
 
     /// Our own reason, or else the broker's.

@@ -4,6 +4,8 @@ use lapin::types::FieldArray;
 
 use super::*;
 
+const TRACED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 fn with_headers(headers: &[(&str, AMQPValue)]) -> BasicProperties {
     let mut table = FieldTable::default();
     for (name, value) in headers {
@@ -22,6 +24,7 @@ fn a_dead_letter_survives_the_wire() {
     let message = Message {
         correlation_id: Some("search-1".to_owned()),
         reply_to: Some(QueueName::new("captionfleet.mailbox.x").unwrap()),
+        trace: TraceContext::parse(TRACED, Some("congo=t61rcWkgMzE")),
         attempts: 5,
         first_failed_at: Some(at(1_700_000_000)),
         dead: Some(DeadReason {
@@ -33,6 +36,7 @@ fn a_dead_letter_survives_the_wire() {
         }),
         ..Message::new("job-1", "{}")
     };
+    assert!(message.trace.is_some());
     assert_eq!(message_from(message.body.to_vec(), &properties_of(&message)), message);
 }
 
@@ -57,6 +61,8 @@ fn mistyped_and_foreign_headers_are_ignored() {
         ("traceparent", AMQPValue::FieldTable(FieldTable::default())),
     ]);
     assert_eq!(message, Message::new("", ""));
+    let untraced = arrived(&[(TRACEPARENT, AMQPValue::LongString("00-who-knows-01".into()))]);
+    assert_eq!(untraced, Message::new("", ""));
     let invalid_text = AMQPValue::LongString(vec![0xff, 0xfe].into());
     assert_eq!(arrived(&[(REASON, invalid_text)]).dead.unwrap().code, "\u{fffd}\u{fffd}");
 }

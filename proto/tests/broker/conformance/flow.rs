@@ -8,12 +8,14 @@ use jiff::Timestamp;
 
 use super::{Subject, ack_next, next, nothing};
 use captionfleet_proto::broker::{Message, QueueDepth, QueueName};
+use captionfleet_proto::trace_context::TraceContext;
 
 /// First in, first out, with everything that was published.
 pub async fn delivers_in_order_as_published(subject: Subject) {
     let message = Message {
         correlation_id: Some("search-7".to_owned()),
         reply_to: Some(QueueName::new("somewhere.else").expect("a name")),
+        trace: TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("a=b")),
         attempts: 3,
         first_failed_at: Some(Timestamp::from_second(1_700_000_000).expect("a time")),
         ..Message::new("full", vec![0, 255, 10, 13])

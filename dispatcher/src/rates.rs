@@ -1,0 +1,61 @@
+//! How fast an archive's latest run like this one went: what `plan` reckons with.
+
+use crate::archive::{self, ArchiveError, READS_AT_ONCE};
+use crate::ledger::Tally;
+use crate::plan::Wish;
+use crate::scale::estimate::Rate;
+use captionfleet_proto::job::RunId;
+use captionfleet_proto::storage::Storage;
+use futures::StreamExt as _;
+
+/// Parts that are read of a run: its first ones, which workers had in hand one behind the other.
+const PARTS: usize = 64;
+
+/// A rate, and where it was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// What one picture or frame took.
+    pub rate: Rate,
+    /// The run.
+    pub run: RunId,
+}
+
+/// The rate of the latest run that the same model served, of those that asked the same if there are any. `None` if there is
+/// none whose rows tell what they took.
+pub async fn measured(archive: &dyn Storage, wish: &Wish) -> Result<Option<Measured>, ArchiveError> {
+    let (mut runs, _) = archive::manifests(archive).await?;
+    runs.retain(|run| wish.bundle.is_none() || run.bundle.is_none() || run.bundle == wish.bundle);
+    let asks_the_same = |run: &captionfleet_proto::manifest::RunManifest| {
+        (&run.prompt, run.max_tokens, run.embed) == (&wish.prompt, wish.max_tokens, wish.embed)
+    };
+    // The latest of those that ask the same come last.
+    runs.sort_by_key(|run| (asks_the_same(run), run.created_at));
+    for run in runs.iter().rev() {
+        let parts = archive::parts(archive, Some(&run.run)).await?.remove(&run.run).unwrap_or_default();
+        let reads = parts.into_iter().take(PARTS).map(|(_, key)| archive::keys(archive, key));
+        let mut reads = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        let mut tally = Tally::default();
+        while let Some(rows) = reads.next().await {
+            match rows {
+                Ok(mut rows) => {
+                    // A run may have been served by several models.
+                    rows.retain(|row| wish.bundle.is_none() || row.bundle == wish.bundle);
+                    tally.add(&Tally::of(&rows));
+                }
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(rate) = rate(&tally) {
+            return Ok(Some(Measured { rate, run: run.run.clone() }));
+        }
+    }
+    Ok(None)
+}
+
+fn rate(tally: &Tally) -> Option<Rate> {
+    let looks = tally.looked_at() as f64;
+    let (device, worker) = (tally.effort.device_seconds(), tally.effort.worker_seconds());
+    (looks > 0.0 && worker > 0.0)
+        .then(|| Rate { device_seconds: Some(device / looks), worker_seconds: worker / looks })
+}

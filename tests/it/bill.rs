@@ -1,0 +1,92 @@
+//! What a run took and cost, and what a plan says it will.
+
+use std::path::Path;
+
+use captionfleet_tests::fleet::{Fleet, dispatcher, http_get};
+use serde_json::Value;
+
+use crate::{pictures, service};
+
+async fn json(arguments: &[&str]) -> Value {
+    dispatcher(arguments).await.unwrap().success().unwrap().json().unwrap()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn bytes_of(folder: &Path) -> u64 {
+    folder.read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finished_run_tells_its_bill_wherever_it_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, archive) = (folder.path().join("in"), folder.path().join("out"));
+    pictures::scenes(&source, 60, 61);
+    let (from, to) = (source.to_str().unwrap(), archive.to_str().unwrap());
+    let priced = ["--archive", to, "--json", "--price-per-hour", "3600"];
+    let report = json(&[&["caption", from, "--job-size", "8"], &priced[..]].concat()).await;
+    let bill = &report["bill"];
+    assert_eq!((&bill["captions"], &bill["workers"]), (&60.into(), &1.into()), "{report}");
+    // At this price an hour costs what it has seconds.
+    let (device, worker) = (number(&bill["device_seconds"]), number(&bill["cost"]));
+    assert!(device > 0.0 && device <= worker && worker <= number(&report["seconds"]), "{report}");
+    let each = number(&bill["cost_per_1000_captions"]) * 60.0 / 1000.0;
+    assert!((each - worker).abs() < 1e-6 * worker, "{report}");
+
+    let run = report["runs"][0].as_str().unwrap();
+    let status = json(&[&["status", run], &priced[..]].concat()).await;
+    let told = &status[0]["bill"];
+    assert!((number(&told["device_seconds"]) - device).abs() < 1e-3 * device, "{told} {bill}");
+    // Rows know the worker's clock, the report when it heard of a job.
+    assert!((number(&told["cost"]) - worker).abs() < 0.2 * worker + 0.1, "{told} {bill}");
+    let unpriced = json(&["status", run, "--archive", to, "--json"]).await;
+    assert_eq!(unpriced[0]["bill"].get("cost"), None, "{unpriced}");
+    assert_eq!(
+        json(&["status", "--archive", to, "--json"]).await[0].get("bill"),
+        None,
+        "not read for a list"
+    );
+
+    let fleet = Fleet::new("billed").unwrap();
+    let serve = ["--listen", "127.0.0.1:0", "--archive", to, "--price-per-hour", "3600"];
+    let serving = fleet.start_service("service", serve).unwrap();
+    let (_, seen) = http_get(service::port(&serving).await, &format!("/api/v1/runs/{run}")).await.unwrap();
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    for key in ["captions", "workers", "worker_hours", "cost"] {
+        assert_eq!(seen["bill"][key], told[key], "{seen}");
+    }
+    assert!((number(&seen["bill"]["device_seconds"]) - device).abs() < 1e-3 * device, "{seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_reckons_with_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let (first, second, archive) =
+        (folder.path().join("first"), folder.path().join("second"), folder.path().join("out"));
+    pictures::scenes(&first, 24, 62);
+    pictures::scenes(&second, 96, 63);
+    let (from, to) = (second.to_str().unwrap(), archive.to_str().unwrap());
+    let plan = ["plan", from, "--archive", to, "--job-size", "8", "--json", "--price-per-hour", "3600"];
+    let ahead = json(&plan).await;
+    assert_eq!(ahead["bytes_to_do"], bytes_of(&second), "{ahead}");
+    assert_eq!(ahead.get("estimate"), None, "nothing was measured yet: {ahead}");
+    let given = json(&[&plan[..], &["--seconds-per-item", "0.5", "--workers", "1,5"]].concat()).await;
+    let fleets = &given["estimate"]["fleets"];
+    assert_eq!((number(&fleets[0]["seconds"]), number(&fleets[0]["cost"])), (48.0, 48.0), "{given}");
+    // Twelve jobs among five: someone has three.
+    assert_eq!((number(&fleets[1]["seconds"]), number(&fleets[1]["cost"])), (12.0, 48.0), "{given}");
+
+    let caption = ["caption", first.to_str().unwrap(), "--archive", to, "--job-size", "8", "--json"];
+    let report = json(&caption).await;
+    let estimate = &json(&plan).await["estimate"];
+    assert_eq!(estimate["measured_in"], report["runs"][0], "{estimate}");
+    let bill = &report["bill"];
+    let (hours, device) = (number(&bill["worker_hours"]), number(&bill["device_seconds"]));
+    let one = &estimate["fleets"][0];
+    assert_eq!(estimate["fleets"].as_array().map(Vec::len), Some(3), "{estimate}");
+    // Four times the pictures, by the rows' clock instead of the report's.
+    assert!((number(&one["worker_hours"]) - 4.0 * hours).abs() < hours + 1e-4, "{estimate} {bill}");
+    assert!((number(&estimate["device_seconds"]) - 4.0 * device).abs() < 1e-3 * device, "{estimate} {bill}");
+}
