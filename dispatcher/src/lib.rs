@@ -3,7 +3,8 @@
 //! Data goes one way: [`catalog`] lists items, [`history`] reads what the archive has, [`survey`] measures videos, [`plan`] compares the two and cuts
 //! jobs, [`submission`] writes the run down, [`publish`] hands its jobs to the broker, [`ledger`] follows them, [`report`]
 //! says what they came to; [`prepare`] does the first half of that and [`conduct`] the second. [`verify`] and [`search`] read
-//! the archive. [`eval`] reads benchmarks and judges answers. [`bill`] is what work took and cost, [`rates`] reads that of earlier runs, [`scale`] is the arithmetic of how many workers waiting work is worth. [`serve`] offers all of it over HTTP.
+//! the archive. [`eval`] reads benchmarks and judges answers. [`bill`] is what work took and cost, [`rates`] reads that of
+//! earlier runs, [`scale`] is the arithmetic of how many workers waiting work is worth. [`serve`] offers all of it over HTTP.
 //! [`app`] wires it, one file per command.
 //!
 //! What is not here: tensors, and any client library of a broker or a bucket. Without a broker the worker's library runs

@@ -1,7 +1,8 @@
 //! Spans: the way of a job, from its submission to its row, as one trace that an OpenTelemetry collector puts together.
 //!
-//! They have a target of their own, [`TARGET`], which log lines never show. Unless [tracing](super::otlp) is on nobody listens to it:
-//! `info_span!` then costs one comparison and holds nothing, and everything here returns at once.
+//! They have a target of their own, [`TARGET`], which log lines never show. Unless the environment names a collector
+//! (`otlp.rs`) nobody listens to it: `info_span!` then costs one comparison and holds nothing, and everything here returns
+//! at once.
 //!
 //! The trace travels in the headers of a message ([`TraceContext`]): [`outgoing`] takes it along, [`continued`] goes on with
 //! it. What came with a message is passed on even where tracing is off.
