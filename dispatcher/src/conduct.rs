@@ -11,15 +11,17 @@ use crate::publish::{self, Destination, Gate, publish};
 use crate::report::Report;
 use crate::submission::{self, About};
 use crate::telemetry::Metrics;
-use crate::{adapter, archive, staging, tracks};
+use crate::{adapter, archive, memory, staging, tracks};
 use captionfleet_proto::broker::QueueName;
-use captionfleet_proto::job::{JobId, Lane};
+use captionfleet_proto::broker::lanes::lane_for_run;
+use captionfleet_proto::job::JobId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
 use captionfleet_worker::telemetry::admin::Readiness;
 use captionfleet_worker::telemetry::spans::{self, KeyValue};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -55,17 +57,26 @@ struct Publishing<'a> {
     way: &'a Way,
     queue: &'a QueueName,
     returned: Mutex<Vec<JobId>>,
+    confirmed: AtomicU64,
+    bytes: AtomicU64,
+    /// Wall time until the last confirm, once there is one.
+    seconds: OnceLock<f64>,
 }
 
 impl Publishing<'_> {
-    /// The jobs that came back.
-    fn jobs(&self) -> Vec<JobId> {
-        self.returned.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Says how it went.
+    fn tell(&self, report: &mut Report) {
+        report.returned_jobs.clone_from(&self.returned.lock().unwrap_or_else(PoisonError::into_inner));
+        report.published_jobs = self.confirmed.load(Ordering::Relaxed);
+        report.published_bytes = self.bytes.load(Ordering::Relaxed);
+        report.publishing_seconds = self.seconds.get().copied();
     }
 }
 
 impl publish::Observer for Publishing<'_> {
-    fn confirmed(&self) {
+    fn confirmed(&self, bytes: usize) {
+        self.confirmed.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.way.metrics.job_published();
     }
 
@@ -154,10 +165,10 @@ impl Submission<'_> {
     }
 
     /// Writes the new run into the archive; the runs with the jobs that workers must do.
-    async fn write_down(&self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+    async fn write_down(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+        let continued = std::mem::take(&mut self.prepared.plan.continued);
+        let mut runs: Vec<_> = continued.into_iter().map(|run| (run.manifest, run.jobs)).collect();
         let Prepared { archive, wish, plan, now, .. } = &self.prepared;
-        let continued = plan.continued.iter().map(|run| (run.manifest.clone(), run.jobs.clone()));
-        let mut runs: Vec<_> = continued.collect();
         for (manifest, _) in &runs {
             // Who asks for a run again wants it, whatever was said before.
             archive.delete(&layout::run_cancelled(&manifest.run)).await?;
@@ -177,7 +188,8 @@ impl Submission<'_> {
                 let shape = self.shape().await;
                 submission::write_refused(&**archive, &manifest, refused, shape).await?;
             }
-            runs.push((manifest, run.jobs.clone()));
+            let jobs = self.prepared.plan.new_run.as_mut().map(|run| std::mem::take(&mut run.jobs));
+            runs.push((manifest, jobs.unwrap_or_default()));
         }
         Ok(runs)
     }
@@ -196,7 +208,8 @@ impl Submission<'_> {
         earlier.await.unwrap_or(USUAL_SHAPE)
     }
 
-    /// Does what was begun, and tells `report` what it came to. Closes nothing.
+    /// Does what was begun, and tells `report` what it came to. Closes nothing. Jobs are let go of as the broker confirms
+    /// them: what they hold is in the archive.
     pub async fn execute(
         &mut self,
         runs: Vec<(RunManifest, Vec<PlannedJob>)>,
@@ -216,37 +229,50 @@ impl Submission<'_> {
         };
         let destination = Destination {
             broker: &*broker,
-            queue: self.fleet.topology.lane_queue(Lane::Bulk),
+            queue: lane_for_run(&*broker, &self.fleet.topology).await,
             reply_to: mailbox.clone(),
             archive: self.settings.archive.clone(),
         };
-        let observer = Publishing { way: self.way, queue: &destination.queue, returned: Mutex::default() };
-        let publishing = async {
-            for (manifest, jobs) in &runs {
-                publish(&destination, manifest, jobs, &self.way.gate, &observer).await?;
-            }
-            Ok(())
-        };
-        let Some(mailbox) = mailbox else {
-            report.open_jobs = runs.iter().map(|(_, jobs)| jobs.len() as u64).sum();
-            self.leave(publishing, report).await?;
-            report.returned_jobs = observer.jobs();
-            return Ok(());
+        let observer = Publishing {
+            way: self.way,
+            queue: &destination.queue,
+            returned: Mutex::default(),
+            confirmed: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            seconds: OnceLock::new(),
         };
         let mut book = Book::default();
         let mut refused = self.refused();
+        let mut weight = refused.rows();
         for (manifest, jobs) in &runs {
             for job in jobs {
                 book.expect(&manifest.run, &job.id);
+                weight += job.weight();
             }
         }
+        let (manifests, jobs): (Vec<_>, Vec<_>) = runs.into_iter().unzip();
+        let publishing = async {
+            let begun = Instant::now();
+            for (manifest, jobs) in manifests.iter().zip(jobs) {
+                publish(&destination, manifest, jobs, &self.way.gate, &observer).await?;
+            }
+            // Set once: this is the only place.
+            let _ = observer.seconds.set(begun.elapsed().as_secs_f64());
+            memory::hand_back();
+            Ok(())
+        };
+        let Some(mailbox) = mailbox else {
+            report.open_jobs = book.open_jobs() as u64;
+            self.leave(publishing, report).await?;
+            observer.tell(report);
+            return Ok(());
+        };
         let watched = Watched {
             broker: &*broker,
             queue: &destination.queue,
             archive: &*self.prepared.archive,
-            runs: runs.iter().map(|(manifest, _)| manifest.run.clone()).collect(),
+            runs: manifests.iter().map(|manifest| manifest.run.clone()).collect(),
         };
-        let weight = self.prepared.plan.weight();
         let mut progress = Progress::new(self.way.display, "captioning", weight);
         progress.advance(refused.rows(), refused.failed_total());
         let observed = Observed {
@@ -269,9 +295,8 @@ impl Submission<'_> {
             self.fleet.drain_worker().await?;
             follower.look_for_parts().await;
         }
-        let manifests: Vec<_> = runs.iter().map(|(manifest, _)| manifest).collect();
         report.tracks = self.tracks(&manifests).await?;
-        report.returned_jobs = observer.jobs();
+        observer.tell(report);
         let book = follower.book();
         refused.add(book.tally());
         report.rows = refused;
@@ -284,7 +309,7 @@ impl Submission<'_> {
     }
 
     /// Writes captions and chapters of the videos that are finished; where they are.
-    async fn tracks(&self, runs: &[&RunManifest]) -> anyhow::Result<Vec<String>> {
+    async fn tracks(&self, runs: &[RunManifest]) -> anyhow::Result<Vec<String>> {
         let mut folders = Vec::new();
         for manifest in runs {
             let _busy = self.way.display.busy("writing captions of videos");

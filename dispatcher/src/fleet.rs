@@ -7,7 +7,7 @@ use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::Stores;
-use captionfleet_worker::app::{WorkerConfig, run_worker};
+use captionfleet_worker::app::{Served, WorkerConfig, run_worker};
 use captionfleet_worker::model_choice::{Bundle, ModelChoice};
 use captionfleet_worker::pipeline::PipelineOptions;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
@@ -104,10 +104,9 @@ impl Fleet {
         let config = WorkerConfig { metrics, pipeline, ..WorkerConfig::default() };
         let shutdown = CancellationToken::new();
         let (broker, stores, stop) = (self.broker.clone(), self.stores.clone(), shutdown.clone());
+        let served = Served::Model(Box::new(model.bundle));
         let task =
-            tokio::spawn(
-                async move { run_worker(config, broker, stores, model.bundle, stop).await.map(drop) },
-            );
+            tokio::spawn(async move { run_worker(config, broker, stores, served, stop).await.map(drop) });
         self.worker = Some(LocalWorker { task, shutdown });
     }
 

@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod history;
 pub mod index;
 pub mod ledger;
+mod memory;
 pub mod output;
 pub mod plan;
 pub mod prepare;

@@ -8,7 +8,7 @@ use crate::plan::PlannedJob;
 use anyhow::Context as _;
 use captionfleet_proto::broker::{Broker, BrokerErrorKind, Message, QueueName};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{CaptionJob, Job, JobId};
+use captionfleet_proto::job::{CaptionJob, Job, JobId, JobKind};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::spans;
@@ -32,32 +32,31 @@ pub struct Destination<'a> {
 
 /// Who is told how the publishing goes.
 pub trait Observer: Sync {
-    /// The broker has one more job.
-    fn confirmed(&self);
+    /// The broker has one more job, whose message has so many bytes.
+    fn confirmed(&self, bytes: usize);
     /// The broker has returned these jobs, because there is no such queue; they are published again.
     fn returned(&self, jobs: &[JobId]);
 }
 
-/// Publishes the given jobs of one run.
+/// Publishes the given jobs of one run, and lets go of each as it is confirmed.
 ///
 /// Someone may remove the queue meanwhile: what comes back is published once more, to the queue declared again.
 pub async fn publish(
     destination: &Destination<'_>,
     run: &RunManifest,
-    jobs: &[PlannedJob],
+    jobs: Vec<PlannedJob>,
     gate: &Gate,
     observer: &dyn Observer,
 ) -> anyhow::Result<()> {
     let context = || format!("publish run {}", run.run);
-    let returned = send(destination, run, jobs.iter(), gate, observer).await.with_context(context)?;
+    let returned = send(destination, run, jobs, gate, observer).await.with_context(context)?;
     if returned.is_empty() {
         return Ok(());
     }
     let ids: Vec<JobId> = returned.iter().map(|job| job.id.clone()).collect();
     observer.returned(&ids);
     destination.broker.declare().await.with_context(context)?;
-    let returned =
-        send(destination, run, returned.into_iter(), &Gate::open(), observer).await.with_context(context)?;
+    let returned = send(destination, run, returned, &Gate::open(), observer).await.with_context(context)?;
     if let Some(job) = returned.first() {
         anyhow::bail!(
             "publish run {}: {} jobs came back twice, job {} the first: something removes queue {} again and again",
@@ -71,34 +70,38 @@ pub async fn publish(
 }
 
 /// Publishes jobs side by side; those that were returned.
-async fn send<'a>(
+async fn send(
     destination: &Destination<'_>,
     run: &RunManifest,
-    jobs: impl Iterator<Item = &'a PlannedJob>,
+    jobs: Vec<PlannedJob>,
     gate: &Gate,
     observer: &dyn Observer,
-) -> anyhow::Result<Vec<&'a PlannedJob>> {
-    let returned: Vec<Option<&PlannedJob>> = futures::stream::iter(jobs)
-        .map(|job| async move {
+) -> anyhow::Result<Vec<PlannedJob>> {
+    let returned: Vec<Option<PlannedJob>> = futures::stream::iter(jobs)
+        .map(|planned| async move {
             gate.pass().await;
-            let sending = async {
-                let message = message(destination, run, job)?;
-                match destination.broker.publish(&destination.queue, message).await {
-                    Ok(()) => observer.confirmed(),
-                    Err(error) if error.kind() == BrokerErrorKind::Unroutable => return Ok(Some(job)),
-                    Err(error) => return Err(anyhow::Error::from(error)),
-                }
-                anyhow::Ok(None)
-            };
             let span = tracing::info_span!(
                 target: spans::TARGET,
                 "publish",
                 otel.kind = "producer",
                 messaging.destination.name = %destination.queue,
-                messaging.message.id = %job.id,
+                messaging.message.id = %planned.id,
                 run.id = %run.run,
-                job.items = job.items.len(),
+                job.items = planned.items.len(),
             );
+            let sending = async {
+                let job = job(destination, run, planned);
+                let message = message(destination, run, &job)?;
+                let bytes = message.body.len();
+                match destination.broker.publish(&destination.queue, message).await {
+                    Ok(()) => observer.confirmed(bytes),
+                    Err(error) if error.kind() == BrokerErrorKind::Unroutable => {
+                        return Ok(planned_again(job));
+                    }
+                    Err(error) => return Err(anyhow::Error::from(error)),
+                }
+                anyhow::Ok(None)
+            };
             sending.instrument(span).await
         })
         .buffer_unordered(AT_ONCE)
@@ -107,24 +110,30 @@ async fn send<'a>(
     Ok(returned.into_iter().flatten().collect())
 }
 
-fn message(
-    destination: &Destination<'_>,
-    run: &RunManifest,
-    planned: &PlannedJob,
-) -> anyhow::Result<Message> {
+fn job(destination: &Destination<'_>, run: &RunManifest, planned: PlannedJob) -> Job {
     let caption = CaptionJob {
-        items: planned.items.clone(),
+        items: planned.items,
         prompt: run.prompt.clone(),
         max_tokens: run.max_tokens,
         adapter: run.adapter.clone(),
         embed: run.embed,
         thumbnails: run.thumbnails.unwrap_or(false),
     };
-    let mut job = Job::caption(planned.id.clone(), run.run.clone(), destination.archive.clone(), caption);
+    let mut job = Job::caption(planned.id, run.run.clone(), destination.archive.clone(), caption);
     job.bundle.clone_from(&run.bundle);
     job.trace_id = spans::trace_id().unwrap_or_else(|| run.run.to_string());
-    let body = codec::encode_job(&job).with_context(|| format!("write job {}", planned.id))?;
-    let mut message = Message::new(planned.id.as_str(), body);
+    job
+}
+
+/// The plan that `job` was made of.
+fn planned_again(job: Job) -> Option<PlannedJob> {
+    let JobKind::Caption(caption) = job.kind else { return None };
+    Some(PlannedJob { id: job.id, items: caption.items })
+}
+
+fn message(destination: &Destination<'_>, run: &RunManifest, job: &Job) -> anyhow::Result<Message> {
+    let body = codec::encode_job(job).with_context(|| format!("write job {}", job.id))?;
+    let mut message = Message::new(job.id.as_str(), body);
     message.correlation_id = Some(run.run.to_string());
     message.reply_to.clone_from(&destination.reply_to);
     message.trace = spans::outgoing();

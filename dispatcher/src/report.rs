@@ -31,6 +31,13 @@ pub struct Report {
     /// Where captions and chapters of finished videos are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tracks: Vec<String>,
+    /// Jobs that the broker has confirmed.
+    pub published_jobs: u64,
+    /// Bytes of their messages.
+    pub published_bytes: u64,
+    /// Wall time until it had confirmed the last of them; absent if it did not come to that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publishing_seconds: Option<f64>,
     /// Jobs that the broker returned as unroutable, and that were published again.
     pub returned_jobs: Vec<JobId>,
     /// Jobs that were given up.
@@ -66,6 +73,9 @@ impl Report {
             already_failed: plan.already_failed,
             rows: Tally::default(),
             tracks: Vec::new(),
+            published_jobs: 0,
+            published_bytes: 0,
+            publishing_seconds: None,
             returned_jobs: Vec::new(),
             dead_jobs: Vec::new(),
             open_jobs: 0,

@@ -91,14 +91,15 @@ pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
 
 /// Writes items and manifest.
 pub async fn write(archive: &dyn Storage, run: &NewRun, manifest: &RunManifest) -> anyhow::Result<()> {
-    let items: Vec<PlannedItem> = run
+    let mut items = run
         .all_jobs()
         .flat_map(|job| job.items.iter().map(|item| (item.clone(), job.id.clone())))
         .zip(0..)
-        .map(|((item, job), ordinal)| PlannedItem { item, job, ordinal })
-        .collect();
-    for (number, file) in (0..).zip(items.chunks(ITEMS_PER_FILE)) {
-        let bytes = write_items(file).context("write the run's items")?;
+        .map(|((item, job), ordinal)| PlannedItem { item, job, ordinal });
+    for number in 0..manifest.item_files {
+        // One file's worth at a time: a run of millions is not in memory twice.
+        let file: Vec<PlannedItem> = items.by_ref().take(ITEMS_PER_FILE).collect();
+        let bytes = write_items(&file).context("write the run's items")?;
         archive.put(&layout::run_items(&run.run, number), bytes, PutMode::Overwrite).await?;
     }
     let bytes = codec::encode_manifest(manifest).context("write the run's manifest")?;

@@ -39,9 +39,9 @@ impl Metrics {
             in_flight: IntGauge::new(name("jobs_in_flight"), "Jobs published and not yet settled.")?,
             queue_depth: IntGauge::new(
                 name("queue_depth"),
-                "Messages waiting in the bulk lane, as last seen.",
+                "Messages waiting in the run's lane, as last seen.",
             )?,
-            consumers: IntGauge::new(name("queue_consumers"), "Consumers of the bulk lane, as last seen.")?,
+            consumers: IntGauge::new(name("queue_consumers"), "Consumers of the run's lane, as last seen.")?,
             registry,
         };
         let build = IntGauge::with_opts(
@@ -93,7 +93,7 @@ impl Metrics {
         self.in_flight.set(count as i64);
     }
 
-    /// What the broker says about the bulk lane.
+    /// What the broker says about the run's lane.
     pub fn queue_seen(&self, messages: u64, consumers: u32) {
         self.queue_depth.set(messages as i64);
         self.consumers.set(i64::from(consumers));

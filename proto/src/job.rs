@@ -26,26 +26,37 @@ use crate::uri::ArchiveUri;
 /// Version of the contract that this crate speaks. Another minor version is understood, another major is not.
 pub const VERSION: &str = "1.0";
 
-/// Which of the two queues a job waits in.
+/// Which queue a job waits in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
     /// Runs over many pictures.
     Bulk,
+    /// Other runs, so that they need not wait behind those: see [`crate::broker::lanes`].
+    #[serde(rename = "bulk.2")]
+    Bulk2,
     /// Someone is waiting.
     Interactive,
 }
 
 impl Lane {
-    /// Both lanes.
-    pub const ALL: [Self; 2] = [Self::Bulk, Self::Interactive];
+    /// All lanes.
+    pub const ALL: [Self; 3] = [Self::Bulk, Self::Bulk2, Self::Interactive];
+    /// The lanes for runs, which workers take from alike.
+    pub const BULK: [Self; 2] = [Self::Bulk, Self::Bulk2];
 
     /// The name, as in queue names and metric labels.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bulk => "bulk",
+            Self::Bulk2 => "bulk.2",
             Self::Interactive => "interactive",
         }
+    }
+
+    /// Whether nobody in particular waits for its jobs.
+    pub fn is_bulk(self) -> bool {
+        Self::BULK.contains(&self)
     }
 }
 

@@ -10,6 +10,7 @@ mod deploy;
 mod doctor;
 mod films;
 mod fleet;
+mod load;
 mod pictures;
 mod python;
 mod service;

@@ -180,8 +180,21 @@ impl Fleet {
         name: &str,
         arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Child> {
+        self.start_dispatcher_at(name, "off", arguments)
+    }
+
+    /// Starts a dispatcher's command whose admin port listens at `address`.
+    ///
+    /// # Errors
+    /// As [`Self::start_dispatcher`].
+    pub fn start_dispatcher_at<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        address: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Child> {
         let mut command = self.program("dispatcher")?;
-        command.args(arguments).args(["--admin-addr", "off"]);
+        command.args(arguments).args(["--admin-addr", address]);
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 

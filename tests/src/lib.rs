@@ -5,4 +5,5 @@
 
 pub mod faults;
 pub mod fleet;
+pub mod load;
 pub mod sandbox;

@@ -11,7 +11,7 @@ use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::EngineObserver;
+use crate::engine::{Engine, EngineObserver, NullOptions};
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::{Metrics, events};
@@ -44,6 +44,15 @@ impl Default for WorkerConfig {
     }
 }
 
+/// What a worker serves.
+#[derive(Debug)]
+pub enum Served {
+    /// A model.
+    Model(Box<Bundle>),
+    /// Nothing, for load tests: captions are not captions.
+    Null(NullOptions),
+}
+
 /// What a worker did in its life.
 pub type WorkerReport = PipelineReport;
 
@@ -57,19 +66,28 @@ pub async fn run_worker(
     config: WorkerConfig,
     broker: Arc<dyn Broker>,
     stores: Arc<Stores>,
-    bundle: Bundle,
+    served: Served,
     shutdown: CancellationToken,
 ) -> anyhow::Result<WorkerReport> {
     let settings = config.engine;
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
-    let engine = tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer)).await??;
+    let engine = match served {
+        Served::Model(bundle) => {
+            tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer)).await??
+        }
+        Served::Null(options) => Engine::start_null(options, observer)?,
+    };
     let handle = engine.handle();
     // Otherwise every picture would become a failed row.
     handle
         .check_prompt(&handle.info().prompts.caption, config.pipeline.max_tokens_default as usize)
         .context("this worker could caption nothing")?;
     config.readiness.ready("model");
-    events::model_ready(handle.info());
+    if handle.is_null() {
+        events::null_engine_ready(handle.info());
+    } else {
+        events::model_ready(handle.info());
+    }
     // An engine that has ended takes the worker with it: what is in hand goes back to the queue.
     let stop = shutdown.child_token();
     let without_engine = engine.gone();

@@ -7,4 +7,4 @@ pub use args::{
     BenchArgs, Cli, Command, DoctorArgs, EvaluateArgs, FileFormatArg, FinetuneArgs, PackArgs,
     RandomBundleArgs, RunArgs, ScenesArgs, SplitArg, TraceArgs,
 };
-pub use run::{RunSettings, UsageError, broker_uris, storage_options};
+pub use run::{RunSettings, ServedChoice, UsageError, broker_uris, storage_options};

@@ -19,7 +19,6 @@ pub use source::{Objects, Source};
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use captionfleet_worker::video::is_video_name;
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// One picture or video to be captioned.
@@ -81,14 +80,20 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    fn add(&mut self, seen: &mut HashSet<ItemUri>, items: impl IntoIterator<Item = Item>) {
-        for item in items {
-            if seen.insert(item.uri.clone()) {
-                self.items.push(item);
-            } else {
-                self.duplicates += 1;
-            }
+    /// Leaves every item once, at its first place. Sorted by place rather than kept in a set: there may be millions.
+    fn drop_duplicates(&mut self) {
+        let uri = |place: usize| &self.items[place].uri;
+        let mut places: Vec<usize> = (0..self.items.len()).collect();
+        // Equal ones stay in their order.
+        places.sort_by(|one, other| uri(*one).cmp(uri(*other)));
+        let mut again = vec![false; places.len()];
+        for pair in places.windows(2) {
+            again[pair[1]] = uri(pair[0]) == uri(pair[1]);
         }
+        let mut again = again.into_iter();
+        let before = self.items.len();
+        self.items.retain(|_| !again.next().unwrap_or_default());
+        self.duplicates = before - self.items.len();
     }
 }
 
@@ -101,7 +106,6 @@ pub async fn list(
     stores: &Stores,
 ) -> Result<Catalog, CatalogError> {
     let mut catalog = Catalog::default();
-    let mut seen = HashSet::new();
     for source in sources {
         let items = match source {
             Source::Local(path) => {
@@ -118,8 +122,13 @@ pub async fn list(
                 pictures_only: options.pictures_only,
             });
         }
-        catalog.add(&mut seen, items);
+        if catalog.items.is_empty() {
+            catalog.items = items;
+        } else {
+            catalog.items.extend(items);
+        }
     }
+    catalog.drop_duplicates();
     Ok(catalog)
 }
 
@@ -153,7 +162,22 @@ fn has_picture_extension(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::has_picture_extension;
+    use super::{Catalog, Identity, Item, has_picture_extension};
+    use captionfleet_proto::uri::ItemUri;
+
+    #[test]
+    fn what_is_given_again_counts_once_and_keeps_its_first_place() {
+        let item = |(name, size)| Item {
+            uri: ItemUri::s3("b", name),
+            identity: Identity::Unversioned,
+            size: Some(size),
+        };
+        let given = [("c", 0), ("a", 1), ("c", 2), ("b", 3), ("a", 4), ("c", 5)];
+        let mut catalog = Catalog { items: given.map(item).into(), duplicates: 0 };
+        catalog.drop_duplicates();
+        assert_eq!(catalog.items, [("c", 0), ("a", 1), ("b", 3)].map(item));
+        assert_eq!(catalog.duplicates, 3);
+    }
 
     #[test]
     fn extensions_count_in_any_case() {

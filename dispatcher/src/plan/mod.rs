@@ -70,6 +70,13 @@ pub struct PlannedJob {
     pub items: Vec<JobItem>,
 }
 
+impl PlannedJob {
+    /// About how many pictures and frames it will look at.
+    pub fn weight(&self) -> u64 {
+        self.items.iter().map(segments::weight).sum()
+    }
+}
+
 /// A slice of items that could not be read when they were listed: their rows are written at once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RefusedJob {
@@ -199,14 +206,15 @@ pub fn plan(catalog: Catalog, history: &History, wish: &Wish, options: &PlanOpti
         left_alone: Vec::new(),
         new_run: None,
     };
-    let mut open = Vec::new();
-    for item in catalog.items {
-        match history.records.standing(&item) {
+    let is_open = |item: &Item| {
+        match history.records.standing(item) {
             Some(Standing::Done) => plan.already_done += 1,
             Some(Standing::Failed) if !options.retry_failed => plan.already_failed += 1,
-            _ => open.push(item),
+            _ => return true,
         }
-    }
+        false
+    };
+    let open = catalog.items.into_iter().filter(is_open).collect();
     let open = continue_runs(&mut plan, open, &history.unfinished, wish);
     plan.new_run = new_run(open, wish, options);
     plan
@@ -224,6 +232,9 @@ pub fn open_videos<'a>(catalog: &'a Catalog, history: &History, retry_failed: bo
 
 /// Gives unfinished runs their open items; the rest comes back, in order.
 fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun], wish: &Wish) -> Vec<Item> {
+    if unfinished.is_empty() {
+        return open;
+    }
     let mut places: HashMap<ItemUri, usize> =
         open.iter().enumerate().map(|(place, item)| (item.uri.clone(), place)).collect();
     let mut taken = vec![false; open.len()];
@@ -263,7 +274,7 @@ fn is_same(planned: &JobItem, item: &Item) -> bool {
     }
 }
 
-fn new_run(open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun> {
+fn new_run(mut open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun> {
     if open.is_empty() {
         return None;
     }
@@ -274,22 +285,23 @@ fn new_run(open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun
         ordinal += 1;
         PlannedJob { id, items }
     };
-    let (mut readable, mut refused) = (Vec::new(), Vec::new());
-    for item in open {
+    let pieces = |item: Item| {
         let length = options.lengths.get(&item.uri).copied();
-        let identity = item.identity.clone();
-        let pieces = if item.is_video() {
+        if item.is_video() {
             segments::of(job_item(item), length, &wish.sample, options.job_size)
         } else {
             vec![job_item(item)]
-        };
-        match identity {
-            Identity::Unreadable(reason) if options.refuse_unreadable => {
-                refused.extend(pieces.into_iter().map(|piece| (piece, reason.clone())));
-            }
-            _ => readable.extend(pieces),
+        }
+    };
+    let mut refused = Vec::new();
+    if options.refuse_unreadable {
+        for item in open.extract_if(.., |item| matches!(item.identity, Identity::Unreadable(_))) {
+            let Identity::Unreadable(reason) = item.identity.clone() else { continue };
+            refused.extend(pieces(item).into_iter().map(|piece| (piece, reason.clone())));
         }
     }
+    // Items become jobs one after the other: there may be millions, and all of them twice is what decides the memory.
+    let readable = open.into_iter().flat_map(pieces);
     let jobs = slices::cut(readable, options.job_size, |item| item).into_iter().map(&mut named).collect();
     let refused = slices::cut(refused, options.job_size, |(item, _)| item)
         .into_iter()

@@ -9,7 +9,11 @@ const MOST_BYTES: usize = 600 * 1024;
 const FIXED_BYTES: usize = 512;
 
 /// Cuts `things` into slices of at most `most` pictures and frames (but one item at least), smaller where their names are very long.
-pub(super) fn cut<T>(things: Vec<T>, most: usize, item: impl Fn(&T) -> &JobItem) -> Vec<Vec<T>> {
+pub(super) fn cut<T>(
+    things: impl IntoIterator<Item = T>,
+    most: usize,
+    item: impl Fn(&T) -> &JobItem,
+) -> Vec<Vec<T>> {
     let mut slices = Vec::new();
     let (mut slice, mut bytes, mut weight) = (Vec::new(), 0, 0);
     for thing in things {

@@ -8,6 +8,7 @@ use super::Service;
 use super::members::Price;
 use crate::scale::rule::{Rule, Signal};
 use captionfleet_proto::broker::BrokerError;
+use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::job::Lane;
 use captionfleet_worker::telemetry::admin::Readiness;
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry};
@@ -118,9 +119,10 @@ pub async fn watch(service: &Service, readiness: &Readiness) {
 /// Jobs that are not done, and requests that wait.
 async fn look(service: &Service) -> Result<(u64, u64), BrokerError> {
     let (broker, topology) = (&service.ground.fleet.broker, &service.ground.fleet.topology);
-    let (bulk, interactive) = (topology.lane_queue(Lane::Bulk), topology.lane_queue(Lane::Interactive));
-    let (bulk, interactive) = tokio::try_join!(broker.depth(&bulk), broker.depth(&interactive))?;
-    Ok((service.desk.open_jobs().max(bulk.messages), interactive.messages))
+    let interactive = topology.lane_queue(Lane::Interactive);
+    let (runs, interactive) =
+        tokio::try_join!(runs_waiting(&**broker, topology), broker.depth(&interactive))?;
+    Ok((service.desk.open_jobs().max(runs.messages), interactive.messages))
 }
 
 #[cfg(test)]

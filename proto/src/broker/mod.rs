@@ -15,6 +15,7 @@
 mod delivery;
 pub mod embedded;
 mod error;
+pub mod lanes;
 mod message;
 mod queue_name;
 pub mod rabbitmq;

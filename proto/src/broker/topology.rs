@@ -279,6 +279,11 @@ mod tests {
                 "captionfleet.bulk.retry.30s",
                 "captionfleet.bulk.retry.2m",
                 "captionfleet.bulk.retry.10m",
+                "captionfleet.bulk.2",
+                "captionfleet.bulk.2.retry.5s",
+                "captionfleet.bulk.2.retry.30s",
+                "captionfleet.bulk.2.retry.2m",
+                "captionfleet.bulk.2.retry.10m",
                 "captionfleet.interactive",
                 "captionfleet.interactive.retry.5s",
                 "captionfleet.interactive.retry.30s",
@@ -313,7 +318,7 @@ mod tests {
     fn equal_delays_share_a_queue() {
         let second = Duration::from_secs(1);
         let topology = Topology::default().with_retry_delays([second, second]);
-        assert_eq!(topology.queues().len(), 6);
+        assert_eq!(topology.queues().len(), 8);
         assert_eq!(topology.max_attempts(), 3);
     }
 

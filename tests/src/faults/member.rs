@@ -1,4 +1,4 @@
-//! A worker under observation.
+//! A process under observation.
 
 use std::time::Duration;
 
@@ -7,15 +7,21 @@ use anyhow::Context;
 use crate::fleet::http_get;
 use crate::sandbox::Child;
 
-/// A worker process and its admin port.
+/// A worker's or dispatcher's process and its admin port.
 #[derive(Debug)]
 pub struct Member {
     /// The process.
     pub child: Child,
-    pub(super) admin: u16,
+    admin: u16,
 }
 
 impl Member {
+    /// A process whose admin port is `admin`.
+    #[must_use]
+    pub fn new(child: Child, admin: u16) -> Self {
+        Self { child, admin }
+    }
+
     /// Whether the answer to a GET at the admin port is 200, and its body; `None` while nobody answers.
     async fn get(&self, path: &str) -> Option<(bool, String)> {
         let asked = tokio::time::timeout(Duration::from_secs(2), http_get(self.admin, path));

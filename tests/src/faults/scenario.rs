@@ -129,7 +129,7 @@ impl Scenario {
         let options = [few, options].concat();
         let child = self.fleet.start_worker_through(services, name, &address, &options)?;
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(child.pid());
-        Ok(Member { child, admin })
+        Ok(Member::new(child, admin))
     }
 
     /// The arguments of the run over this case's pictures.

@@ -1,4 +1,4 @@
-//! An S3 server in this process: it checks signatures and checksums, and keeps objects in a folder.
+//! An S3 server in this process, which checks signatures and checksums.
 
 use std::path::Path;
 
@@ -29,7 +29,15 @@ impl S3Server {
         let files = s3s_fs::FileSystem::new(root)
             .map_err(|error| anyhow::anyhow!("{error:?}"))
             .with_context(|| format!("serve {} as S3", root.display()))?;
-        let mut builder = S3ServiceBuilder::new(files);
+        Self::serve(files).await
+    }
+
+    /// Serves `store` on a free loopback port.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub async fn serve(store: impl s3s::S3) -> anyhow::Result<Self> {
+        let mut builder = S3ServiceBuilder::new(store);
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
 

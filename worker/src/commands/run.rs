@@ -8,14 +8,14 @@ use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::storage::Stores;
 
 use super::stopping;
-use crate::app::run_worker;
-use crate::config::{RunArgs, RunSettings};
+use crate::app::{Served, run_worker};
+use crate::config::{RunArgs, RunSettings, ServedChoice};
 use crate::demo_model;
 use crate::spot;
 use crate::telemetry::admin;
-use crate::telemetry::scraped::tell_cost;
 #[cfg(feature = "nvml")]
 use crate::telemetry::scraped::tell_energy;
+use crate::telemetry::scraped::{tell_cost, tell_null_engine};
 
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = RunSettings::resolve(args)?;
@@ -35,16 +35,26 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut options = RabbitMqOptions::new(settings.broker, settings.topology);
     options.connection_name = format!("captionfleet worker {}", worker.pipeline.worker_name);
     let stores = Arc::new(Stores::new(settings.storage));
+    let served = async {
+        match &settings.served {
+            ServedChoice::Model(choice) => {
+                let bundle = choice.resolve(&stores).await?;
+                if choice.is_demo() {
+                    tracing::info!("{}", demo_model::NOTICE);
+                }
+                Ok::<_, anyhow::Error>(Served::Model(Box::new(bundle)))
+            }
+            ServedChoice::Null(options) => {
+                tell_null_engine(worker.metrics.registry());
+                Ok(Served::Null(*options))
+            }
+        }
+    };
     // Both take their time, and each can fail at once: neither waits for the other.
-    let (broker, bundle) = tokio::try_join!(
-        async { Ok::<_, anyhow::Error>(RabbitMq::connect(options).await?) },
-        settings.model.resolve(&stores),
-    )?;
+    let (broker, served) =
+        tokio::try_join!(async { Ok::<_, anyhow::Error>(RabbitMq::connect(options).await?) }, served)?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
-    if settings.model.is_demo() {
-        tracing::info!("{}", demo_model::NOTICE);
-    }
-    let report = run_worker(worker, broker.clone(), stores, bundle, shutdown).await?;
+    let report = run_worker(worker, broker.clone(), stores, served, shutdown).await?;
     broker.close().await;
     tracing::info!(
         jobs = report.jobs,

@@ -16,6 +16,7 @@ pub(super) use common::BrokerArgs;
 pub use finetune::FinetuneArgs;
 pub use scenes::{EvaluateArgs, FileFormatArg, ScenesArgs, SplitArg};
 pub use serving::{DoctorArgs, RunArgs};
+pub(super) use serving::{EngineKind, NullArgs};
 
 use crate::telemetry::LogFormat;
 

@@ -7,8 +7,9 @@ use captionfleet_proto::broker::Topology;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 
-use super::args::{BrokerArgs, RunArgs};
+use super::args::{BrokerArgs, EngineKind, NullArgs, RunArgs};
 use crate::app::WorkerConfig;
+use crate::engine::NullOptions;
 use crate::model_choice::ModelChoice;
 use crate::pipeline::{PipelineOptions, SpoolOptions};
 use crate::spot::{SpotNotice, SpotSettings};
@@ -19,6 +20,44 @@ use crate::video::VideoLimits;
 #[error("{0}")]
 pub struct UsageError(pub String);
 
+/// What `worker run` shall serve.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ServedChoice {
+    /// A model.
+    Model(ModelChoice),
+    /// Nothing, for load tests.
+    Null(NullOptions),
+}
+
+impl ServedChoice {
+    fn resolve(args: &RunArgs) -> anyhow::Result<Self> {
+        let NullArgs { engine, load_test, null_seconds_per_item } = args.null;
+        match engine {
+            EngineKind::Model if load_test || null_seconds_per_item.is_some() => {
+                let reason = "--load-test and --null-seconds-per-item belong to --engine null";
+                Err(UsageError(reason.to_owned()).into())
+            }
+            EngineKind::Model => Ok(Self::Model(ModelChoice::parse(args.model.model.as_deref())?)),
+            EngineKind::Null if !load_test => {
+                let reason = "--engine null writes rows whose captions are no captions, for load tests only: add --load-test \
+                              if that is what you want, and use an archive that you will throw away";
+                Err(UsageError(reason.to_owned()).into())
+            }
+            EngineKind::Null if args.model.model.is_some() => {
+                let reason = "--engine null serves no model: leave out --model and CAPTIONFLEET_MODEL";
+                Err(UsageError(reason.to_owned()).into())
+            }
+            EngineKind::Null => Ok(Self::Null(NullOptions {
+                time_per_item: Duration::from_secs_f64(null_seconds_per_item.unwrap_or(0.0)),
+                slots: args.model.slots.unwrap_or(NULL_SLOTS),
+            })),
+        }
+    }
+}
+
+/// Slots of the null engine, as a GPU has them.
+const NULL_SLOTS: usize = 32;
+
 /// `worker run`, resolved.
 #[derive(Debug)]
 pub struct RunSettings {
@@ -26,8 +65,8 @@ pub struct RunSettings {
     pub broker: Vec<String>,
     /// Queue names.
     pub topology: Topology,
-    /// Which model.
-    pub model: ModelChoice,
+    /// Which model, if any.
+    pub served: ServedChoice,
     /// Access to pictures and archives.
     pub storage: StorageOptions,
     /// Everything the worker itself is told.
@@ -68,7 +107,7 @@ impl RunSettings {
         Ok(Self {
             broker: broker_uris(&args.broker)?,
             topology,
-            model: ModelChoice::parse(args.model.model.as_deref())?,
+            served: ServedChoice::resolve(args)?,
             storage: storage_options(args.storage.s3_endpoint.clone(), &args.local_root),
             worker: WorkerConfig { engine: args.model.engine(), pipeline, ..WorkerConfig::default() },
             spot: SpotSettings { notice: spot_notice(args), url: args.metadata_url.clone() },
@@ -116,4 +155,36 @@ pub fn storage_options(s3_endpoint: Option<String>, local_roots: &[PathBuf]) -> 
     let local_roots =
         if local_roots.is_empty() { LocalRoots::None } else { LocalRoots::Only(local_roots.to_vec()) };
     StorageOptions { s3_endpoint, local_roots, ..StorageOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::config::{Cli, Command};
+
+    fn served(more: &[&str]) -> anyhow::Result<ServedChoice> {
+        let cli = Cli::try_parse_from(["worker", "run"].iter().chain(more))?;
+        let Command::Run(args) = cli.command else { unreachable!("`run` was asked for") };
+        ServedChoice::resolve(&args)
+    }
+
+    #[test]
+    fn nobody_gets_the_null_engine_by_accident() {
+        assert_eq!(served(&["--model", "demo"]).unwrap(), ServedChoice::Model(ModelChoice::Demo));
+        for refused in [
+            &["--engine", "null"][..],
+            &["--engine", "null", "--load-test", "--model", "demo"],
+            &["--load-test"],
+            &["--null-seconds-per-item", "1"],
+            &["--engine", "null", "--load-test", "--null-seconds-per-item", "-1"],
+        ] {
+            assert!(served(refused).is_err(), "{refused:?}");
+        }
+        let options = NullOptions { time_per_item: Duration::from_millis(250), slots: 4 };
+        let asked = ["--engine", "null", "--load-test", "--null-seconds-per-item", "0.25", "--slots", "4"];
+        assert_eq!(served(&asked).unwrap(), ServedChoice::Null(options));
+    }
 }

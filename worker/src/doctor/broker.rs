@@ -1,5 +1,6 @@
 //! The broker: whether it lets us in, and has our queues as they must be.
 
+use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, BrokerError, Topology};
 use captionfleet_proto::job::Lane;
@@ -39,7 +40,7 @@ async fn look(broker: &dyn Broker, topology: &Topology) -> Result<Looked, Broker
     // What a run needs as well: a mailbox of its own.
     let mailbox = broker.open_mailbox(&format!("doctor-{}", std::process::id())).await?;
     broker.close_mailbox(&mailbox).await?;
-    let bulk = broker.depth(&topology.lane_queue(Lane::Bulk)).await?;
+    let bulk = runs_waiting(broker, topology).await?;
     let interactive = broker.depth(&topology.lane_queue(Lane::Interactive)).await?;
     let dead = broker.depth(&topology.dead_queue()).await?.messages;
     let text = format!(

@@ -333,7 +333,7 @@ impl DeviceThread {
         match stage {
             Stage::Text | Stage::Vision => &mut self.throttles.vision,
             Stage::Prefill => &mut self.throttles.prefill,
-            Stage::Decode => &mut self.throttles.decode,
+            Stage::Decode | Stage::Null => &mut self.throttles.decode,
         }
     }
 

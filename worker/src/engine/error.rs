@@ -30,6 +30,12 @@ pub enum EngineError {
     /// The bundle was packed without retrieval heads.
     #[error("this bundle has no retrieval heads, so it makes no embeddings: pack it with --itc")]
     NoRetrievalHead,
+    /// The null engine knows no words.
+    #[error(
+        "the null engine serves, which is for load tests only: it takes captions and plain questions, no choices, no forms and \
+         no adapters"
+    )]
+    NullEngine,
     /// The network failed.
     #[error("the model failed: {0}")]
     Model(String),
@@ -65,6 +71,7 @@ impl EngineError {
             Self::Unmet => "constraint_unmet",
             Self::PromptTooLong { .. } | Self::Prompt(_) => "prompt_too_long",
             Self::NoRetrievalHead
+            | Self::NullEngine
             | Self::Model(_)
             | Self::OutOfMemory(_)
             | Self::Panicked { .. }

@@ -63,8 +63,8 @@ pub struct Engine {
 pub struct EngineHandle {
     inbox: Sender<Work>,
     info: Arc<EngineInfo>,
-    /// The network, for what must fit it.
-    loaded: Arc<LoadedModel>,
+    /// The network, for what must fit it. The null engine has none.
+    loaded: Option<Arc<LoadedModel>>,
     /// Of the first constraint that was asked for.
     vocabulary: Arc<OnceLock<Arc<Vocabulary>>>,
     pulse: Arc<Pulse>,
@@ -119,8 +119,6 @@ impl Engine {
             config,
         };
         let (inbox, received) = channel();
-        let gone = CancellationToken::new();
-        let says_gone = gone.clone().drop_guard();
         let pulse = Arc::new(Pulse::default());
         let device = DeviceThread::new(
             Arc::clone(&loaded),
@@ -131,8 +129,7 @@ impl Engine {
             received,
             Arc::clone(&pulse),
         );
-        let run = move || {
-            let _says_gone = says_gone;
+        Self::spawn(inbox, pulse, info, Some(loaded), move || {
             // The device thread is one of its own pool's threads: from outside of a pool every product would wait for
             // one to wake, and in the process-wide pool it would keep a seat while it waits for work.
             let threads = rayon::current_num_threads();
@@ -141,6 +138,22 @@ impl Engine {
                 EngineError::Model(format!("the arithmetic threads could not be started: {error}"))
             })?;
             device.run()
+        })
+    }
+
+    /// Starts `run` as the device thread, which answers what comes into `inbox`'s other end.
+    pub(super) fn spawn(
+        inbox: Sender<Work>,
+        pulse: Arc<Pulse>,
+        info: EngineInfo,
+        loaded: Option<Arc<LoadedModel>>,
+        run: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
+    ) -> Result<Self, EngineError> {
+        let gone = CancellationToken::new();
+        let says_gone = gone.clone().drop_guard();
+        let run = move || {
+            let _says_gone = says_gone;
+            run()
         };
         let thread = std::thread::Builder::new().name("device".to_owned()).spawn(run).map_err(|error| {
             EngineError::Model(format!("the device thread could not be started: {error}"))
@@ -188,12 +201,19 @@ impl EngineHandle {
         &self.info
     }
 
+    /// Whether it is the null engine, which looks at nothing.
+    pub fn is_null(&self) -> bool {
+        self.loaded.is_none()
+    }
+
     /// Says whether a prompt fits a slot together with its picture and the longest answer.
     ///
     /// # Errors
     /// [`EngineError::Prompt`] and [`EngineError::PromptTooLong`].
     pub fn check_prompt(&self, prompt: &str, max_new_tokens: usize) -> Result<(), EngineError> {
-        let prompt = PromptTokens::new(&self.loaded.tokenizer, prompt)?;
+        // The null engine has no slot that could be too small.
+        let Some(loaded) = &self.loaded else { return Ok(()) };
+        let prompt = PromptTokens::new(&loaded.tokenizer, prompt)?;
         let tokens = prompt.len_with(self.info.config.qformer.num_query_tokens) + max_new_tokens;
         if tokens > self.info.max_len {
             return Err(EngineError::PromptTooLong { tokens, limit: self.info.max_len });
@@ -204,29 +224,42 @@ impl EngineHandle {
     /// Opens an adapter for the network that serves; reads a file of megabytes.
     ///
     /// # Errors
-    /// As [`Adapter::open`].
+    /// As [`Adapter::open`]; always for the null engine.
     pub fn open_adapter(&self, path: &Path) -> Result<Adapter, AdapterError> {
-        self.loaded.adapter(path)
+        let network = self.network().map_err(|error| AdapterError::Config {
+            file: path.display().to_string(),
+            reason: error.to_string(),
+        })?;
+        network.adapter(path)
+    }
+
+    fn network(&self) -> Result<&Arc<LoadedModel>, EngineError> {
+        self.loaded.as_ref().ok_or(EngineError::NullEngine)
     }
 
     /// Says whether what is asked fits a slot together with its picture.
     ///
     /// # Errors
-    /// [`EngineError::Prompt`] and [`EngineError::PromptTooLong`].
+    /// [`EngineError::Prompt`], [`EngineError::PromptTooLong`] and [`EngineError::NullEngine`].
     pub fn check_ask(&self, ask: &Ask) -> Result<(), EngineError> {
         match &ask.manner {
             // The begin-of-text token stands in front.
             Manner::Exactly(text) => {
-                self.check_prompt(&ask.prompt, answer_tokens(&self.loaded.tokenizer, text)?.len() + 1)
+                let tokens = answer_tokens(&self.network()?.tokenizer, text)?;
+                self.check_prompt(&ask.prompt, tokens.len() + 1)
             }
             _ => self.check_prompt(&ask.prompt, ask.sampling.max_new_tokens),
         }
     }
 
     /// Allows answers of this form alone, for [`Manner::Within`].
-    pub fn constraint(&self, form: ValueForm) -> Arc<Constraint> {
-        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&self.loaded.tokenizer)));
-        Arc::new(Constraint::new(form, Arc::clone(vocabulary)))
+    ///
+    /// # Errors
+    /// [`EngineError::NullEngine`].
+    pub fn constraint(&self, form: ValueForm) -> Result<Arc<Constraint>, EngineError> {
+        let network = self.network()?;
+        let vocabulary = self.vocabulary.get_or_init(|| Arc::new(Vocabulary::new(&network.tokenizer)));
+        Ok(Arc::new(Constraint::new(form, Arc::clone(vocabulary))))
     }
 
     /// Says what is asked about a picture, and embeds it if asked.

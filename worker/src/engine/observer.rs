@@ -11,6 +11,8 @@ pub enum Stage {
     Prefill,
     /// One token for every running sequence.
     Decode,
+    /// An item of the null engine, which only takes its time.
+    Null,
 }
 
 impl Stage {
@@ -21,6 +23,7 @@ impl Stage {
             Self::Vision => "vision",
             Self::Prefill => "prefill",
             Self::Decode => "decode",
+            Self::Null => "null",
         }
     }
 }

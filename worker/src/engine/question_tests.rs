@@ -23,7 +23,7 @@ fn ask(engine: &EngineHandle, question: &str, manner: Manner) -> Ask {
 /// One picture with ten things asked about it, of every manner.
 fn many_asks(engine: &EngineHandle, seed: u64) -> CaptionRequest {
     let values = |values: &[&str]| ValueForm::OneOf(values.iter().map(|value| (*value).to_owned()).collect());
-    let within = |form| Manner::Within(engine.constraint(form));
+    let within = |form| Manner::Within(engine.constraint(form).unwrap());
     let mut asks: Vec<Ask> = CHOICES
         .map(|choice| ask(engine, "What color is the background?", Manner::Exactly(choice.into())))
         .to_vec();
@@ -118,7 +118,7 @@ async fn a_constrained_answer_has_its_form_and_an_impossible_one_fails() {
     }
     let long =
         ValueForm::OneOf(vec!["an answer that takes far more tokens than there are for it".to_owned()]);
-    let asks = vec![ask(&engine, "what?", Manner::Within(engine.constraint(long)))];
+    let asks = vec![ask(&engine, "what?", Manner::Within(engine.constraint(long).unwrap()))];
     let request = CaptionRequest { asks: asks.into(), ..many_asks(&engine, 0) };
     let failed = engine.caption(request).await;
     assert!(matches!(failed, Err(EngineError::Unmet)), "{failed:?}");

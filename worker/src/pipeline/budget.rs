@@ -1,4 +1,5 @@
-//! How much is in hand at a time. Each lane has its own share, so that bulk work never keeps a person waiting.
+//! How much is in hand at a time. Persons have their own share, so that bulk work never keeps them waiting; the lanes for runs
+//! have one together.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,15 +11,15 @@ use super::look_ahead::LookAhead;
 /// Pictures of a person's request that are read and decoded at a time.
 const INTERACTIVE: usize = 4;
 
-/// The shares of both lanes.
+/// The shares of runs and of persons.
 pub(super) struct Budgets {
     bulk: Budget,
     interactive: Budget,
-    /// Videos being decoded, of both lanes: each takes half of the cores.
+    /// Videos being decoded, of all lanes: each takes half of the cores.
     pub(super) decoders: Semaphore,
 }
 
-/// How much of one lane is in hand. Waiters are served first come, first served: older jobs finish first.
+/// How much is in hand. Waiters are served first come, first served: older jobs finish first.
 pub(super) struct Budget {
     /// Items with a picture in memory, from the first byte to the caption.
     pub(super) pictures: Semaphore,
@@ -58,7 +59,7 @@ impl Budgets {
     /// The lane's share.
     pub(super) fn of(&self, lane: Lane) -> &Budget {
         match lane {
-            Lane::Bulk => &self.bulk,
+            Lane::Bulk | Lane::Bulk2 => &self.bulk,
             Lane::Interactive => &self.interactive,
         }
     }

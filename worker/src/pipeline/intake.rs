@@ -1,4 +1,4 @@
-//! Consumes both lanes, hands each delivery to a task of its own, and drains. No tensors.
+//! Consumes all lanes, hands each delivery to a task of its own, and drains. No tensors.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ impl Pipeline {
         lane: Lane,
     ) -> Result<Box<dyn Consumer>, captionfleet_proto::broker::BrokerError> {
         let prefetch = match lane {
-            Lane::Bulk => self.options.prefetch_bulk,
+            Lane::Bulk | Lane::Bulk2 => self.options.prefetch_bulk,
             Lane::Interactive => self.options.prefetch_interactive,
         };
         self.broker.consume(queue, prefetch.max(1)).await

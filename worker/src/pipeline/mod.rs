@@ -48,6 +48,7 @@ use captionfleet_model::preprocess::DecodeLimits;
 use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::storage::Stores;
+use futures::future::join_all;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +87,7 @@ pub struct PipelineParts {
 pub struct PipelineOptions {
     /// Names of the queues.
     pub topology: Topology,
-    /// Jobs of the bulk lane in hand.
+    /// Jobs in hand of each of the lanes for runs.
     pub prefetch_bulk: u16,
     /// Jobs of the interactive lane in hand.
     pub prefetch_interactive: u16,
@@ -232,16 +233,14 @@ impl Pipeline {
         let pipeline = Arc::new(self);
         let drain = Drain::new(shutdown.child_token());
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
-        let (bulk, interactive) = tokio::join!(
-            intake::consume_lane(Arc::clone(&pipeline), Lane::Bulk, drain.clone()),
-            intake::consume_lane(Arc::clone(&pipeline), Lane::Interactive, drain.clone()),
-        );
-        // Both lanes may have ended because the broker was closed.
+        let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
+        let consumed = join_all(lanes).await;
+        // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
         // It ended with the drain; waiting for it lets go of the last handle to the engine.
         let _ = watch.await;
         pipeline.notices.finish(drain::TIDY_UP).await;
-        bulk.and(interactive)?;
+        consumed.into_iter().collect::<anyhow::Result<()>>()?;
         Ok(pipeline.tally.report())
     }
 }

@@ -89,7 +89,7 @@ impl Pipeline {
                 None => prompts.ask(&question.question)?,
             };
             let before = asks.len();
-            for manner in self.manners(&question.answer) {
+            for manner in self.manners(&question.answer)? {
                 asks.push(ask(&prompt, manner)?);
             }
             asked.push(Asked { question, asks: asks.len() - before });
@@ -98,12 +98,12 @@ impl Pipeline {
     }
 
     /// What is to be said to one question.
-    fn manners(&self, form: &AnswerForm) -> Vec<Manner> {
+    fn manners(&self, form: &AnswerForm) -> Result<Vec<Manner>, EngineError> {
         let form = match form {
-            AnswerForm::Free => return vec![Manner::Free],
-            AnswerForm::Unended => return vec![Manner::Unended],
+            AnswerForm::Free => return Ok(vec![Manner::Free]),
+            AnswerForm::Unended => return Ok(vec![Manner::Unended]),
             AnswerForm::Choices { choices } => {
-                return choices.iter().map(|choice| Manner::Exactly(choice.as_str().into())).collect();
+                return Ok(choices.iter().map(|choice| Manner::Exactly(choice.as_str().into())).collect());
             }
             AnswerForm::OneOf { values } => ValueForm::OneOf(values.clone()),
             AnswerForm::Boolean => ValueForm::boolean(),
@@ -115,6 +115,6 @@ impl Pipeline {
             }
             AnswerForm::Text { max_length } => ValueForm::Text { most: *max_length as usize },
         };
-        vec![Manner::Within(self.engine.constraint(form))]
+        Ok(vec![Manner::Within(self.engine.constraint(form)?)])
     }
 }

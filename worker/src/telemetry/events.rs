@@ -30,9 +30,19 @@ pub fn model_ready(info: &EngineInfo) {
     tracing::info!("how its memory is shared out\n{memory}");
 }
 
+/// Something is ready that is no model.
+pub fn null_engine_ready(info: &EngineInfo) {
+    tracing::warn!(
+        bundle.id = info.bundle,
+        device = info.device,
+        slots = info.slots,
+        "the null engine serves, for load tests only: no picture is looked at, captions are not captions"
+    );
+}
+
 /// So many pictures of the lane are kept on their way to the device from now on.
 pub fn paced(metrics: &Metrics, lane: Lane, ahead: usize) {
-    if lane == Lane::Bulk {
+    if lane.is_bulk() {
         metrics.look_ahead.set(ahead as i64);
     }
 }

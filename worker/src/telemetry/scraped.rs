@@ -33,6 +33,15 @@ impl Collector for Ready {
     }
 }
 
+/// Declares `captionfleet_worker_null_engine`, which only workers without a model have.
+pub fn tell_null_engine(registry: &Registry) {
+    let help = "1 while the null engine serves, for load tests only: captions are not captions.";
+    let gauge = IntGauge::new("captionfleet_worker_null_engine", help).expect("the name is a literal");
+    gauge.set(1);
+    // It is told once, when the worker starts.
+    let _ = registry.register(Box::new(gauge));
+}
+
 /// Declares `captionfleet_worker_cost_total`: what this worker's machine has cost since the worker was started.
 pub fn tell_cost(registry: &Registry, price_per_hour: f64) {
     let help = "Price of this worker's time since its start, by --price-per-hour.";

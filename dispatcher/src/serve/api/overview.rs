@@ -11,6 +11,7 @@ use axum::extract::State;
 use axum::http::Method;
 use axum::routing::get;
 use captionfleet_proto::broker::BrokerState;
+use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::job::Lane;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -113,15 +114,14 @@ async fn overview(State(service): State<Arc<Service>>) -> Result<Json<Overview>,
 
 async fn queue(service: &Service) -> Queue {
     let (broker, topology) = (&service.ground.fleet.broker, &service.ground.fleet.topology);
-    let (bulk, questions, dead) =
-        (topology.lane_queue(Lane::Bulk), topology.lane_queue(Lane::Interactive), topology.dead_queue());
-    let (bulk, questions, dead) =
-        tokio::join!(broker.depth(&bulk), broker.depth(&questions), broker.depth(&dead));
+    let (questions, dead) = (topology.lane_queue(Lane::Interactive), topology.dead_queue());
+    let (runs, questions, dead) =
+        tokio::join!(runs_waiting(&**broker, topology), broker.depth(&questions), broker.depth(&dead));
     Queue {
         broker: if broker.is_local() { "in this process".to_owned() } else { broker.describe() },
         connected: matches!(broker.state(), BrokerState::Connected),
-        waiting: bulk.as_ref().ok().map(|depth| depth.messages),
-        consumers: bulk.as_ref().ok().map(|depth| depth.consumers),
+        waiting: runs.as_ref().ok().map(|depth| depth.messages),
+        consumers: runs.as_ref().ok().map(|depth| depth.consumers),
         questions: questions.ok().map(|depth| depth.messages),
         dead: dead.ok().map(|depth| depth.messages),
     }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::JobKind;
+use captionfleet_proto::job::{JobKind, Lane};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -32,11 +33,11 @@ pub(super) async fn publisher_killed(scale: Scale) -> anyhow::Result<Figures> {
     let mut killed_in_publishing = 0;
     for number in 0..kills {
         let mut publisher = scenario.caption(&format!("killed-{number}"), options)?;
-        let before = scenario.broker.depth(&scenario.lane()).await?.messages;
+        let before = runs_waiting(&*scenario.broker, &scenario.topology).await?.messages;
         // A moment while it publishes: later every time, but never so late that it is done.
         let more = dice.random_range(1..=(items as u64 / 4 / (kills as u64 + 1)).max(2));
         while publisher.is_running() {
-            if scenario.broker.depth(&scenario.lane()).await?.messages >= before + more {
+            if runs_waiting(&*scenario.broker, &scenario.topology).await?.messages >= before + more {
                 publisher.signal("KILL");
                 publisher.wait(Duration::from_secs(10)).await?;
                 killed_in_publishing += 1;
@@ -47,7 +48,11 @@ pub(super) async fn publisher_killed(scale: Scale) -> anyhow::Result<Figures> {
     let run = scenario.caption("finished", options)?;
     scenario.finish(run, LIMIT).await?;
     let (mut jobs_of, mut messages) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
-    for message in scenario.drain(&scenario.lane()).await? {
+    let mut published = Vec::new();
+    for lane in Lane::BULK {
+        published.extend(scenario.drain(&scenario.topology.lane_queue(lane)).await?);
+    }
+    for message in published {
         messages += 1;
         let job = codec::decode_job(&message.body)?;
         let JobKind::Caption(caption) = job.kind else { anyhow::bail!("{} is no caption job", job.id) };

@@ -30,7 +30,7 @@ impl EngineObserver for Fill {
         match stage {
             Stage::Decode => so_far.steps.push((rows as f64 / capacity.max(1) as f64).min(1.0)),
             Stage::Prefill => so_far.while_waiting = so_far.steps.len(),
-            Stage::Text | Stage::Vision => {}
+            Stage::Text | Stage::Vision | Stage::Null => {}
         }
     }
 

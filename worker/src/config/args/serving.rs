@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use url::Url;
 
 use super::common::{BrokerArgs, ModelArgs, StorageArgs};
-use super::values::{price, size};
+use super::values::{price, seconds, size};
 use crate::spot::{METADATA_URL, SpotNotice};
 use crate::telemetry::admin::AdminAddr;
 
@@ -30,8 +30,11 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub storage: StorageArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub null: NullArgs,
 
-    /// Bulk jobs taken ahead: enough that fetching never starves the device, few enough that others get some
+    /// Bulk jobs taken ahead from each lane: enough that fetching never starves the device, few enough that others get some
     #[arg(long, value_name = "N", default_value_t = 2, env = "CAPTIONFLEET_PREFETCH",
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub prefetch: u16,
@@ -91,6 +94,31 @@ pub struct RunArgs {
     /// Address for /metrics, /healthz and /readyz, or off; 127.0.0.1:9464 (a free port if taken) otherwise
     #[arg(long, value_name = "HOST:PORT", default_value = "default", env = "CAPTIONFLEET_ADMIN_ADDR")]
     pub admin_addr: AdminAddr,
+}
+
+/// Serving without a model. Left out of the help, and not to be set in an environment: none of it is for a fleet that works.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct NullArgs {
+    /// What answers: the model, or the null engine, which looks at nothing
+    #[arg(long, value_enum, default_value_t = EngineKind::Model, hide = true)]
+    pub engine: EngineKind,
+
+    /// Says that captions shall be no captions
+    #[arg(long, hide = true)]
+    pub load_test: bool,
+
+    /// Seconds that the null engine takes for an item, 0 otherwise
+    #[arg(long, value_name = "SECONDS", hide = true, value_parser = seconds)]
+    pub null_seconds_per_item: Option<f64>,
+}
+
+/// What answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineKind {
+    /// The model.
+    Model,
+    /// The null engine, for load tests only.
+    Null,
 }
 
 /// `worker doctor`.

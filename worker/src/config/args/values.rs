@@ -39,6 +39,12 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
         .ok_or_else(|| "must be above 0, up to 1000000".to_owned())
 }
 
+/// Seconds, none or a fraction included.
+pub(super) fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    (0.0..=1000.0).contains(&seconds).then_some(seconds).ok_or_else(|| "must be 0 to 1000".to_owned())
+}
+
 /// A sum of money.
 pub(super) fn price(text: &str) -> Result<f64, String> {
     let price: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
