@@ -118,6 +118,10 @@ impl CaptionResult {
     }
 }
 
+/// A text in the words of the retrieval heads, to compare pictures with.
+#[derive(Debug, Clone)]
+pub struct MatchText(pub(super) Arc<[u32]>);
+
 /// One answer on its way back, with the picture's embedding if it is the first.
 pub(super) type OneAnswer = (Said, Option<Vec<f16>>);
 
@@ -142,13 +146,18 @@ pub(super) enum Work {
         text: String,
         reply: Reply<Vec<f32>>,
     },
+    Match {
+        picture: Box<PreparedPicture>,
+        text: MatchText,
+        reply: Reply<f32>,
+    },
 }
 
 impl Work {
     pub(super) fn priority(&self) -> Priority {
         match self {
             Self::Caption { request, .. } => request.priority,
-            Self::Picture { .. } | Self::Text { .. } => Priority::Interactive,
+            Self::Picture { .. } | Self::Text { .. } | Self::Match { .. } => Priority::Interactive,
         }
     }
 
@@ -156,7 +165,7 @@ impl Work {
     pub(super) fn adapter(&self) -> Option<&Arc<Adapter>> {
         match self {
             Self::Caption { request, .. } => request.adapter.as_ref(),
-            Self::Picture { .. } | Self::Text { .. } => None,
+            Self::Picture { .. } | Self::Text { .. } | Self::Match { .. } => None,
         }
     }
 
@@ -165,7 +174,7 @@ impl Work {
         match self {
             Self::Caption { request, .. } => request.embed,
             Self::Picture { .. } => true,
-            Self::Text { .. } => false,
+            Self::Text { .. } | Self::Match { .. } => false,
         }
     }
 
@@ -188,6 +197,7 @@ impl Work {
             Self::Caption { reply, .. } => reply.is_closed(),
             Self::Picture { reply, .. } => reply.is_closed(),
             Self::Text { reply, .. } => reply.is_closed(),
+            Self::Match { reply, .. } => reply.is_closed(),
         }
     }
 
@@ -201,6 +211,7 @@ impl Work {
             }
             Self::Picture { reply, .. } => drop(reply.send(Err(error))),
             Self::Text { reply, .. } => drop(reply.send(Err(error))),
+            Self::Match { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod adapters;
 mod answers;
+mod asker;
 mod budget;
 mod drain;
 mod fetch;
@@ -24,6 +25,7 @@ mod notices;
 mod outcome;
 mod prompt;
 mod quarantine;
+mod rerank;
 mod retry;
 mod route;
 mod row;
