@@ -11,5 +11,6 @@ mod films;
 mod fleet;
 mod pictures;
 mod python;
+mod questions;
 mod service;
 mod telemetry;

@@ -210,7 +210,7 @@ fn artefacts() -> PathBuf {
 }
 
 /// The port that the service says it listens at.
-async fn port(service: &Child) -> u16 {
+pub(crate) async fn port(service: &Child) -> u16 {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let output = service.output();
