@@ -4,7 +4,7 @@ import { itemPage, pictureAddress } from "./api.js";
 import { element } from "./dom.js";
 import { clock } from "./words.js";
 
-const NAMES = { text: "text", image: "picture", words: "words" };
+const NAMES = { text: "text", image: "picture", words: "words", match: "the model" };
 
 class Gallery extends HTMLElement {
   /** Shows hits of a search. */

@@ -5,7 +5,7 @@ import { byId, element, say } from "./dom.js";
 import { counted } from "./words.js";
 import "./gallery.js";
 
-const FIELDS = ["text", "mode", "source", "caption", "since", "until", "min_size", "run", "status", "group", "limit"];
+const FIELDS = ["text", "mode", "source", "caption", "since", "until", "min_size", "run", "status", "group", "rerank", "limit"];
 const form = byId("search");
 let running = null;
 
@@ -16,7 +16,7 @@ const asked = () => Object.fromEntries(new URLSearchParams(location.search));
 function fill(query) {
   for (const name of FIELDS) {
     const field = form.elements.namedItem(name);
-    if (field.type === "checkbox") field.checked = query[name] === "true";
+    if (field.type === "checkbox") field.checked = Boolean(query[name]) && query[name] !== "false";
     else field.value = query[name] ?? "";
   }
   byId("filters").open = FIELDS.slice(1).some((name) => query[name]);
@@ -54,7 +54,9 @@ async function show() {
   try {
     const limit = Number(query.limit || 40);
     const offset = Number(query.offset || 0);
-    const found = await get("/search", { ...query, limit, offset }, running.signal);
+    // Without a text there is nothing to judge by.
+    const rerank = query.text ? query.rerank : "";
+    const found = await get("/search", { ...query, rerank, limit, offset }, running.signal);
     byId("gallery").show(found.hits);
     byId("pages").hidden = offset === 0 && found.hits.length < limit;
     byId("before").disabled = offset === 0;
@@ -72,8 +74,9 @@ function summary(query, found) {
   const narrowed = Object.entries(query).some(([name, value]) => value && name !== "limit");
   const what = searched ? counted(found.hits.length, "hit") : `The newest ${counted(found.hits.length, "picture")}`;
   const index = found.index.unindexed ? `; ${counted(found.index.unindexed, "part")} not indexed yet` : "";
+  const judged = found.reranked ? `; the model has judged the best ${found.reranked.judged}` : "";
   if (found.hits.length === 0) return narrowed ? "Nothing was found." : "Nothing is here yet: submit a run.";
-  return `${what} of ${counted(found.pictures, "picture")}${index}`;
+  return `${what} of ${counted(found.pictures, "picture")}${judged}${index}`;
 }
 
 async function searchBy(file) {

@@ -12,6 +12,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+/// How much later than the asker's patience ends a worker drops the job: clocks of different machines differ. Mostly the
+/// mailbox is gone before.
+const CLOCKS_DIFFER: Duration = Duration::from_mins(1);
+
 /// Publishes `job` and waits at most `patience` for a message that `read` takes for its answer, or until `gone` says that
 /// nobody wants it any more. Either way the mailbox is closed, and workers drop questions without a mailbox: call this to
 /// its end rather than dropping it.
@@ -38,6 +42,8 @@ async fn ask<T>(
     read: impl Fn(&[u8]) -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {
     let mailbox = broker.open_mailbox(&format!("search-{}", job.id)).await?;
+    let deadline = Timestamp::now().checked_add(patience.saturating_add(CLOCKS_DIFFER)).ok();
+    let job = &Job { deadline, ..job.clone() };
     let answered = async {
         let mut replies = broker.consume(&mailbox, 1).await?;
         let mut message = Message::new(job.id.as_str(), codec::encode_job(job)?);

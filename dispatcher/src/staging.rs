@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use bytes::Bytes;
 use captionfleet_proto::job::JobItem;
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use futures::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -114,6 +114,30 @@ fn read(path: &Path) -> std::io::Result<Read> {
     let bytes = std::fs::read(path)?;
     let (sha256, size) = (hex::encode(Sha256::digest(&bytes)), bytes.len() as u64);
     Ok(Some((Some(bytes.into()), (sha256, size))))
+}
+
+/// A row's picture as a worker can read it: a frame of a video as it was kept, a local picture for `remote` workers as its
+/// copy. `None` for a frame that was not kept.
+pub async fn readable(
+    archive: &dyn Storage,
+    uri: &ArchiveUri,
+    remote: bool,
+    name: &ItemUri,
+    frame_ms: Option<u64>,
+    sha256: Option<&str>,
+) -> Result<Option<JobItem>, StorageError> {
+    let mut item = JobItem::new(name.clone());
+    if let Some(frame_ms) = frame_ms {
+        let key = layout::thumbnail(name, frame_ms);
+        match archive.head(&key).await {
+            Ok(_) => item.uri = address(uri, &key),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    } else if let (true, true, Some(sha256)) = (remote, name.is_local(), sha256) {
+        item.fetch = Some(address(uri, &layout::staged(sha256)));
+    }
+    Ok(Some(item))
 }
 
 /// Where an object of the archive is for everyone.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::job::{Job, SearchReply};
+use crate::job::{Job, RerankReply, SearchReply};
 use crate::manifest::RunManifest;
 use crate::outcome::JobOutcome;
 
@@ -124,6 +124,19 @@ pub fn decode_reply(bytes: &[u8]) -> Result<SearchReply, DecodeError> {
 /// Writes the answer to a search.
 pub fn encode_reply(reply: &SearchReply) -> Result<Bytes, DecodeError> {
     check::reply(reply)?;
+    encode(reply)
+}
+
+/// Reads the answer to a job of kind `rerank`.
+pub fn decode_rerank_reply(bytes: &[u8]) -> Result<RerankReply, DecodeError> {
+    let reply: RerankReply = decode(bytes, Limits::default())?;
+    check::rerank_reply(&reply)?;
+    Ok(reply)
+}
+
+/// Writes the answer to a job of kind `rerank`.
+pub fn encode_rerank_reply(reply: &RerankReply) -> Result<Bytes, DecodeError> {
+    check::rerank_reply(reply)?;
     encode(reply)
 }
 

@@ -1,4 +1,4 @@
-//! The unit of work: a slice of a run to caption, or one query to embed. Data only.
+//! The unit of work: a slice of a run to caption, one query to embed, or candidates to re-rank. Data only.
 //!
 //! The JSON spelling of these types is the public interface; `proto/README.md` shows it by example,
 //! `proto/schema/job.json` is generated from them, and golden files pin it.
@@ -7,9 +7,11 @@ mod adapter;
 mod caption;
 mod ids;
 mod questions;
+mod rerank;
 mod sampling;
 mod search;
 
+use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -18,6 +20,7 @@ pub use adapter::JobAdapter;
 pub use caption::{CaptionJob, IMAGE_PLACEHOLDER, JobItem, Prompt, QUESTION_PLACEHOLDER};
 pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
 pub use questions::{AnswerForm, MAX_CHOICES, MAX_QUESTIONS, Question, problem_of};
+pub use rerank::{MAX_CANDIDATES, Match, RerankJob, RerankReply, RerankResult};
 pub use sampling::{ANCHOR_MS, LATE_START_MS, SampleBy, Sampling};
 pub use search::{Query, SearchJob, SearchReply, SearchResult};
 
@@ -79,6 +82,11 @@ pub struct Job {
     /// Links log lines and rows of one submission; absent: the trace that the job is part of, else the job's id.
     #[schemars(with = "Option<String>", length(min = 1, max = 128))]
     pub trace_id: String,
+    /// When whoever asked stops waiting: a worker drops the job afterwards, or as soon as the mailbox of its message is
+    /// gone. For jobs that someone waits for; those of a run have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub deadline: Option<Timestamp>,
     /// What is to be done.
     #[serde(flatten)]
     pub kind: JobKind,
@@ -95,6 +103,8 @@ pub enum JobKind {
     Caption(CaptionJob),
     /// Embed one query; the vector goes to the message's `reply_to`.
     Search(SearchJob),
+    /// Say how well a text describes pictures; the judgements go to the message's `reply_to`.
+    Rerank(RerankJob),
 }
 
 impl Job {
@@ -108,6 +118,11 @@ impl Job {
         Self::new(id, run, archive, JobKind::Search(SearchJob { query }))
     }
 
+    /// A job that compares `rerank.items` with its text.
+    pub fn rerank(id: JobId, run: RunId, archive: ArchiveUri, rerank: RerankJob) -> Self {
+        Self::new(id, run, archive, JobKind::Rerank(rerank))
+    }
+
     fn new(id: JobId, run: RunId, archive: ArchiveUri, kind: JobKind) -> Self {
         let trace_id = id.to_string();
         Self {
@@ -117,6 +132,7 @@ impl Job {
             archive,
             bundle: None,
             trace_id,
+            deadline: None,
             kind,
             extra: Map::new(),
         }
@@ -140,6 +156,7 @@ struct FlatJob {
     archive: ArchiveUri,
     bundle: Option<String>,
     trace_id: Option<String>,
+    deadline: Option<Timestamp>,
     kind: KindName,
     items: Option<Vec<JobItem>>,
     prompt: Option<Prompt>,
@@ -148,6 +165,7 @@ struct FlatJob {
     embed: Option<bool>,
     thumbnails: Option<bool>,
     query: Option<Query>,
+    text: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
 }
@@ -157,34 +175,57 @@ struct FlatJob {
 enum KindName {
     Caption,
     Search,
+    Rerank,
+}
+
+impl FlatJob {
+    /// The first field that is there although only other kinds have it.
+    fn foreign_field(&self) -> Option<&'static str> {
+        let (items, query, text) = (self.items.is_some(), self.query.is_some(), self.text.is_some());
+        let foreign = match self.kind {
+            KindName::Caption => [(query, "query"), (text, "text")],
+            KindName::Search => [(items, "items"), (text, "text")],
+            KindName::Rerank => [(query, "query"), (self.prompt.is_some(), "prompt")],
+        };
+        foreign.into_iter().find_map(|(there, name)| there.then_some(name))
+    }
+}
+
+impl KindName {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Caption => "caption",
+            Self::Search => "search",
+            Self::Rerank => "rerank",
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Job {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         use serde::de::Error;
         let flat = FlatJob::deserialize(deserializer)?;
+        if let Some(field) = flat.foreign_field() {
+            let kind = flat.kind.as_str();
+            return Err(D::Error::custom(format_args!("a job of kind `{kind}` has no `{field}`")));
+        }
+        let items = flat.items.ok_or_else(|| D::Error::missing_field("items"));
         let kind = match flat.kind {
-            KindName::Caption => {
-                if flat.query.is_some() {
-                    return Err(D::Error::custom("a job of kind `caption` has no `query`"));
-                }
-                JobKind::Caption(CaptionJob {
-                    items: flat.items.ok_or_else(|| D::Error::missing_field("items"))?,
-                    prompt: flat.prompt.unwrap_or_default(),
-                    max_tokens: flat.max_tokens,
-                    adapter: flat.adapter,
-                    embed: flat.embed.unwrap_or(true),
-                    thumbnails: flat.thumbnails.unwrap_or(false),
-                })
-            }
-            KindName::Search => {
-                if flat.items.is_some() {
-                    return Err(D::Error::custom("a job of kind `search` has no `items`"));
-                }
-                JobKind::Search(SearchJob {
-                    query: flat.query.ok_or_else(|| D::Error::missing_field("query"))?,
-                })
-            }
+            KindName::Caption => JobKind::Caption(CaptionJob {
+                items: items?,
+                prompt: flat.prompt.unwrap_or_default(),
+                max_tokens: flat.max_tokens,
+                adapter: flat.adapter,
+                embed: flat.embed.unwrap_or(true),
+                thumbnails: flat.thumbnails.unwrap_or(false),
+            }),
+            KindName::Search => JobKind::Search(SearchJob {
+                query: flat.query.ok_or_else(|| D::Error::missing_field("query"))?,
+            }),
+            KindName::Rerank => JobKind::Rerank(RerankJob {
+                text: flat.text.ok_or_else(|| D::Error::missing_field("text"))?,
+                items: items?,
+            }),
         };
         let trace_id = flat.trace_id.unwrap_or_else(|| flat.id.to_string());
         Ok(Self {
@@ -194,6 +235,7 @@ impl<'de> Deserialize<'de> for Job {
             archive: flat.archive,
             bundle: flat.bundle,
             trace_id,
+            deadline: flat.deadline,
             kind,
             extra: flat.extra,
         })

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{
-    AnswerForm, CaptionJob, Job, JobAdapter, JobId, JobItem, Prompt, Query, Question, RunId, Sampling,
-    SearchReply, SearchResult, VERSION,
+    AnswerForm, CaptionJob, Job, JobAdapter, JobId, JobItem, Match, Prompt, Query, Question, RerankJob,
+    RerankReply, RerankResult, RunId, Sampling, SearchReply, SearchResult, VERSION,
 };
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
@@ -171,6 +171,30 @@ fn search_jobs_and_replies() {
         let reply = SearchReply { version: VERSION.to_owned(), job: id("search-1"), result };
         let golden = pin(name, &codec::encode_reply(&reply).unwrap());
         assert_eq!(codec::decode_reply(&golden).unwrap(), reply, "{name} is read otherwise");
+    }
+}
+
+#[test]
+fn rerank_jobs_and_replies() {
+    let rerank = RerankJob { text: "a red boat on a calm sea".to_owned(), items: items()[..2].to_vec() };
+    let mut job = Job::rerank(id("rerank-1"), run(), archive(), rerank);
+    job.deadline = Some("2026-01-31T12:00:30Z".parse().unwrap());
+    pin_job("job-rerank.json", &job);
+    let lost = Match::Failed { code: "not_found".to_owned(), message: "no such object".to_owned() };
+    let bundle = "5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef".to_owned();
+    for (name, result) in [
+        (
+            "rerank-reply-ok.json",
+            RerankResult::Ok { matches: vec![Match::Judged { log_odds: 3.25 }, lost], bundle },
+        ),
+        (
+            "rerank-reply-failed.json",
+            RerankResult::Err { code: "internal".to_owned(), message: "no retrieval heads".to_owned() },
+        ),
+    ] {
+        let reply = RerankReply { version: VERSION.to_owned(), job: id("rerank-1"), result };
+        let golden = pin(name, &codec::encode_rerank_reply(&reply).unwrap());
+        assert_eq!(codec::decode_rerank_reply(&golden).unwrap(), reply, "{name} is read otherwise");
     }
 }
 

@@ -140,6 +140,8 @@ fn every_rule_has_its_code() {
         ("/bundle", json!(""), "message_invalid"),
         ("/bundle", json!("a\nb"), "message_invalid"),
         ("/trace_id", json!("x".repeat(129)), "message_invalid"),
+        ("/deadline", json!("soon"), "message_malformed"),
+        ("/text", json!("a boat"), "message_malformed"),
     ] {
         let error = decode(&with(pointer, value.clone())).expect_err(&format!("{pointer} = {value}"));
         assert_eq!(error.code(), code, "{pointer} = {value}: {error}");
@@ -157,9 +159,40 @@ fn every_rule_has_its_code() {
         ("/prompt", json!({"task": "ask", "question": "Was ist das? 日本"})),
         ("/bundle", Value::Null),
         ("/max_tokens", json!(4096)),
+        ("/deadline", json!("2026-01-31T12:00:30Z")),
     ] {
         decode(&with(pointer, value)).unwrap();
     }
+}
+
+#[test]
+fn candidates_are_few_pictures_and_a_text() {
+    let picture = json!({"uri": "s3://b/a.jpg"});
+    let sample = json!({"by": "interval", "every_us": 1_000_000, "min_change": 0.04});
+    let segment = json!({"uri": "s3://b/a.mp4", "frame_ms": 0, "sample": sample});
+    let rerank = |text: Value, items: Value| {
+        json!({
+            "version": "1.0", "id": "j", "run": "r", "archive": "s3://b", "kind": "rerank",
+            "text": text, "items": items,
+        })
+    };
+    assert!(decode(&rerank(json!("a boat"), json!([picture]))).is_ok());
+    for (text, items, code) in [
+        (Value::Null, json!([picture]), "message_malformed"),
+        (json!(" "), json!([picture]), "message_invalid"),
+        (json!("x".repeat(4097)), json!([picture]), "message_invalid"),
+        (json!("a boat"), Value::Null, "message_malformed"),
+        (json!("a boat"), json!([]), "message_invalid"),
+        (json!("a boat"), json!([segment]), "message_invalid"),
+        (json!("a boat"), json!(vec![picture; 257]), "message_too_many_items"),
+    ] {
+        let error = decode(&rerank(text, items)).unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+    }
+    let odds = json!({"version": "1.0", "job": "j", "status": "ok", "bundle": "b", "matches": [
+        {"status": "ok", "log_odds": 1e39},
+    ]});
+    assert!(codec::decode_rerank_reply(odds.to_string().as_bytes()).is_err(), "no number is infinite");
 }
 
 #[test]

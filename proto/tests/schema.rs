@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use captionfleet_proto::job::{Job, SearchReply};
+use captionfleet_proto::job::{Job, RerankReply, SearchReply};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::outcome::JobOutcome;
 use schemars::{JsonSchema, schema_for};
@@ -26,5 +26,6 @@ fn schemas_are_current() {
     is_current::<Job>("job.json");
     is_current::<JobOutcome>("outcome.json");
     is_current::<SearchReply>("reply.json");
+    is_current::<RerankReply>("rerank-reply.json");
     is_current::<RunManifest>("run.json");
 }

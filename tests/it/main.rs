@@ -13,6 +13,7 @@ mod fleet;
 mod load;
 mod pictures;
 mod python;
+mod questions;
 mod service;
 mod telemetry;
 mod traces;

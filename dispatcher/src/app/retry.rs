@@ -103,7 +103,7 @@ async fn sort_out(
 fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName {
     topology.lane_queue(match job.kind {
         JobKind::Caption(_) => Lane::Bulk,
-        JobKind::Search(_) => Lane::Interactive,
+        JobKind::Search(_) | JobKind::Rerank(_) => Lane::Interactive,
     })
 }
 

@@ -1,8 +1,8 @@
 //! `dispatcher search`: embed the query, look it up in the index or compare it with every picture, show the best.
 
-mod embedding;
 mod lines;
 mod thumbnails;
+mod workers;
 
 use super::stopping;
 use crate::archive;
@@ -19,12 +19,12 @@ use captionfleet_index::Filter;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::spans;
-use embedding::embedded;
 use serde::Serialize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use workers::Workers;
 
 /// The longest query text, in bytes; the model cuts it far below that.
 const TEXT_BYTES: usize = 4096;
@@ -91,11 +91,13 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         offset: args.offset as usize,
         limit: args.top_k as usize,
         group: args.group,
+        rerank: args.rerank.unwrap_or(0) as usize,
     };
     let needs_index = !asked.filter.is_open()
         || asked.words.is_some()
         || asked.offset > 0
         || asked.group
+        || asked.rerank > 0
         || wanted.len() > 1;
     if args.exact && needs_index {
         return Err(UsageError::new("--exact takes one text or one picture, without filters").into());
@@ -106,6 +108,7 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         settings: &settings,
         uri: &uri,
         wanted: &wanted,
+        text,
         asked,
         display: Display::choose(args.output.quiet),
         patience: Duration::from_secs(args.timeout),
@@ -140,6 +143,8 @@ struct Search<'a> {
     settings: &'a FleetSettings,
     uri: &'a ArchiveUri,
     wanted: &'a [Wanted<'a>],
+    /// The text, whatever it is used for.
+    text: Option<&'a str>,
     asked: Asked,
     display: Display,
     patience: Duration,
@@ -158,13 +163,29 @@ impl Search<'_> {
     async fn run(&self) -> anyhow::Result<Outcome> {
         let stores = Arc::new(Stores::new(self.settings.storage.clone()));
         let archive = open(&stores, self.uri).await?;
-        let embedded = if self.wanted.is_empty() {
-            Vec::new()
-        } else {
-            let _busy = self.display.busy("embedding the query");
-            let (wanted, patience) = (self.wanted, self.patience);
-            embedded(self.settings, self.uri, &*archive, stores, wanted, self.display, patience, self.stop)
-                .await?
+        if self.wanted.is_empty() && self.asked.rerank == 0 {
+            return self.search(&archive, None).await;
+        }
+        let opening = Workers::open(self.settings, self.uri, stores, self.display, self.patience, self.stop);
+        let mut workers = opening.await?;
+        let outcome = self.search(&archive, Some(&mut workers)).await;
+        let closed = workers.close().await;
+        let outcome = outcome?;
+        closed?;
+        Ok(outcome)
+    }
+
+    async fn search(
+        &self,
+        archive: &Arc<dyn Storage>,
+        mut workers: Option<&mut Workers<'_>>,
+    ) -> anyhow::Result<Outcome> {
+        let embedded = match &mut workers {
+            Some(workers) if !self.wanted.is_empty() => {
+                let _busy = self.display.busy("embedding the query");
+                workers.embed(&**archive, self.wanted).await?
+            }
+            _ => Vec::new(),
         };
         let space = embedded.first().map(|embedded| embedded.space.clone());
         anyhow::ensure!(
@@ -176,22 +197,29 @@ impl Search<'_> {
             let vectors = self.wanted.iter().map(|wanted| wanted.name());
             let vectors = vectors.zip(embedded.iter().map(|embedded| embedded.vectors.clone())).collect();
             let asked = Asked { vectors, ..self.asked.clone() };
-            let _busy = self.display.busy("searching");
-            let mut found = ready.search(&shelf, asked).await?;
+            let mut ranked = {
+                let _busy = self.display.busy("searching");
+                ready.search(&shelf, asked).await?
+            };
+            if let (Some(workers), Some(text), true) = (workers, self.text, self.asked.rerank > 0) {
+                let _busy = self.display.busy("letting the model judge the best");
+                workers.rerank(&**archive, &mut ranked, text).await?;
+            }
+            let mut found = ranked.page().await?;
             if self.thumbnails {
                 let frames = found.hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
-                thumbnails::find(&*archive, self.uri, frames.collect()).await?;
+                thumbnails::find(&**archive, self.uri, frames.collect()).await?;
             }
             return Ok(Outcome::Indexed { found, space });
         }
         match embedded.into_iter().next() {
             Some(embedded) => {
-                let (ranking, space) = compare(&*archive, self.uri, embedded, self.display).await?;
+                let (ranking, space) = compare(&**archive, self.uri, embedded, self.display).await?;
                 let pictures = ranking.pictures();
                 let mut hits = ranking.best(self.asked.limit);
                 if self.thumbnails {
                     let frames = hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
-                    thumbnails::find(&*archive, self.uri, frames.collect()).await?;
+                    thumbnails::find(&**archive, self.uri, frames.collect()).await?;
                 }
                 Ok(Outcome::Exact { hits, pictures, space })
             }
@@ -251,6 +279,9 @@ impl Outcome {
                 if found.hits.is_empty() && search.asked.filter != Filter::default() {
                     search.display.remark("nothing passes the filters");
                 }
+                if let Some(reranked) = &found.reranked {
+                    search.display.remark(lines::reranked(reranked));
+                }
                 tell_freshness(&found.index, found.pictures, search.display);
             }
         }
@@ -294,8 +325,11 @@ pub async fn search(
     let stores = Arc::new(Stores::new(settings.storage.clone()));
     let archive = open(&stores, uri).await?;
     let never = CancellationToken::new();
-    let embedded = embedded(settings, uri, &*archive, stores, &[*wanted], display, patience, &never).await?;
-    let embedded = embedded.into_iter().next().expect("one query has one embedding");
+    let mut workers = Workers::open(settings, uri, stores, display, patience, &never).await?;
+    let embedded = workers.embed(&*archive, &[*wanted]).await;
+    let closed = workers.close().await;
+    let embedded = embedded?.into_iter().next().expect("one query has one embedding");
+    closed?;
     compare(&*archive, uri, embedded, display).await
 }
 

@@ -137,7 +137,7 @@ async fn serve(
         desk: desk.clone(),
         progress: Progress::default(),
         lookup: Lookup::default(),
-        questions: Questions::new(members),
+        questions: Questions::new(members, http.registry()).context("declare the metrics")?,
         media: Media::default(),
         waiting,
         index,

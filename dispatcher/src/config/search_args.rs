@@ -2,6 +2,7 @@
 
 use super::args::{FleetArgs, OutputArgs};
 use super::settings::UsageError;
+use crate::search::rerank;
 use captionfleet_index::{Filter, Status};
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
@@ -20,6 +21,7 @@ Examples:
   dispatcher search --image boat.jpg --archive s3://photos/captions --top-k 20 --json
   dispatcher search \"a boat\" --image calm-sea.jpg --archive ./captions      both count
   dispatcher search \"red boat\" --hybrid --archive ./captions              meaning, and words of the captions
+  dispatcher search \"two people on a boat\" --rerank --archive ./captions    the model looks at the best 20 again
   dispatcher search boat --keywords --archive ./captions                    words alone; needs no model
   dispatcher search \"a boat\" --archive ./captions --source ~/Pictures/2025 --min-size 1024x768 --group
 
@@ -50,6 +52,12 @@ pub struct SearchArgs {
     /// Compare with every vector of every part, without the index
     #[arg(long, conflicts_with_all = ["hybrid", "offset", "group"])]
     pub exact: bool,
+
+    /// Let the model look at the best N again (20 if no number is given) and order them by how well the text describes each;
+    /// costs a vision pass a picture
+    #[arg(long, value_name = "N", requires = "text", conflicts_with = "exact", num_args = 0..=1, require_equals = true,
+          default_missing_value = rerank::USUAL_TEXT, value_parser = clap::value_parser!(u32).range(1..=i64::from(rerank::MOST)))]
+    pub rerank: Option<u32>,
 
     /// How many pictures to show
     #[arg(long, short = 'k', visible_alias = "limit", value_name = "N", default_value_t = 10,

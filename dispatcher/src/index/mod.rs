@@ -12,5 +12,5 @@ pub mod search;
 pub mod shelf;
 
 pub use indexer::{Indexed, Indexer};
-pub use search::{Asked, Finding, Freshness, Hits, Opened, Ready};
+pub use search::{Asked, Candidate, Finding, Freshness, Hits, MATCH, Opened, Ranked, Ready, Reranked};
 pub use shelf::Shelf;

@@ -1,18 +1,21 @@
 //! Searching an archive through its index; parts that it lacks are read and take part.
 
+mod ranked;
+
+pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
+
 use super::collect::{self, Listing, Part};
 use super::shelf::Shelf;
 use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
 use crate::search::Query;
 use captionfleet_index::codes::Shape;
 use captionfleet_index::{
-    Filter, Found, PartStamp, Place, Probe, Segment, SegmentBuilder, View, doubtful, groups, reciprocal_ranks,
+    Filter, Found, PartStamp, Place, Probe, Segment, SegmentBuilder, View, doubtful, reciprocal_ranks,
 };
 use captionfleet_proto::rows::{Embeddings, read_embeddings};
 use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_worker::telemetry::spans;
 use futures::{FutureExt as _, StreamExt as _};
-use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -42,45 +45,8 @@ pub struct Asked {
     pub limit: usize,
     /// Near-duplicates follow their best one instead of standing by themselves.
     pub group: bool,
-}
-
-/// One hit.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
-    /// Place, from 1.
-    pub rank: usize,
-    /// What the order follows: the similarity, BM25, or, where several rankings are fused, the sum of reciprocal ranks.
-    pub score: f32,
-    /// What each ranking says: `text` and `image` are similarities from -1 to 1, `words` is BM25.
-    pub matched: BTreeMap<&'static str, f32>,
-    /// The picture's URI.
-    pub item: String,
-    /// Time of the frame in a video.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frame_ms: Option<u64>,
-    /// Its caption.
-    pub caption: String,
-    /// Where the frame is kept as a small picture, if that was asked for and there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub thumbnail: Option<String>,
-    /// Where its row is.
-    pub part: String,
-    /// When the row was made.
-    pub finished_at: Timestamp,
-    /// Pictures that show the same, each with a lower score.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub duplicates: Vec<String>,
-}
-
-/// All hits that were asked for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Hits {
-    /// In their order.
-    pub hits: Vec<Finding>,
-    /// Pictures whose embeddings could have been found.
-    pub pictures: usize,
-    /// How much of the archive the index has.
-    pub index: Freshness,
+    /// How many of the best the model is to judge; they are the candidates of [`Ranked`].
+    pub rerank: usize,
 }
 
 /// How much of an archive its index has.
@@ -207,16 +173,17 @@ impl Ready {
     }
 
     /// Answers. Similarities of hits are exact: the vectors of the best are read from their parts.
-    pub async fn search(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Hits, ArchiveError> {
+    pub async fn search(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Ranked, ArchiveError> {
         let span = tracing::info_span!(target: spans::TARGET, "lookup", index.items = self.items());
         self.find(shelf, asked).instrument(span).await
     }
 
-    async fn find(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Hits, ArchiveError> {
+    async fn find(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Ranked, ArchiveError> {
         let fused = asked.vectors.len() + usize::from(asked.words.is_some()) > 1;
         let wanted = asked.offset.saturating_add(asked.limit);
         // Followers of a group stand behind their leader: without more hits than wanted there would be too few groups.
         let wanted = if asked.group { wanted.saturating_mul(2).saturating_add(50) } else { wanted };
+        let wanted = wanted.max(asked.rerank);
         let depth = if fused { wanted.max(FUSED) } else { wanted };
         let mut rankings: Vec<(&'static str, Vec<(Place, f32)>)> = Vec::new();
         for (name, vectors) in &asked.vectors {
@@ -245,12 +212,7 @@ impl Ready {
         } else {
             rankings.pop().map(|(_, ranking)| ranking).unwrap_or_default()
         };
-        let ready = self.clone();
-        let groups =
-            computed(move || if asked.group { ready.grouped(&order) } else { alone(&order) }).await?;
-        let page = groups.into_iter().enumerate().skip(asked.offset).take(asked.limit);
-        let hits = page.map(|(rank, group)| self.finding(rank + 1, &group, &mut matched)).collect();
-        Ok(Hits { hits, pictures: self.pictures(), index: self.freshness.clone() })
+        Ok(Ranked { ready: self, asked, order, matched, reranked: None })
     }
 
     async fn nearest(
@@ -342,54 +304,6 @@ impl Ready {
         let (segment, record) = self.view.row(place);
         (segment.item(&record), record.frame_ms)
     }
-
-    /// Each place with those that show the same, best first.
-    fn grouped(&self, order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
-        let codes = |place: Place| {
-            let (segment, record) = self.view.row(place);
-            record.code.map(|code| segment.codes(code as usize))
-        };
-        let mut probes: HashMap<usize, Option<Probe>> = HashMap::new();
-        let mut scratch = captionfleet_index::codes::Scratch::default();
-        let groups = groups(order.len(), |leader, other| {
-            let shape = self.shape;
-            let probe =
-                probes.entry(leader).or_insert_with(|| Some(Probe::of_item(shape?, codes(order[leader].0)?)));
-            let pair = probe.as_ref().zip(codes(order[other].0));
-            pair.is_some_and(|(probe, codes)| probe.all(codes, &mut scratch).0 >= ALIKE)
-        });
-        let with = |(leader, followers): (usize, Vec<usize>)| {
-            std::iter::once(leader).chain(followers).map(|place| order[place]).collect()
-        };
-        groups.into_iter().map(with).collect()
-    }
-
-    fn finding(
-        &self,
-        rank: usize,
-        group: &[(Place, f32)],
-        matched: &mut HashMap<Place, BTreeMap<&'static str, f32>>,
-    ) -> Finding {
-        let (place, score) = group[0];
-        let (segment, record) = self.view.row(place);
-        let others = group[1..].iter().map(|(place, _)| self.name(*place).0.to_owned());
-        Finding {
-            rank,
-            score,
-            matched: matched.remove(&place).unwrap_or_default(),
-            item: segment.item(&record).to_owned(),
-            frame_ms: record.frame_ms,
-            caption: segment.caption(&record).unwrap_or_default().to_owned(),
-            thumbnail: None,
-            part: segment.parts()[record.part as usize].key.clone(),
-            finished_at: Timestamp::from_microsecond(record.finished).unwrap_or_default(),
-            duplicates: others.collect(),
-        }
-    }
-}
-
-fn alone(order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
-    order.iter().map(|found| vec![*found]).collect()
 }
 
 /// The parts that no segment has, in the order of their keys.

@@ -3,7 +3,7 @@
 use super::Ground;
 use super::http::problem::Problem;
 use crate::archive;
-use crate::index::{Asked, Hits, Opened, Ready};
+use crate::index::{Asked, Hits, Opened, Ranked, Ready};
 use crate::search::query::Embedded;
 use captionfleet_proto::rows::{Row, read_embeddings};
 use captionfleet_proto::uri::ItemUri;
@@ -69,7 +69,7 @@ impl Lookup {
         ground: &Ground,
         embedded: Vec<(&'static str, Embedded)>,
         asked: Asked,
-    ) -> Result<Hits, Problem> {
+    ) -> Result<Ranked, Problem> {
         let space = embedded.first().map(|(_, embedded)| embedded.space.clone());
         if embedded.iter().any(|(_, embedded)| Some(&embedded.space) != space.as_ref()) {
             return Err(Problem::conflict(
@@ -78,7 +78,12 @@ impl Lookup {
         }
         let ready = self.ready(ground, space.as_deref()).await?;
         let vectors = embedded.into_iter().map(|(name, embedded)| (name, embedded.vectors)).collect();
-        let hits = ready.search(&ground.shelf, Asked { vectors, ..asked }).boxed().await?;
+        Ok(ready.search(&ground.shelf, Asked { vectors, ..asked }).boxed().await?)
+    }
+
+    /// The page of what was found; remembers where the rows of its hits are.
+    pub async fn page(&self, ranked: Ranked) -> Result<Hits, Problem> {
+        let hits = ranked.page().boxed().await?;
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         if found.len() > FOUND {
             found.clear();

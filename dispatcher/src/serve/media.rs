@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use shelf::Shelf;
 use tokio::sync::Semaphore;
 
-use crate::staging::address;
+use crate::staging::readable;
 
 /// Largest picture that is read.
 const MOST_BYTES: u64 = 64 << 20;
@@ -114,24 +114,9 @@ pub fn is_picture(bytes: &[u8]) -> bool {
 
 /// The item as a worker can read it: a frame as it was kept, a staged file as its copy.
 pub async fn item_of(ground: &Ground, row: &Row) -> Result<JobItem, Problem> {
-    let mut item = JobItem::new(row.item.clone());
-    if let Some(frame_ms) = row.frame_ms {
-        let key = layout::thumbnail(&row.item, frame_ms);
-        head(ground, &key, row).await?;
-        item.uri = address(&ground.uri, &key);
-    } else if let (true, true, Some(sha256)) = (ground.settings.is_remote(), row.item.is_local(), &row.sha256)
-    {
-        item.fetch = Some(address(&ground.uri, &layout::staged(sha256)));
-    }
-    Ok(item)
-}
-
-async fn head(ground: &Ground, key: &str, row: &Row) -> Result<(), Problem> {
-    match ground.archive.head(key).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == StorageErrorKind::NotFound => Err(not_kept(&row.item)),
-        Err(error) => Err(error.into()),
-    }
+    let (remote, sha256) = (ground.settings.is_remote(), row.sha256.as_deref());
+    let item = readable(&*ground.archive, &ground.uri, remote, &row.item, row.frame_ms, sha256).await?;
+    item.ok_or_else(|| not_kept(&row.item))
 }
 
 async fn frame(ground: &Ground, item: &ItemUri, frame_ms: u64) -> Result<Jpeg, Problem> {

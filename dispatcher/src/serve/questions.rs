@@ -1,23 +1,27 @@
 //! What only a worker can answer: embeddings of queries, captions and answers for one picture. All of it goes over the
 //! interactive lane, before any bulk work.
 
+mod kept;
+
 use super::Ground;
 use super::http::problem::Problem;
 use super::members::Members;
 use crate::archive;
 use crate::exchange::{exchange, new_id};
 use crate::search::query::{Embedded, embed};
+use crate::search::rerank;
 use anyhow::Context as _;
 use axum::http::StatusCode;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{CaptionJob, Job, JobItem, Prompt, Query, RunId};
+use captionfleet_proto::job::{CaptionJob, Job, JobItem, Match, Prompt, Query, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{Row, Status};
 use captionfleet_proto::uri::{ArchiveUri, Location};
 use captionfleet_worker::telemetry::spans;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use kept::{Kept, Key};
+use prometheus::Registry;
+use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +29,6 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Questions at a time: the workers' lane is short.
 const AT_ONCE: usize = 32;
-/// Embeddings that are kept.
-const KEPT: usize = 2000;
-/// How long: workers may be given another model.
-const FRESH: Duration = Duration::from_secs(600);
 /// The run of all questions, which is none.
 const RUN: &str = "question";
 
@@ -36,41 +36,58 @@ const RUN: &str = "question";
 #[derive(Debug)]
 pub struct Questions {
     room: Semaphore,
-    embedded: Mutex<HashMap<String, (Instant, Embedded)>>,
+    kept: Kept,
     members: Arc<Members>,
 }
 
 impl Questions {
-    /// Tells `members` which workers answered.
-    pub fn new(members: Arc<Members>) -> Self {
-        Self { room: Semaphore::new(AT_ONCE), embedded: Mutex::default(), members }
+    /// Tells `members` which workers answered, and counts in `registry`.
+    pub fn new(members: Arc<Members>, registry: &Registry) -> prometheus::Result<Self> {
+        Ok(Self { room: Semaphore::new(AT_ONCE), kept: Kept::new(registry)?, members })
     }
 
-    /// The embedding of a query, which `name` tells from all others.
-    pub async fn embed(&self, ground: &Ground, name: String, query: Query) -> Result<Embedded, Problem> {
+    /// The embedding of a query: the one that is kept of it, or else a worker's.
+    pub async fn embed(&self, ground: &Ground, query: Query) -> Result<Embedded, Problem> {
         if !ground.embeds {
             return Err(Problem::conflict(
                 "this model has no retrieval heads and cannot search by meaning; search by words",
             ));
         }
-        if let Some((at, embedded)) = self.kept().get(&name)
-            && at.elapsed() < FRESH
-        {
-            return Ok(embedded.clone());
+        match Key::of(ground.bundle.as_ref(), &query) {
+            Some(key) => self.kept.get_or_ask(key, || self.ask_to_embed(ground, query)).await,
+            None => self.ask_to_embed(ground, query).await,
         }
+    }
+
+    async fn ask_to_embed(&self, ground: &Ground, query: Query) -> Result<Embedded, Problem> {
         let _seat = self.room.acquire().await.map_err(|_| ending())?;
         let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
         let (uri, bundle) = (ground.uri.clone(), ground.bundle.clone());
         let asking = |gone: CancellationToken| async move {
             embed(&*broker, &topology, &uri, bundle, query, PATIENCE, &gone).await
         };
-        let embedded = attended(asking).await.map_err(|error| unanswered(&error))?;
-        let mut kept = self.kept();
-        if kept.len() >= KEPT {
-            kept.clear();
+        attended(asking).await.map_err(|error| unanswered(&error))
+    }
+
+    /// How well `text` describes each of some pictures, those that can be read.
+    pub async fn judge(
+        &self,
+        ground: &Ground,
+        text: String,
+        items: Vec<Result<JobItem, Match>>,
+    ) -> Result<Vec<Match>, Problem> {
+        if !ground.embeds {
+            return Err(Problem::conflict(
+                "this model has no retrieval heads and cannot re-rank; search without",
+            ));
         }
-        kept.insert(name, (Instant::now(), embedded.clone()));
-        Ok(embedded)
+        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
+        let (uri, bundle) = (ground.uri.clone(), ground.bundle.clone());
+        let asking = |gone: CancellationToken| async move {
+            rerank::judge(&*broker, &topology, &uri, bundle.as_deref(), &text, items, PATIENCE, &gone).await
+        };
+        attended(asking).await.map_err(|error| unanswered(&error))
     }
 
     /// What the model says about one picture. The row goes through an archive of its own inside the archive, so that it
@@ -112,10 +129,6 @@ impl Questions {
         let (code, message) = (row.error_code.unwrap_or_default(), row.error_message.unwrap_or_default());
         let detail = format!("the picture cannot be captioned ({code}): {message}");
         Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_captioned", detail))
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Instant, Embedded)>> {
-        self.embedded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{DecodeError, Limits};
 use crate::job::{
-    CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, Prompt, QUESTION_PLACEHOLDER, Query, Question,
-    SearchReply, SearchResult, problem_of,
+    CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, MAX_CANDIDATES, Match, Prompt,
+    QUESTION_PLACEHOLDER, Query, Question, RerankJob, RerankReply, RerankResult, SearchReply, SearchResult,
+    problem_of,
 };
 
 const MAX_ETAG_BYTES: usize = 1024;
@@ -42,7 +43,26 @@ pub(super) fn job(job: &Job, limits: Limits) -> Result<(), DecodeError> {
             Query::Text { text } => question("query.text", text),
             Query::Image { item } => job_item("query.item", item),
         },
+        JobKind::Rerank(rerank) => rerank_job(rerank),
     }
+}
+
+fn rerank_job(job: &RerankJob) -> Result<(), DecodeError> {
+    question("text", &job.text)?;
+    if job.items.is_empty() {
+        return Err(invalid("items", "is empty"));
+    }
+    if job.items.len() > MAX_CANDIDATES {
+        return Err(DecodeError::TooManyItems { items: job.items.len(), limit: MAX_CANDIDATES });
+    }
+    for (at, item) in job.items.iter().enumerate() {
+        job_item(&format!("items[{at}]"), item)?;
+        if item.sample.is_some() {
+            let problem = "is a segment of a video: name a kept frame of it instead";
+            return Err(invalid(&format!("items[{at}]"), problem));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn reply(reply: &SearchReply) -> Result<(), DecodeError> {
@@ -56,6 +76,15 @@ pub(super) fn reply(reply: &SearchReply) -> Result<(), DecodeError> {
         }
     }
     Ok(())
+}
+
+pub(super) fn rerank_reply(reply: &RerankReply) -> Result<(), DecodeError> {
+    let RerankResult::Ok { matches, .. } = &reply.result else { return Ok(()) };
+    let broken = |one: &Match| matches!(one, Match::Judged { log_odds } if !log_odds.is_finite());
+    match matches.iter().position(broken) {
+        Some(at) => Err(invalid(&format!("matches[{at}].log_odds"), "is not finite")),
+        None => Ok(()),
+    }
 }
 
 fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {

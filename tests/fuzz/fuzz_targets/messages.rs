@@ -12,5 +12,6 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let _ = codec::decode_outcome(bytes);
     let _ = codec::decode_reply(bytes);
+    let _ = codec::decode_rerank_reply(bytes);
     let _ = codec::decode_manifest(bytes);
 });

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -47,6 +48,26 @@ def api(method: str, path: str, body: object = None, token: str | None = TOKEN):
     except urllib.error.HTTPError as error:
         assert error.headers["content-type"] == "application/problem+json", error.headers
         return error.code, json.loads(error.read())
+
+
+def submitted(**order: object) -> dict:
+    """Submits a run and waits until it has ended."""
+    status, standing = api("POST", "/api/v1/submissions", order)
+    assert status == 202, standing
+    deadline = time.monotonic() + 90
+    while True:
+        if standing.get("runs"):
+            _, run = api("GET", f"/api/v1/runs/{standing['runs'][0]}")
+            if run.get("state") == "finished":
+                return run
+        assert time.monotonic() < deadline, standing
+        time.sleep(0.1)
+        _, standing = api("GET", f"/api/v1/submissions/{standing['id']}")
+
+
+def bucket_folder() -> pathlib.Path:
+    """Where the pictures of the bucket are: the S3 server of the tests keeps them in a folder."""
+    return pathlib.Path(os.environ["CAPTIONFLEET_TEST_BUCKET"]) / BUCKET.split("/", 3)[3]
 
 
 @pytest.fixture(scope="session")
@@ -142,6 +163,83 @@ def test_filters_pages_and_hybrid(watched):
     expect(page.get_by_role("status")).to_contain_text("min_size")
 
 
+def test_the_model_judges_the_best_again(watched, caption):
+    page = watched.page
+    page.goto("/")
+    page.get_by_text("Filters and order").click()
+    page.get_by_label("let the model judge the best 20").check()
+    page.get_by_label("What to look for").fill(caption)
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page).to_have_url(re.compile("rerank=20"))
+    expect(page.get_by_role("status")).to_contain_text(re.compile("the model has judged the best \\d+"))
+    first = page.locator("cf-gallery li").first
+    expect(first).to_contain_text(re.compile(r"the model \d\.\d\d, text"))
+    expect(first).to_contain_text(caption)
+    expect(page.get_by_label("let the model judge the best 20")).to_be_checked()
+    watched.accessible("judged")
+    watched.fits("judged")
+    watched.shot("judged")
+    _, found = api("GET", "/api/v1/search?" + urllib.parse.urlencode({"text": caption, "rerank": 8, "limit": 20}))
+    odds = [hit["matched"].get("match") for hit in found["hits"]]
+    judged, rest = odds[: found["reranked"]["judged"]], odds[found["reranked"]["judged"] :]
+    assert judged == sorted(judged, reverse=True) and len(judged) >= 4 and not any(rest), found
+    assert len(judged) + sum(found["reranked"]["failed"].values()) == 8, found
+    status, problem = api("GET", "/api/v1/search?rerank=5")
+    assert status == 400 and "text" in problem["detail"], problem
+
+
+def test_another_caption_shows_at_once(caption):
+    folder = bucket_folder() / "again"
+    folder.mkdir()
+    others = [path for path in sorted(PICTURES.iterdir()) if path.name != NAME]
+    source = f"{BUCKET}/again"
+
+    def shown(text: str) -> list[str]:
+        asked = urllib.parse.urlencode({"source": f"{source}/", "caption": text})
+        return [hit["caption"] for hit in api("GET", f"/api/v1/search?{asked}")[1]["hits"]]
+
+    def until_shown(text: str, is_right) -> list[str]:
+        # The service takes the archive to be as it was for a second.
+        deadline = time.monotonic() + 5
+        while not is_right(captions := shown(text)):
+            assert time.monotonic() < deadline, captions
+            time.sleep(0.1)
+        return captions
+
+    (folder / "changing.png").write_bytes((PICTURES / NAME).read_bytes())
+    submitted(sources=[source])
+    until_shown(caption, lambda captions: captions == [caption])
+    (folder / "changing.png").write_bytes(others[0].read_bytes())
+    submitted(sources=[source])
+    (now,) = until_shown("", lambda captions: len(captions) == 1 and captions != [caption])
+    assert shown(caption) == []
+    asked = urllib.parse.urlencode({"source": f"{source}/", "text": now})
+    (hit,) = api("GET", f"/api/v1/search?{asked}")[1]["hits"]
+    assert hit["caption"] == now, hit
+
+
+def test_failed_items_are_shown_with_their_reasons(watched):
+    """A picture that the model cannot answer about is a failed row, and there is something to see."""
+    form = {"form": "integer", "minimum": 100_000, "maximum": 999_999}
+    questions = [{"question": "how many objects are there?", "name": "count", "answer": form}]
+    asked = sorted(path.name for path in PICTURES.iterdir() if path.name != NAME)[-1]
+    run = submitted(sources=[f"{BUCKET}/first/{asked}", f"{BUCKET}/hostile"], questions=questions, max_tokens=1)
+    assert run["failed"].get("constraint_unmet") == 1 and len(run["failed"]) >= 2, run
+    page = watched.page
+    page.goto("/runs?" + urllib.parse.urlencode({"run": run["run"]}))
+    page.get_by_text("Failed items").click()
+    failures = page.locator(".failures li")
+    expect(failures).to_have_count(sum(run["failed"].values()))
+    seen = failures.filter(has_text=asked)
+    expect(seen).to_contain_text("constraint_unmet")
+    expect(seen).to_contain_text("allow more of them")
+    watched.until("document.querySelector('.failures img')?.naturalWidth > 0")
+    expect(failures.filter(has_text="notes.txt")).to_contain_text("no picture")
+    watched.accessible("failures")
+    watched.fits("failures")
+    watched.shot("failures")
+
+
 def test_search_by_a_dropped_picture(watched):
     page = watched.page
     page.goto("/")
@@ -163,6 +261,14 @@ def test_search_by_a_dropped_picture(watched):
     expect(page.get_by_alt_text("The picture that is searched by")).to_be_visible()
     watched.accessible("by-picture")
     watched.shot("by-picture")
+    # A text beside the picture: both count.
+    page.get_by_label("What to look for").fill("a red star")
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page).to_have_url(re.compile("text=a\\+red\\+star"))
+    expect(page).to_have_url(re.compile("upload=[0-9a-f]{64}"))
+    expect(first).to_contain_text(re.compile(r"picture -?\d\.\d\d, text -?\d\.\d\d"))
+    expect(page.locator("cf-gallery li").filter(has_text=NAME).first).to_contain_text("picture 1.00")
+    watched.shot("by-picture-and-text")
     page.get_by_label("Picture", exact=True).set_input_files({"name": "x.txt", "mimeType": "image/png", "buffer": b"no picture"})
     expect(page.get_by_role("status")).to_contain_text("no picture that can be read")
 

@@ -50,6 +50,7 @@ pub use error::ModelError;
 pub use inventory::{TensorKind, TensorSpec, tensor_inventory};
 pub use kv_cache::KvCache;
 pub use linear::Linear;
+pub use probe::Pause;
 pub use prompt::{IMAGE_PLACEHOLDER, PromptError, PromptTemplates, PromptTokens};
 pub use retrieval::RetrievalHead;
 pub use sampling::{DegenerateLogits, Sampled, Sampler, SamplingOptions, log_probability};

@@ -1,4 +1,4 @@
-//! Watching points inside the networks, for the golden trace.
+//! Watching points inside the networks, for the golden trace, and pauses at the same places.
 use candle_core::Tensor;
 
 /// A place whose tensor can be watched.
@@ -22,6 +22,9 @@ pub(crate) enum Point {
 
 /// Is shown tensors as they arise. Cloning a tensor shares its memory.
 pub(crate) type Probe<'a> = &'a mut dyn FnMut(Point, &Tensor);
+
+/// Is called between the layers of a long step: what must not wait for the step's end can be done there.
+pub type Pause<'a> = &'a mut dyn FnMut();
 
 /// Looks at nothing.
 pub(crate) fn unwatched(_: Point, _: &Tensor) {}

@@ -6,7 +6,7 @@ use crate::{
     error::DuringStep,
     linear::Linear,
     norm::LayerNorm,
-    probe::{Point, Probe, unwatched},
+    probe::{Pause, Point, Probe, unwatched},
     qformer::{QFormer, TextSizes},
     vision::VisionTower,
 };
@@ -70,19 +70,27 @@ impl RetrievalHead {
         self.image_embeddings_watched(features, &mut unwatched)
     }
 
+    /// As [`RetrievalHead::image_embeddings`], with a pause after every layer.
+    pub fn image_embeddings_pausing(
+        &self,
+        features: &Tensor,
+        pause: Pause,
+    ) -> std::result::Result<Tensor, ModelError> {
+        self.image_embeddings_watched(features, &mut |_, _| pause())
+    }
+
     /// The L2-normalised vector `(E)` of a text's ids. A picture's score is the largest dot
     /// product with any of its vectors.
     pub fn text_embedding(&self, ids: &[u32]) -> std::result::Result<Tensor, ModelError> {
         self.text_embedding_watched(ids, ids.len(), &mut unwatched)
     }
 
-    /// Probability that the text describes the picture, from one picture's features `(N, D)`.
-    pub fn match_probability(&self, features: &Tensor, ids: &[u32]) -> std::result::Result<f32, ModelError> {
-        self.match_logits(features, ids).and_then(|logits| {
-            candle_nn::ops::softmax_last_dim(&logits)
-                .and_then(|probabilities| probabilities.get(1)?.to_scalar())
-                .during("the matching head")
-        })
+    /// Natural logarithm of the odds that the text describes the picture, from one picture's features `(N, D)`. The
+    /// probability is its logistic function, which rounds to 1 for all of the surest.
+    pub fn match_log_odds(&self, features: &Tensor, ids: &[u32]) -> std::result::Result<f32, ModelError> {
+        let logits = self.match_logits(features, ids)?;
+        let odds = || (logits.get(1)? - logits.get(0)?)?.to_scalar();
+        odds().during("the matching head")
     }
 
     /// Logits `(2)` of "does not match" and "matches".

@@ -10,7 +10,7 @@ use crate::{
     kv_cache::Span,
     norm::LayerNorm,
     phi::Phi,
-    probe::{Point, Probe, unwatched},
+    probe::{Pause, Point, Probe, unwatched},
     projector::Projector,
     qformer::QFormer,
     vision::VisionTower,
@@ -107,15 +107,25 @@ impl TinyGptV {
         self.vision_features_watched(pixels, &mut unwatched)
     }
 
+    /// As [`TinyGptV::vision_features`], with a pause after every block.
+    pub fn vision_features_pausing(&self, pixels: &Tensor, pause: Pause) -> Result<Tensor, ModelError> {
+        self.vision_features_watched(pixels, &mut |_, _| pause())
+    }
+
     /// Output of the vision tower that the retrieval heads read, for pixels `(B, 3, S, S)` of
     /// their size. Where [`TinyGptV::shares_vision_pass`], it is what
     /// [`TinyGptV::vision_features`] gives.
     pub fn retrieval_features(&self, pixels: &Tensor) -> Result<Tensor, ModelError> {
+        self.retrieval_features_pausing(pixels, &mut || {})
+    }
+
+    /// As [`TinyGptV::retrieval_features`], with a pause after every block.
+    pub fn retrieval_features_pausing(&self, pixels: &Tensor, pause: Pause) -> Result<Tensor, ModelError> {
         let retrieval = self.retrieval.as_ref().ok_or(ModelError::NoRetrieval)?;
         retrieval
             .vision()
             .unwrap_or(&self.vision)
-            .forward(pixels, &mut unwatched)
+            .forward(pixels, &mut |_, _| pause())
             .during("the vision tower of the retrieval heads")
     }
 
@@ -131,16 +141,18 @@ impl TinyGptV {
         self.image_tokens_watched(features, &mut unwatched)
     }
 
-    /// As [`TinyGptV::image_tokens`], each picture with its adapter's projections, if that has any.
+    /// As [`TinyGptV::image_tokens`], each picture with its adapter's projections, if that has any; with a pause after
+    /// every layer.
     pub fn image_tokens_with(
         &self,
         features: &Tensor,
         adapters: &[Option<Arc<Adapter>>],
+        pause: Pause,
     ) -> Result<Tensor, ModelError> {
         let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
         let project =
             |queries: &Tensor| shares.through(&self.projector, queries, |adapter| adapter.projector.as_ref());
-        self.queries(features, &mut unwatched).and_then(|queries| project(&queries)).during(PROJECTING)
+        self.queries(features, &mut |_, _| pause()).and_then(|queries| project(&queries)).during(PROJECTING)
     }
 
     /// The prompt `(T, H)` with one picture's image tokens `(Q, H)` in its place.
@@ -172,7 +184,17 @@ impl TinyGptV {
     ///
     /// After a failure the cache is as it was before the call.
     pub fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Tensor, ModelError> {
-        let normed = self.hidden(rows, cache, &mut unwatched)?;
+        self.prefill_pausing(rows, cache, &mut || {})
+    }
+
+    /// As [`TinyGptV::prefill`], with a pause after every layer.
+    pub fn prefill_pausing(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        pause: Pause,
+    ) -> Result<Tensor, ModelError> {
+        let normed = self.hidden(rows, cache, &mut |_, _| pause())?;
         let lengths: Vec<usize> = rows.iter().map(|row| row.embeds.dims()[0]).collect();
         last_rows(&normed, &lengths).and_then(|last| self.language.logits(&last)).during("the output head")
     }

@@ -9,17 +9,17 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use captionfleet_model::bundle::LoadedModel;
-use captionfleet_model::{DecodeRow, KvCache, PrefillRow, StopReason};
-use half::f16;
+use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow, StopReason};
 
 use super::feature_cache::{FeatureCache, key_of};
+use super::interlude::Interlude;
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
 use super::request::{OneAnswer, Priority, Work};
 use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
 use super::sequence::{Live, Seen, Sequence};
-use super::step::{Sight, Wanted};
+use super::step::{Sight, Wanted, vectors};
 use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};
 
@@ -34,6 +34,10 @@ pub(super) struct DeviceThread {
     features: FeatureCache,
     observer: Arc<dyn EngineObserver>,
     inbox: Receiver<Work>,
+    /// What came during a step and is taken in after it.
+    arrived: Vec<Work>,
+    /// Seconds of the running step that went into answers between its layers.
+    interludes: f64,
     pulse: Arc<Pulse>,
     next_id: u64,
     /// Why the thread ends although requests may still come.
@@ -62,8 +66,8 @@ impl DeviceThread {
             loaded,
             network,
             throttles: Throttles {
-                vision: Throttle::new(limits.vision_batch),
-                prefill: Throttle::new(limits.prefill_batch),
+                vision: Throttle::new(limits.vision_batch.min(options.pass)),
+                prefill: Throttle::new(limits.prefill_batch.min(options.pass)),
                 decode: Throttle::new(limits.all_slots()),
             },
             cache,
@@ -72,6 +76,8 @@ impl DeviceThread {
             features: FeatureCache::new(options.feature_cache),
             observer,
             inbox,
+            arrived: Vec::new(),
+            interludes: 0.0,
             pulse,
             next_id: 0,
             fatal: None,
@@ -89,14 +95,17 @@ impl DeviceThread {
                 self.pulse.end();
             }
         }
-        for (_, live) in self.live.drain() {
-            live.work.fail(EngineError::Stopped);
+        for work in self.live.drain().map(|(_, live)| live.work).chain(self.arrived.drain(..)) {
+            work.fail(EngineError::Stopped);
         }
         self.fatal.map_or(Ok(()), Err)
     }
 
     /// Takes in what has arrived; waits when there is nothing to do. False when nobody can ask any more.
     fn take_in(&mut self) -> bool {
+        for work in std::mem::take(&mut self.arrived) {
+            self.admit(work);
+        }
         if self.scheduler.is_empty() {
             let since = Instant::now();
             let Ok(work) = self.inbox.recv() else { return false };
@@ -116,7 +125,7 @@ impl DeviceThread {
         let priority = work.priority();
         let (entrance, live) = match work {
             Work::Text { .. } => (Entrance::Text, Live::new(work)),
-            Work::Picture { .. } => (Entrance::Picture, Live::new(work)),
+            Work::Picture { .. } | Work::Match { .. } => (Entrance::Picture, Live::new(work)),
             Work::Caption { ref request, at, .. } => {
                 let sequence = match Sequence::new(&self.loaded.tokenizer, &request.asks[at]) {
                     Ok(sequence) => sequence,
@@ -187,6 +196,7 @@ impl DeviceThread {
             NextBatch::Decode { seats } => (Stage::Decode, seats.len(), limits.slots),
         };
         let since = Instant::now();
+        self.interludes = 0.0;
         match batch {
             NextBatch::Text { requests } => self.text(&requests),
             NextBatch::Vision { requests } => {
@@ -199,7 +209,32 @@ impl DeviceThread {
                 in_pieces(&seats, self.throttles.decode.rows(), |piece| self.seats(Stage::Decode, piece));
             }
         }
-        self.observer.stage(stage, since.elapsed().as_secs_f64(), rows, capacity);
+        let seconds = since.elapsed().as_secs_f64() - self.interludes;
+        self.observer.stage(stage, seconds, rows, capacity);
+    }
+
+    /// Runs a long step over `rows`, and answers queries between its layers.
+    fn attentively<T>(
+        &mut self,
+        rows: &[RequestId],
+        step: impl FnOnce(&dyn Network, &mut KvCache, &HashMap<RequestId, Live>, Pause<'_>) -> T,
+    ) -> T {
+        let is_query = |live: &Live| matches!(live.work, Work::Text { .. } | Work::Picture { .. });
+        let mut queries: Vec<RequestId> = self
+            .live
+            .iter()
+            .filter(|(id, live)| is_query(live) && !rows.contains(id))
+            .map(|(id, _)| *id)
+            .collect();
+        queries.sort_unstable();
+        let waiting = queries.into_iter().filter_map(|id| self.leave(id)).map(|live| live.work).collect();
+        let dimension = self.dimension();
+        let mut interlude = Interlude::new(&*self.network, &self.inbox, &*self.observer, dimension, waiting);
+        let done = step(&*self.network, &mut self.cache, &self.live, &mut || interlude.pause());
+        let (later, seconds) = interlude.end();
+        self.arrived.extend(later);
+        self.interludes += seconds;
+        done
     }
 
     fn text(&mut self, requests: &[RequestId]) {
@@ -219,8 +254,11 @@ impl DeviceThread {
             return;
         }
         let began = Instant::now();
-        let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&self.live[id].work)).collect();
-        match contained(Stage::Vision, || self.network.vision(&wanted)) {
+        let sights = self.attentively(&present, |network, _, live, pause| {
+            let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&live[id].work)).collect();
+            contained(Stage::Vision, || network.vision(&wanted, pause))
+        });
+        match sights {
             Ok(sights) => {
                 self.throttles.vision.went_well(present.len());
                 self.spent(Stage::Vision, began, present.iter().copied());
@@ -253,15 +291,23 @@ impl DeviceThread {
             }
             return;
         }
-        let vectors = sight.embedding.map(|flat| self.split_vectors(&flat));
-        let Some(Live { work: Work::Picture { reply, .. }, .. }) = self.leave(id) else { return };
+        let Some(live) = self.leave(id) else { return };
         // Nobody listening is fine: the request was cancelled.
-        let _ = reply.send(vectors.ok_or(EngineError::NoRetrievalHead));
+        match live.work {
+            Work::Picture { reply, .. } => {
+                let vectors = sight.embedding.map(|flat| vectors(&flat, self.dimension()));
+                let _ = reply.send(vectors.ok_or(EngineError::NoRetrievalHead));
+            }
+            Work::Match { reply, .. } => {
+                let _ = reply.send(sight.log_odds.ok_or(EngineError::NoRetrievalHead));
+            }
+            Work::Caption { .. } | Work::Text { .. } => {}
+        }
     }
 
-    fn split_vectors(&self, flat: &[f16]) -> Vec<Vec<f32>> {
-        let dimension = self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim);
-        flat.chunks(dimension).map(|vector| vector.iter().map(|value| value.to_f32()).collect()).collect()
+    /// Values of an embedding's vector.
+    fn dimension(&self) -> usize {
+        self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim)
     }
 
     /// Prefill or decode of these seats; in halves after a failure, as for [`Self::vision`].
@@ -271,10 +317,10 @@ impl DeviceThread {
         }
         let began = Instant::now();
         let seats = &*self.by_adapter(seats);
-        let logits = contained(stage, || match stage {
+        let logits = match stage {
             Stage::Prefill => self.prefill(seats),
-            _ => self.decode(seats),
-        });
+            _ => contained(stage, || self.decode(seats)),
+        };
         match logits {
             Ok(rows) => {
                 self.throttle(stage).went_well(rows.len());
@@ -338,7 +384,14 @@ impl DeviceThread {
     }
 
     fn prefill(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let rows = seats
+        let rows = contained(Stage::Prefill, || self.prefill_rows(seats))?;
+        self.attentively(&[], |network, cache, _, pause| {
+            contained(Stage::Prefill, || network.prefill(&rows, cache, pause))
+        })
+    }
+
+    fn prefill_rows(&self, seats: &[Seat]) -> Result<Vec<PrefillRow>, EngineError> {
+        seats
             .iter()
             .map(|seat| {
                 let (sequence, seen) = self
@@ -350,8 +403,7 @@ impl DeviceThread {
                 let adapter = self.live.get(&seat.request).and_then(|live| live.work.adapter().cloned());
                 Ok(PrefillRow { slot: seat.slot, embeds, adapter })
             })
-            .collect::<Result<Vec<_>, EngineError>>()?;
-        self.network.prefill(&rows, &mut self.cache)
+            .collect()
     }
 
     fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -414,8 +466,12 @@ fn wanted(work: &Work) -> Option<Wanted<'_>> {
             caption: true,
             embed: request.embed,
             adapter: request.adapter.as_ref(),
+            text: None,
         }),
-        Work::Picture { picture, .. } => Some(Wanted { picture, caption: false, embed: true, adapter: None }),
+        Work::Picture { picture, .. } => Some(Wanted::embedding(picture)),
+        Work::Match { picture, text, .. } => {
+            Some(Wanted { embed: false, text: Some(&text.0), ..Wanted::embedding(picture) })
+        }
         Work::Text { .. } => None,
     }
 }
@@ -427,7 +483,10 @@ fn in_pieces<T>(batch: &[T], rows: usize, run: impl FnMut(&[T])) {
 
 /// Runs a step; a panic in it becomes an error. The cache counts tokens only after a step has succeeded, so it is
 /// sound to go on.
-fn contained<T>(stage: Stage, step: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+pub(super) fn contained<T>(
+    stage: Stage,
+    step: impl FnOnce() -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
         Err(EngineError::Panicked { step: stage.as_str(), message: panic_message(panic.as_ref()) })
     })

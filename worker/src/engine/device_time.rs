@@ -45,8 +45,8 @@ impl DeviceTime {
             Stage::Vision => &mut self.vision,
             Stage::Prefill => &mut self.prefill,
             Stage::Decode => &mut self.decode,
-            // Queries are not captions.
-            Stage::Text => return,
+            // Queries are not captions, and the null engine has no device.
+            Stage::Text | Stage::Null => return,
         };
         *place = Some(place.map_or(leg, |before| Leg {
             began: before.began.min(leg.began),

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use captionfleet_model::preprocess::{Picture, prepare};
-use captionfleet_model::{DecodeRow, PrefillRow, SamplingOptions};
+use captionfleet_model::{DecodeRow, Pause, PrefillRow, SamplingOptions};
+use captionfleet_world::texts::retrieval_text;
 use captionfleet_world::{Scene, Split, render};
 use futures::future::join_all;
 
@@ -22,7 +23,14 @@ pub(super) fn loaded() -> Arc<LoadedModel> {
 }
 
 fn options(slots: usize) -> EngineOptions {
-    EngineOptions { slots, vision_batch: 8, prefill_batch: 8, max_len: 96, feature_cache: 0 }
+    EngineOptions {
+        slots,
+        vision_batch: 8,
+        prefill_batch: 8,
+        max_len: 96,
+        pass: usize::MAX,
+        feature_cache: 0,
+    }
 }
 
 pub(super) fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
@@ -116,6 +124,41 @@ async fn cancelled_and_interactive_requests_change_no_other_answer() {
     tokio::task::spawn_blocking(move || engine.join()).await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_between_layers_change_no_answer_and_are_not_changed() {
+    let engine = start(Box::new(loaded()), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let undisturbed = all(&handle, mixed_requests()).await;
+    let alone = handle.embed_text("a red circle".to_owned()).await.unwrap();
+    let texts = join_all((0..400).map(|_| handle.embed_text("a red circle".to_owned())));
+    let (answers, texts) = tokio::join!(all(&handle, mixed_requests()), texts);
+    assert_eq!(answers, undisturbed);
+    assert!(texts.into_iter().all(|text| text.unwrap() == alone));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn odds_tell_right_from_wrong_and_are_the_same_in_any_company() {
+    let engine = start(Box::new(loaded()), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let pictures: Vec<_> = (0..12).map(|seed| request(seed, "", 1).picture).collect();
+    let texts: Vec<_> = (0..12)
+        .map(|seed| handle.match_text(&retrieval_text(&Scene::sample(seed, Split::HeldOut))).unwrap())
+        .collect();
+    let pairs: Vec<(usize, usize)> = (0..12).flat_map(|at| [(at, at), (at, (at + 5) % 12)]).collect();
+    let mut alone = Vec::new();
+    for (picture, text) in &pairs {
+        alone.push(handle.match_picture(pictures[*picture].clone(), &texts[*text]).await.unwrap());
+    }
+    let right =
+        pairs.iter().zip(&alone).filter(|((picture, text), odds)| (picture == text) == (**odds > 0.0));
+    assert!(right.count() >= 22, "{alone:?}");
+    let together =
+        join_all(pairs.iter().map(|(at, text)| handle.match_picture(pictures[*at].clone(), &texts[*text])));
+    let (together, _) = tokio::join!(together, all(&handle, mixed_requests()));
+    let together: Vec<f32> = together.into_iter().map(|odds| odds.unwrap()).collect();
+    assert_eq!(together, alone);
+}
+
 /// A device on which `most` rows of a step fit.
 struct Tight {
     most: Arc<AtomicUsize>,
@@ -132,14 +175,19 @@ impl Tight {
 }
 
 impl Network for Tight {
-    fn vision(&self, rows: &[Wanted<'_>]) -> Result<Vec<Sight>, EngineError> {
+    fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
         self.check(rows.len())?;
-        loaded().vision(rows)
+        loaded().vision(rows, pause)
     }
 
-    fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn prefill(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        pause: Pause<'_>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.check(rows.len())?;
-        loaded().prefill(rows, cache)
+        loaded().prefill(rows, cache, pause)
     }
 
     fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {

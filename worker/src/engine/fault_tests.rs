@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use captionfleet_model::preprocess::PreparedPicture;
-use captionfleet_model::{DecodeRow, KvCache, PrefillRow};
+use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow};
 
 use super::tests::{loaded, request, start};
 use super::{Engine, EngineHandle, Network};
@@ -57,19 +57,24 @@ impl Faulty {
 }
 
 impl Network for Faulty {
-    fn vision(&self, rows: &[Wanted<'_>]) -> Result<Vec<Sight>, EngineError> {
+    fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
         let meant = |row: &Wanted<'_>| {
             self.picture.as_ref().is_none_or(|picture| picture.caption.rgb == row.picture.caption.rgb)
         };
         if rows.iter().any(meant) {
             self.strike(Stage::Vision);
         }
-        loaded().vision(rows)
+        loaded().vision(rows, pause)
     }
 
-    fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn prefill(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        pause: Pause<'_>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
         self.strike(Stage::Prefill);
-        Ok(self.spoil(Stage::Prefill, loaded().prefill(rows, cache)?))
+        Ok(self.spoil(Stage::Prefill, loaded().prefill(rows, cache, pause)?))
     }
 
     fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
@@ -154,4 +159,57 @@ async fn a_device_that_hangs_is_given_up() {
     assert!(matches!(handle.check_pulse(limit).await, Err(EngineError::Hung { .. })));
     assert!(handle.is_hung() && engine.gone().is_cancelled());
     assert!(matches!(engine.join(), Err(EngineError::Hung { .. })), "nobody waits for it");
+}
+
+/// A vision step that does not end before a text was answered.
+#[derive(Default)]
+struct Attentive {
+    answered: std::sync::atomic::AtomicBool,
+}
+
+impl Network for Attentive {
+    fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
+        let since = std::time::Instant::now();
+        while !self.answered.load(std::sync::atomic::Ordering::Acquire) {
+            assert!(since.elapsed() < Duration::from_secs(20), "nobody was answered");
+            std::thread::sleep(Duration::from_millis(1));
+            pause();
+        }
+        loaded().vision(rows, pause)
+    }
+
+    fn prefill(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        pause: Pause<'_>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        loaded().prefill(rows, cache, pause)
+    }
+
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+        loaded().decode(rows, cache)
+    }
+
+    fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
+        let embedded = loaded().text(query);
+        self.answered.store(true, std::sync::atomic::Ordering::Release);
+        embedded
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_answered_in_the_middle_of_a_vision_step() {
+    let engine = start(Box::new(Attentive::default()), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let undisturbed = ask(&sound_engine().handle(), 1).await.unwrap();
+    let captioning = {
+        let handle = handle.clone();
+        tokio::spawn(async move { ask(&handle, 1).await })
+    };
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let text = handle.embed_text("a red circle".to_owned()).await.unwrap();
+    assert_eq!(text, loaded().text("a red circle").unwrap());
+    let captioned = captioning.await.unwrap().unwrap();
+    assert_eq!((captioned.caption, captioned.embedding), (undisturbed.caption, undisturbed.embedding));
 }

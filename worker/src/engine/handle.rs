@@ -20,7 +20,7 @@ use super::memory::MemoryBudget;
 use super::network::Network;
 use super::observer::EngineObserver;
 use super::pulse::Pulse;
-use super::request::{Ask, CaptionRequest, CaptionResult, Manner, Reply, Work};
+use super::request::{Ask, CaptionRequest, CaptionResult, Manner, MatchText, Reply, Work};
 use super::sequence::answer_tokens;
 use super::{EngineError, EngineOptions};
 
@@ -301,6 +301,33 @@ impl EngineHandle {
     /// Any [`EngineError`].
     pub async fn embed_picture(&self, picture: PreparedPicture) -> Result<Vec<Vec<f32>>, EngineError> {
         self.ask(|reply| Work::Picture { picture: Box::new(picture), reply }).await
+    }
+
+    /// A text to compare pictures with.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRetrievalHead`], or what the tokenizer says.
+    pub fn match_text(&self, text: &str) -> Result<MatchText, EngineError> {
+        let tokenizer = self.network()?.text_tokenizer.as_ref().ok_or(EngineError::NoRetrievalHead)?;
+        Ok(MatchText(tokenizer.encode(text)?.into()))
+    }
+
+    /// Natural logarithm of the odds that the text describes the picture, as the matching head sees them together. Costs
+    /// a vision pass.
+    ///
+    /// # Errors
+    /// Any [`EngineError`]; `Degenerate` when the odds are not a number.
+    pub async fn match_picture(
+        &self,
+        picture: PreparedPicture,
+        text: &MatchText,
+    ) -> Result<f32, EngineError> {
+        let (picture, text) = (Box::new(picture), text.clone());
+        let log_odds = self.ask(|reply| Work::Match { picture, text, reply }).await?;
+        if log_odds.is_finite() {
+            return Ok(log_odds);
+        }
+        Err(EngineError::Degenerate("the matching head's output is not a number"))
     }
 
     /// Whether the step that the device is at ends within `limit` of its beginning. When it does not, the device is given

@@ -18,7 +18,7 @@ use super::memory::{Limit, MemoryBudget, StepMemory};
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
 use super::request::{OneAnswer, Priority, Work};
-use super::{Engine, EngineError, EngineInfo, Said};
+use super::{DeviceTime, Engine, EngineError, EngineInfo, Said};
 
 /// The name of its bundle, its space and its device.
 pub const NULL: &str = "null";
@@ -160,15 +160,18 @@ impl NullDevice {
         match work {
             Work::Caption { request, reply, others, .. } => {
                 let embedding = request.embed.then(|| self.noise(vectors * dim).map(f16::from_f32).collect());
-                let _ = reply.send(Ok((said(), embedding)));
+                let device = DeviceTime::default();
+                let _ = reply.send(Ok(OneAnswer { said: said(), embedding, device }));
                 for other in others {
-                    let answer: OneAnswer = (said(), None);
-                    let _ = other.send(Ok(answer));
+                    let _ = other.send(Ok(OneAnswer { said: said(), embedding: None, device }));
                 }
             }
             Work::Picture { reply, .. } => {
                 let flat: Vec<f32> = self.noise(vectors * dim).collect();
                 let _ = reply.send(Ok(flat.chunks(dim).map(<[f32]>::to_vec).collect()));
+            }
+            Work::Match { reply, .. } => {
+                let _ = reply.send(Err(EngineError::NullEngine));
             }
             Work::Text { reply, .. } => {
                 let _ = reply.send(Ok(self.noise(dim).collect()));

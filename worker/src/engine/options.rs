@@ -16,6 +16,8 @@ pub struct EngineOptions {
     pub prefill_batch: usize,
     /// Tokens of one slot: prompt, picture and answer.
     pub max_len: usize,
+    /// Rows of a vision or prefill batch that run at once. Between such passes, and between their layers, queries are answered.
+    pub pass: usize,
     /// Pictures whose vision output is kept for a second prompt.
     pub feature_cache: usize,
 }
@@ -55,6 +57,8 @@ impl EngineOptions {
             vision_batch: batch,
             prefill_batch: batch,
             max_len: config.lm.max_positions.min(USUAL_LEN),
+            // A CPU gains nothing from more, and whoever searches waits for a layer of all of them.
+            pass: if device.is_cpu() { 1 } else { usize::MAX },
             feature_cache: 64,
         }
     }

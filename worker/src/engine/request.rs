@@ -123,6 +123,10 @@ impl CaptionResult {
     }
 }
 
+/// A text in the words of the retrieval heads, to compare pictures with.
+#[derive(Debug, Clone)]
+pub struct MatchText(pub(super) Arc<[u32]>);
+
 /// One answer on its way back.
 #[derive(Debug)]
 pub(super) struct OneAnswer {
@@ -153,13 +157,18 @@ pub(super) enum Work {
         text: String,
         reply: Reply<Vec<f32>>,
     },
+    Match {
+        picture: Box<PreparedPicture>,
+        text: MatchText,
+        reply: Reply<f32>,
+    },
 }
 
 impl Work {
     pub(super) fn priority(&self) -> Priority {
         match self {
             Self::Caption { request, .. } => request.priority,
-            Self::Picture { .. } | Self::Text { .. } => Priority::Interactive,
+            Self::Picture { .. } | Self::Text { .. } | Self::Match { .. } => Priority::Interactive,
         }
     }
 
@@ -167,7 +176,7 @@ impl Work {
     pub(super) fn adapter(&self) -> Option<&Arc<Adapter>> {
         match self {
             Self::Caption { request, .. } => request.adapter.as_ref(),
-            Self::Picture { .. } | Self::Text { .. } => None,
+            Self::Picture { .. } | Self::Text { .. } | Self::Match { .. } => None,
         }
     }
 
@@ -176,7 +185,7 @@ impl Work {
         match self {
             Self::Caption { request, .. } => request.embed,
             Self::Picture { .. } => true,
-            Self::Text { .. } => false,
+            Self::Text { .. } | Self::Match { .. } => false,
         }
     }
 
@@ -199,6 +208,7 @@ impl Work {
             Self::Caption { reply, .. } => reply.is_closed(),
             Self::Picture { reply, .. } => reply.is_closed(),
             Self::Text { reply, .. } => reply.is_closed(),
+            Self::Match { reply, .. } => reply.is_closed(),
         }
     }
 
@@ -212,6 +222,7 @@ impl Work {
             }
             Self::Picture { reply, .. } => drop(reply.send(Err(error))),
             Self::Text { reply, .. } => drop(reply.send(Err(error))),
+            Self::Match { reply, .. } => drop(reply.send(Err(error))),
         }
     }
 }

@@ -56,7 +56,7 @@ impl Limits {
 pub enum Entrance {
     /// A text query: one step, then done.
     Text,
-    /// A picture whose embedding alone is wanted: one vision batch, then done.
+    /// A picture that the retrieval heads alone look at: one vision batch, then done.
     Picture,
     /// A picture to caption: vision, prefill, decode.
     Caption,
@@ -116,7 +116,7 @@ pub struct Scheduler {
     entries: BTreeMap<RequestId, Entry>,
     text: LaneQueue,
     vision: LaneQueue,
-    /// Pictures to embed only; they need no slot.
+    /// Pictures for the retrieval heads only; they need no slot.
     vision_only: LaneQueue,
     ready: LaneQueue,
     running: BTreeMap<usize, RequestId>,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
-use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, RetrievalHead};
+use captionfleet_model::{Adapter, DecodeRow, KvCache, Pause, PrefillRow, RetrievalHead};
 use half::f16;
 
 use super::EngineError;
@@ -18,6 +18,15 @@ pub(super) struct Wanted<'a> {
     pub(super) caption: bool,
     pub(super) embed: bool,
     pub(super) adapter: Option<&'a Arc<Adapter>>,
+    /// The ids of a text that it is compared with.
+    pub(super) text: Option<&'a [u32]>,
+}
+
+impl<'a> Wanted<'a> {
+    /// A picture whose embedding alone is wanted.
+    pub(super) fn embedding(picture: &'a PreparedPicture) -> Self {
+        Self { picture, caption: false, embed: true, adapter: None, text: None }
+    }
 }
 
 /// One picture's share of a vision batch.
@@ -25,6 +34,8 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Sight {
     pub(super) image_tokens: Option<Tensor>,
     pub(super) embedding: Option<Vec<f16>>,
+    /// Of the text that it is compared with.
+    pub(super) log_odds: Option<f32>,
 }
 
 impl Sight {
@@ -35,35 +46,48 @@ impl Sight {
 }
 
 /// Vision tower, Q-Formers and projections for a batch of pictures: one pass where the bundle shares it.
-pub(super) fn vision(loaded: &LoadedModel, rows: &[Wanted<'_>]) -> Result<Vec<Sight>, EngineError> {
+pub(super) fn vision(
+    loaded: &LoadedModel,
+    rows: &[Wanted<'_>],
+    pause: Pause<'_>,
+) -> Result<Vec<Sight>, EngineError> {
     let model = &loaded.model;
     let captioned: Vec<usize> = indices(rows, |row| row.caption);
-    let embedded: Vec<usize> = indices(rows, |row| row.embed);
-    let (mut tokens, mut embeddings) = (vec![None; rows.len()], vec![None; rows.len()]);
+    let retrieved: Vec<usize> = indices(rows, |row| row.embed || row.text.is_some());
+    let (mut tokens, mut found) = (vec![None; rows.len()], vec![Retrieved::default(); rows.len()]);
     if model.shares_vision_pass() {
         let pixels = caption_pixels(loaded, rows, &(0..rows.len()).collect::<Vec<_>>())?;
-        let features = model.vision_features(&pixels)?;
-        fill_tokens(loaded, &select(&features, &captioned, rows.len())?, rows, &captioned, &mut tokens)?;
-        fill_embeddings(loaded, &select(&features, &embedded, rows.len())?, &embedded, &mut embeddings)?;
+        let features = model.vision_features_pausing(&pixels, pause)?;
+        let captions = select(&features, &captioned, rows.len())?;
+        fill_tokens(loaded, &captions, rows, &captioned, &mut tokens, pause)?;
+        let retrieval = select(&features, &retrieved, rows.len())?;
+        retrieve(loaded, &retrieval, rows, &retrieved, &mut found, pause)?;
     } else {
         if !captioned.is_empty() {
-            let features = model.vision_features(&caption_pixels(loaded, rows, &captioned)?)?;
-            fill_tokens(loaded, &features, rows, &captioned, &mut tokens)?;
+            let pixels = caption_pixels(loaded, rows, &captioned)?;
+            let features = model.vision_features_pausing(&pixels, pause)?;
+            fill_tokens(loaded, &features, rows, &captioned, &mut tokens, pause)?;
         }
-        if !embedded.is_empty() {
-            let pictures: Vec<&SquareImage> = embedded
+        if !retrieved.is_empty() {
+            let pictures: Vec<&SquareImage> = retrieved
                 .iter()
                 .map(|&row| rows[row].picture.retrieval.as_ref().unwrap_or(&rows[row].picture.caption))
                 .collect();
-            let features = model.retrieval_features(&pixel_values(&pictures, model.device())?)?;
-            fill_embeddings(loaded, &features, &embedded, &mut embeddings)?;
+            let pixels = pixel_values(&pictures, model.device())?;
+            let features = model.retrieval_features_pausing(&pixels, pause)?;
+            retrieve(loaded, &features, rows, &retrieved, &mut found, pause)?;
         }
     }
-    Ok(tokens
-        .into_iter()
-        .zip(embeddings)
-        .map(|(image_tokens, embedding)| Sight { image_tokens, embedding })
-        .collect())
+    let sight =
+        |(image_tokens, Retrieved { embedding, log_odds })| Sight { image_tokens, embedding, log_odds };
+    Ok(tokens.into_iter().zip(found).map(sight).collect())
+}
+
+/// What the retrieval heads made of a picture.
+#[derive(Debug, Clone, Default)]
+struct Retrieved {
+    embedding: Option<Vec<f16>>,
+    log_odds: Option<f32>,
 }
 
 fn indices(rows: &[Wanted<'_>], wanted: impl Fn(&Wanted<'_>) -> bool) -> Vec<usize> {
@@ -94,12 +118,13 @@ fn fill_tokens(
     rows: &[Wanted<'_>],
     chosen: &[usize],
     tokens: &mut [Option<Tensor>],
+    pause: Pause<'_>,
 ) -> Result<(), EngineError> {
     if chosen.is_empty() {
         return Ok(());
     }
     let adapters: Vec<_> = chosen.iter().map(|&row| rows[row].adapter.cloned()).collect();
-    let batch = loaded.model.image_tokens_with(features, &adapters)?;
+    let batch = loaded.model.image_tokens_with(features, &adapters, pause)?;
     for (index, &row) in chosen.iter().enumerate() {
         // A copy: a view would keep the whole batch alive for as long as one picture of it is remembered.
         tokens[row] = Some(batch.get(index)?.force_contiguous()?);
@@ -107,20 +132,41 @@ fn fill_tokens(
     Ok(())
 }
 
-fn fill_embeddings(
+/// The retrieval heads over the `chosen` rows, whose features are given in this order.
+fn retrieve(
     loaded: &LoadedModel,
     features: &Tensor,
-    rows: &[usize],
-    embeddings: &mut [Option<Vec<f16>>],
+    rows: &[Wanted<'_>],
+    chosen: &[usize],
+    found: &mut [Retrieved],
+    pause: Pause<'_>,
 ) -> Result<(), EngineError> {
-    if rows.is_empty() {
+    if chosen.is_empty() {
         return Ok(());
     }
-    let batch = head(loaded)?.image_embeddings(features)?.to_dtype(DType::F16)?.flatten_from(1)?;
-    for (embedding, &row) in batch.to_vec2::<f16>()?.into_iter().zip(rows) {
-        embeddings[row] = Some(embedding);
+    let head = head(loaded)?;
+    let embedded: Vec<usize> = (0..chosen.len()).filter(|&place| rows[chosen[place]].embed).collect();
+    if !embedded.is_empty() {
+        let features = select(features, &embedded, chosen.len())?;
+        let batch = head.image_embeddings_pausing(&features, pause)?;
+        let batch = batch.to_dtype(DType::F16)?.flatten_from(1)?;
+        for (embedding, place) in batch.to_vec2::<f16>()?.into_iter().zip(embedded) {
+            found[chosen[place]].embedding = Some(embedding);
+        }
+    }
+    for (place, &row) in chosen.iter().enumerate() {
+        if let Some(ids) = rows[row].text {
+            found[row].log_odds = Some(head.match_log_odds(&features.get(place)?, ids)?);
+            pause();
+        }
     }
     Ok(())
+}
+
+/// An embedding, given vector after vector, as vectors of `dimension` values.
+pub(super) fn vectors(flat: &[f16], dimension: usize) -> Vec<Vec<f32>> {
+    let wide = |vector: &[f16]| vector.iter().map(|value| value.to_f32()).collect();
+    flat.chunks(dimension.max(1)).map(wide).collect()
 }
 
 /// The embedding of a text query.
@@ -140,8 +186,9 @@ pub(super) fn prefill(
     loaded: &LoadedModel,
     rows: &[PrefillRow],
     cache: &mut KvCache,
+    pause: Pause<'_>,
 ) -> Result<Vec<Vec<f32>>, EngineError> {
-    Ok(loaded.model.prefill(rows, cache)?.to_vec2::<f32>()?)
+    Ok(loaded.model.prefill_pausing(rows, cache, pause)?.to_vec2::<f32>()?)
 }
 
 /// One more token for each row; one row of logits each.

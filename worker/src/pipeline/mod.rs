@@ -12,6 +12,7 @@
 
 mod adapters;
 mod answers;
+mod asker;
 mod budget;
 mod drain;
 mod fetch;
@@ -25,6 +26,7 @@ mod outcome;
 mod patience;
 mod prompt;
 mod quarantine;
+mod rerank;
 mod retry;
 mod route;
 mod row;

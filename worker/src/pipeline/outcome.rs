@@ -6,7 +6,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use captionfleet_proto::broker::{Message, QueueName};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{JobId, RunId, SearchReply, SearchResult, VERSION};
+use captionfleet_proto::codec::DecodeError;
+use captionfleet_proto::job::{JobId, RerankReply, RerankResult, RunId, SearchReply, SearchResult, VERSION};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{Row, Status};
 use serde_json::{Map, Value};
@@ -35,6 +36,7 @@ impl MessageFacts {
         let kind = match text("kind") {
             Some("caption") => "caption",
             Some("search") => "search",
+            Some("rerank") => "rerank",
             _ => "unknown",
         };
         Self { id, kind, job, run: text("run").and_then(|run| RunId::new(run).ok()) }
@@ -106,8 +108,17 @@ impl Pipeline {
         chain: &str,
     ) {
         let Some(job) = facts.job.clone() else { return };
-        if facts.kind == "search" {
-            return self.reply(message, &failed_reply(job, code, chain)).await;
+        match facts.kind {
+            "search" => {
+                let reply = failed_reply(job.clone(), code, chain);
+                return self.reply(message, &job, codec::encode_reply(&reply)).await;
+            }
+            "rerank" => {
+                let result = RerankResult::Err { code: code.to_owned(), message: chain.to_owned() };
+                let reply = RerankReply { version: VERSION.to_owned(), job: job.clone(), result };
+                return self.reply(message, &job, codec::encode_rerank_reply(&reply)).await;
+            }
+            _ => {}
         }
         let Some(run) = facts.run.clone() else { return };
         let outcome = JobOutcome {
@@ -130,15 +141,15 @@ impl Pipeline {
         self.tell(message, &outcome);
     }
 
-    /// Sends the answer to a search. Without a mailbox nobody wants it.
-    pub(super) async fn reply(&self, message: &Message, reply: &SearchReply) {
+    /// Sends the answer to a search or a re-ranking. Without a mailbox nobody wants it.
+    pub(super) async fn reply(&self, message: &Message, job: &JobId, body: Result<Bytes, DecodeError>) {
         let Some(mailbox) = &message.reply_to else { return };
-        match codec::encode_reply(reply) {
+        match body {
             Ok(body) => {
-                let (mailbox, notice) = self.notice(message, reply.job.as_str(), body);
+                let (mailbox, notice) = self.notice(message, job.as_str(), body);
                 self.notices.deliver(&mailbox, notice).await;
             }
-            Err(error) => events::notice_lost(reply.job.as_str(), mailbox, &error),
+            Err(error) => events::notice_lost(job.as_str(), mailbox, &error),
         }
     }
 

@@ -37,8 +37,17 @@ impl Pipeline {
         });
         match &job.kind {
             JobKind::Search(search) => self.answer(&job, search, hand_over).instrument(span).await,
+            JobKind::Rerank(rerank) => self.rerank(&job, rerank, hand_over).instrument(span).await,
             JobKind::Caption(caption) => {
-                let done = self.caption(&job, caption.clone(), hand_over, drain).instrument(span).await;
+                let work = self.caption(&job, caption.clone(), hand_over, drain).instrument(span);
+                let done = if job.deadline.is_none() {
+                    work.await
+                } else if let Some(done) = self.while_awaited(&job, &hand_over.message, work).await {
+                    done
+                } else {
+                    events::question_dropped(&self.metrics, "caption", &job.id);
+                    return Verdict::Done;
+                };
                 match done {
                     Ok(verdict) => verdict,
                     // The device is gone, through no fault of the job: another worker shall have it as it came.

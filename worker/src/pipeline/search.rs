@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use captionfleet_proto::broker::{BrokerErrorKind, Message};
+use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
 
@@ -15,15 +15,19 @@ use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
 use crate::telemetry::{events, spans};
 
+/// Why there is no answer: a code, as rows have it, and what went wrong.
+pub(super) type Told = (&'static str, String);
+
 impl Pipeline {
     /// Embeds the query and replies, with the vectors or with the reason why there are none.
     pub(super) async fn answer(&self, job: &Job, search: &SearchJob, hand_over: &HandOver) -> Verdict {
-        if self.nobody_asks(&hand_over.message).await {
-            events::search_dropped(&self.metrics, &job.id);
-            return Verdict::Done;
-        }
         let limit = self.options.item_deadline;
-        let embedded = timeout(limit, self.embed(job, search, hand_over)).await.unwrap_or_else(|_| {
+        let work = timeout(limit, self.embed(job, search, hand_over));
+        let Some(embedded) = self.while_awaited(job, &hand_over.message, work).await else {
+            events::question_dropped(&self.metrics, "search", &job.id);
+            return Verdict::Done;
+        };
+        let embedded = embedded.unwrap_or_else(|_| {
             Err(("deadline", format!("the query was not embedded within {} s", limit.as_secs_f64())))
         });
         if let Err((code, _)) = &embedded {
@@ -36,25 +40,13 @@ impl Pipeline {
             Err((code, message)) => failed_reply(job.id.clone(), code, message),
         };
         let failure = embedded.as_ref().err().map(|(code, message)| (*code, message.as_str()));
-        events::search_answered(&self.metrics, &job.id, failure);
+        events::question_answered(&self.metrics, "search", &job.id, failure);
         Tally::add(&self.tally.jobs, 1);
-        self.reply(&hand_over.message, &reply).await;
+        self.reply(&hand_over.message, &job.id, codec::encode_reply(&reply)).await;
         Verdict::Done
     }
 
-    /// Whether the mailbox for the answer is gone. A broker that cannot say so leaves it open.
-    pub(super) async fn nobody_asks(&self, message: &Message) -> bool {
-        let Some(mailbox) = &message.reply_to else { return false };
-        let depth = self.broker.depth(mailbox).await;
-        depth.is_err_and(|error| error.kind() == BrokerErrorKind::NoSuchQueue)
-    }
-
-    async fn embed(
-        &self,
-        job: &Job,
-        search: &SearchJob,
-        hand_over: &HandOver,
-    ) -> Result<SearchResult, (&'static str, String)> {
+    async fn embed(&self, job: &Job, search: &SearchJob, hand_over: &HandOver) -> Result<SearchResult, Told> {
         self.check_bundle(job).map_err(|failure| told(&failure))?;
         let info = self.engine.info();
         let space = info.embedding_space.clone().ok_or_else(|| engine_told(&EngineError::NoRetrievalHead))?;
@@ -68,11 +60,7 @@ impl Pipeline {
             Query::Image { item } => {
                 let mut facts = Facts::planned(item);
                 let picture = self.fetch(item, hand_over.lane, true, &mut facts).await;
-                let picture = picture.map_err(|failure| match failure {
-                    ItemFailure::Row { code, message } => (code, message),
-                    ItemFailure::Job(failure) => told(&failure),
-                    ItemFailure::Unclear(_) => ("internal", "the model failed on this picture".to_owned()),
-                })?;
+                let picture = picture.map_err(picture_told)?;
                 let asked = Instant::now();
                 let vectors =
                     self.engine.embed_picture(picture).await.map_err(|error| engine_told(&error))?;
@@ -84,10 +72,19 @@ impl Pipeline {
     }
 }
 
-fn told(failure: &Failure) -> (&'static str, String) {
+pub(super) fn told(failure: &Failure) -> Told {
     (failure.code(), events::chain(failure))
 }
 
-fn engine_told(error: &EngineError) -> (&'static str, String) {
+pub(super) fn engine_told(error: &EngineError) -> Told {
     (error.code(), error.to_string())
+}
+
+/// Why a picture that someone asks about cannot be used.
+pub(super) fn picture_told(failure: ItemFailure) -> Told {
+    match failure {
+        ItemFailure::Row { code, message } => (code, message),
+        ItemFailure::Job(failure) => told(&failure),
+        ItemFailure::Unclear(_) => ("internal", "the model failed on this picture".to_owned()),
+    }
 }

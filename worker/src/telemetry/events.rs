@@ -109,23 +109,23 @@ pub fn item_failed(job: &JobId, item: &str, code: &str, message: &str) {
     spans::failed(code);
 }
 
-/// A search job left the queue unanswered, because whoever asked has left.
-pub fn search_dropped(metrics: &Metrics, job: &JobId) {
-    metrics.jobs.with_label_values(&["search", "cancelled"]).inc();
-    tracing::info!(job.id = %job, "nobody waits for this search any more, its job is dropped");
+/// A job that someone waited for left the queue unanswered, because whoever asked has left.
+pub fn question_dropped(metrics: &Metrics, kind: &str, job: &JobId) {
+    metrics.jobs.with_label_values(&[kind, "cancelled"]).inc();
+    tracing::info!(job.id = %job, kind, "nobody waits for this answer any more, the job is dropped");
 }
 
-/// A search job was answered.
-pub fn search_answered(metrics: &Metrics, job: &JobId, failure: Option<(&str, &str)>) {
+/// A search or a re-ranking was answered.
+pub fn question_answered(metrics: &Metrics, kind: &str, job: &JobId, failure: Option<(&str, &str)>) {
     match failure {
         None => {
-            metrics.jobs.with_label_values(&["search", "done"]).inc();
-            tracing::debug!(job.id = %job, "search answered");
+            metrics.jobs.with_label_values(&[kind, "done"]).inc();
+            tracing::debug!(job.id = %job, kind, "answered");
         }
         Some((code, message)) => {
-            metrics.jobs.with_label_values(&["search", "failed"]).inc();
+            metrics.jobs.with_label_values(&[kind, "failed"]).inc();
             // The asker is told, and mostly it is the query that is at fault.
-            tracing::info!(job.id = %job, error.code = code, error.message = message, "search failed");
+            tracing::info!(job.id = %job, kind, error.code = code, error.message = message, "not answered");
         }
     }
 }

@@ -156,6 +156,7 @@ impl Metrics {
         }
         for outcome in ["done", "failed", "cancelled"] {
             metrics.jobs.with_label_values(&["search", outcome]);
+            metrics.jobs.with_label_values(&["rerank", outcome]);
         }
         for stage in ["vision", "prefill", "decode"] {
             metrics.out_of_memory.with_label_values(&[stage]);

@@ -8,6 +8,7 @@ mod failures;
 mod film;
 mod quarantine;
 mod questions;
+mod rerank;
 mod searches;
 mod shutdown;
 mod videos;

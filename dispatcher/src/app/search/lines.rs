@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::index::Finding;
+use crate::index::{Finding, Reranked};
 use crate::output::{clipped, counted, plain};
 use crate::progress::clock;
 use crate::search::Hit;
@@ -51,6 +51,15 @@ fn name(item: &str, frame_ms: Option<u64>) -> String {
         Err(_) => item.to_owned(),
     };
     format!("{}{frame}", plain(&name))
+}
+
+/// What the model judged, and what it could not.
+pub(super) fn reranked(reranked: &Reranked) -> String {
+    let mut text = format!("the model has judged the best {}", reranked.judged);
+    for (code, count) in &reranked.failed {
+        let _ = write!(text, "; {} could not be read ({code})", counted(*count as u64, "picture"));
+    }
+    text
 }
 
 /// Spaces with their numbers of rows.

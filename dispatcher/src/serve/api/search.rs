@@ -2,8 +2,9 @@
 
 use super::{item, name};
 use crate::config::search_args::{FilterArgs, StatusArg};
-use crate::index::{Asked, Finding, Freshness};
+use crate::index::{Asked, Finding, Freshness, Ranked, Reranked};
 use crate::search::query::Embedded;
+use crate::search::rerank;
 use crate::serve::Service;
 use crate::serve::http::extract::Asked as Address;
 use crate::serve::http::operation::Operation;
@@ -76,6 +77,10 @@ struct SearchQuery {
     /// Only items whose caption has this in it, whatever the case.
     #[schemars(length(max = 1024))]
     caption: Option<String>,
+    /// How many of the best the model looks at again, to order them by how well the text describes each; at most 200, needs a
+    /// text. Each costs a vision pass.
+    #[schemars(range(min = 1, max = 200))]
+    rerank: Option<u32>,
     /// Near-duplicates follow their best one instead of standing by themselves.
     group: Option<bool>,
     /// Hits to leave out, at most 10000.
@@ -109,6 +114,8 @@ struct Page {
     embedding_space: Option<String>,
     /// How much of the archive the index has.
     index: Index,
+    /// What the model has judged, if it was asked to.
+    reranked: Option<Reranked>,
 }
 
 /// One hit.
@@ -118,7 +125,8 @@ struct Hit {
     rank: usize,
     /// What the order follows.
     score: f32,
-    /// What each ranking says: `text` and `image` are similarities from -1 to 1, `words` is BM25.
+    /// What each ranking says: `text` and `image` are similarities from -1 to 1, `words` is BM25, `match` is the probability
+    /// that the text describes the picture, as the model judges it.
     matched: BTreeMap<&'static str, f32>,
     /// The picture's URI.
     item: String,
@@ -161,14 +169,30 @@ async fn search(
     let asked = asked(&query)?;
     let embedded = embedded(&service, &query).await?;
     let space = embedded.first().map(|(_, embedded)| embedded.space.clone());
-    let found = service.lookup.search(&service.ground, embedded, asked).await?;
+    let mut ranked = service.lookup.search(&service.ground, embedded, asked).await?;
+    if query.rerank.is_some()
+        && let Some(text) = text(&query)?
+    {
+        rerank_by(&service, &mut ranked, text).await?;
+    }
+    let found = service.lookup.page(ranked).await?;
     let hits = found.hits.into_iter().map(Hit::from).collect();
     Ok(Json(Page {
         hits,
         pictures: found.pictures,
         embedding_space: space,
         index: Index::from(&found.index),
+        reranked: found.reranked,
     }))
+}
+
+/// Lets the model judge the best.
+async fn rerank_by(service: &Service, ranked: &mut Ranked, text: &str) -> Result<(), Problem> {
+    let ground = &service.ground;
+    let remote = ground.settings.is_remote();
+    let items = rerank::items(&*ground.archive, &ground.uri, remote, &ranked.candidates()).await?;
+    ranked.rerank(&service.questions.judge(ground, text.to_owned(), items).await?);
+    Ok(())
 }
 
 /// The text, if there is one.
@@ -202,6 +226,12 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
     let mode = query.mode.unwrap_or_default();
     if text.is_none() && mode != Mode::Meaning {
         return Err(Problem::bad("mode: words and hybrid need a text"));
+    }
+    if query.rerank.is_some_and(|count| !(1..=rerank::MOST).contains(&count)) {
+        return Err(Problem::bad(format!("rerank: must be 1 to {}", rerank::MOST)));
+    }
+    if text.is_none() && query.rerank.is_some() {
+        return Err(Problem::bad("rerank: needs a text"));
     }
     let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(USUAL));
     if offset > DEPTH || !(1..=PAGE).contains(&limit) {
@@ -238,6 +268,7 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         offset: offset as usize,
         limit: limit as usize,
         group: query.group.unwrap_or(false),
+        rerank: query.rerank.unwrap_or(0) as usize,
     })
 }
 
@@ -249,7 +280,7 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
         && let Some(text) = text(query)?
     {
         let query = Query::Text { text: text.to_owned() };
-        embedded.push(("text", questions.embed(ground, format!("text {text}"), query).await?));
+        embedded.push(("text", questions.embed(ground, query).await?));
     }
     if let Some(sha256) = &query.upload {
         let item = uploads::item(&ground.uri, sha256)?;
@@ -258,10 +289,7 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
             .head(&captionfleet_proto::layout::query_image(sha256))
             .await
             .map_err(|_| Problem::missing("upload: this picture is not kept any more; upload it again"))?;
-        embedded.push((
-            "image",
-            questions.embed(ground, format!("image {sha256}"), Query::Image { item }).await?,
-        ));
+        embedded.push(("image", questions.embed(ground, Query::Image { item }).await?));
     } else if let Some(like) = &query.like {
         embedded.push((
             "image",

@@ -40,7 +40,7 @@ pub async fn guard(
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = method_label(request.method());
-    service.metrics.begun();
+    let open = service.metrics.begun(method, route.clone().unwrap_or_else(|| "other".to_owned()));
     let mut response = match admit(&service, peer, &request, started) {
         Ok(()) => {
             let span = span_of(&request, method, route.as_deref());
@@ -53,8 +53,7 @@ pub async fn guard(
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    let route = route.as_deref().unwrap_or("other");
-    service.metrics.answered(method, route, response.status().as_u16(), started.elapsed());
+    open.answered(response.status().as_u16());
     response
 }
 

@@ -1,7 +1,7 @@
 //! What the service counts beside the dispatcher and the worker.
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry};
-use std::time::Duration;
+use std::time::Instant;
 
 /// Requests by route and status, and how long they took.
 #[derive(Debug, Clone)]
@@ -40,15 +40,61 @@ impl Metrics {
         &self.registry
     }
 
-    /// A request came.
-    pub fn begun(&self) {
+    /// A request came. `route` is a pattern, not an address.
+    pub fn begun(&self, method: &'static str, route: String) -> Open<'_> {
         self.open.inc();
+        Open { metrics: self, method, route, since: Instant::now(), is_answered: false }
+    }
+}
+
+/// A request that is being answered. One that is dropped before counts as `gone`: its client has left.
+#[derive(Debug)]
+pub struct Open<'a> {
+    metrics: &'a Metrics,
+    method: &'static str,
+    route: String,
+    since: Instant,
+    is_answered: bool,
+}
+
+impl Open<'_> {
+    /// Its answer begins.
+    pub fn answered(mut self, status: u16) {
+        self.is_answered = true;
+        self.count(&status.to_string());
+        self.metrics
+            .seconds
+            .with_label_values(&[self.route.as_str()])
+            .observe(self.since.elapsed().as_secs_f64());
     }
 
-    /// Its answer begins. `route` is a pattern, not an address.
-    pub fn answered(&self, method: &str, route: &str, status: u16, took: Duration) {
-        self.open.dec();
-        self.requests.with_label_values(&[method, route, &status.to_string()]).inc();
-        self.seconds.with_label_values(&[route]).observe(took.as_secs_f64());
+    fn count(&self, status: &str) {
+        self.metrics.requests.with_label_values(&[self.method, self.route.as_str(), status]).inc();
+    }
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.metrics.open.dec();
+        if !self.is_answered {
+            self.count("gone");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Metrics;
+    use prometheus::Registry;
+
+    #[test]
+    fn a_request_whose_client_leaves_is_closed_and_counted() {
+        let metrics = Metrics::new(Registry::new()).unwrap();
+        metrics.begun("GET", "/a".to_owned()).answered(200);
+        drop(metrics.begun("GET", "/a".to_owned()));
+        let count = |status| metrics.requests.with_label_values(&["GET", "/a", status]).get();
+        assert_eq!((count("200"), count("gone"), metrics.open.get()), (1, 1, 0));
     }
 }

@@ -3,6 +3,7 @@
 mod invariance;
 mod items;
 mod pictures;
+mod queries;
 mod report;
 mod soak;
 mod steps;
@@ -24,6 +25,8 @@ use crate::model_choice::ModelChoice;
 const FEW: usize = 32;
 /// Pictures of one measurement of a small model.
 const MANY: usize = 256;
+/// Pictures of a load that goes on: more than the engine remembers.
+const LOAD: usize = 160;
 
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::new(storage_options(None, &[]));
@@ -31,7 +34,12 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let bundle = Arc::new(ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?);
     let open_seconds = since.elapsed().as_secs_f64();
     let is_small = EngineOptions::is_small(&bundle.manifest().config);
-    let count = args.count.map_or(if is_small { MANY } else { FEW }, |count| count as usize);
+    let usual = match (args.queries, is_small) {
+        (Some(_), _) => LOAD,
+        (None, true) => MANY,
+        (None, false) => FEW,
+    };
+    let count = args.count.map_or(usual, |count| count as usize);
     let pictures = match &args.pictures {
         Some(folder) => pictures::of_folder(folder, count, &bundle)?,
         None => pictures::drawn(count, &bundle),
@@ -47,6 +55,14 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     printer.opening(&report);
     if let Some(duration) = args.soak {
         report.soak = Some(soak::run(&model, args.model.engine(), &pictures, duration, printer).await?);
+        printer.end(&report)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(count) = args.queries {
+        let (count, max_tokens) = (count as usize, args.max_tokens as usize);
+        let queries =
+            queries::run(&model, args.model.engine(), &pictures, count, max_tokens, printer).await?;
+        report.queries = Some(queries);
         printer.end(&report)?;
         return Ok(ExitCode::SUCCESS);
     }

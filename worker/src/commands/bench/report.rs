@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::super::say;
 use super::invariance::Invariance;
+use super::queries::{Queries, Waits};
 use super::soak::Soak;
 use crate::app::ReadyModel;
 use crate::engine::memory::MemoryBudget;
@@ -29,6 +30,8 @@ pub(super) struct Report {
     pub(super) soak: Option<Soak>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) invariance: Option<Invariance>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queries: Option<Queries>,
 }
 
 /// What the device can do at best, measured in the same run.
@@ -85,6 +88,7 @@ impl Report {
             items: Vec::new(),
             soak: None,
             invariance: None,
+            queries: None,
         }
     }
 }
@@ -168,6 +172,22 @@ impl Printer {
             count.embeddings,
             100.0 * count.share()
         ));
+    }
+
+    pub(super) fn queries(self, found: &Queries) {
+        self.line(format_args!(
+            "\n{} queries of each kind; under load {:.1} pictures/s, a decode step takes {:.2} ms\n\nquery    idle p50, ms     \
+             p99  loaded p50     p99  later by",
+            found.queries, found.pictures_per_second, found.decode_step_ms
+        ));
+        for (kind, Waits { idle, loaded, later_by_steps }) in
+            [("text", &found.text), ("picture", &found.picture)]
+        {
+            self.line(format_args!(
+                "{kind:<8} {:12.2}  {:6.2}  {:10.2}  {:6.2}  {later_by_steps:.1} decode steps",
+                idle.p50, idle.p99, loaded.p50, loaded.p99
+            ));
+        }
     }
 
     pub(super) fn end(self, report: &Report) -> anyhow::Result<()> {

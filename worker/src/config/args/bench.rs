@@ -15,6 +15,7 @@ Examples:
   worker bench
   worker bench --model ./full.q8 --memory-budget 8GiB --batches 1,8 --slots-list 1,16
   worker bench --model ./full.q8 --memory-budget 8GiB --soak 30m
+  worker bench --queries 400
 
 Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
 (a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
@@ -61,6 +62,11 @@ pub struct BenchArgs {
     /// Instead, caption pictures alone and in random company, and count how many captions are the same
     #[arg(long, conflicts_with_all = ["items_only", "batches", "soak"])]
     pub invariance: bool,
+
+    /// Instead, embed N texts and N pictures one by one, alone and while every slot captions, and compare how long they wait
+    #[arg(long, value_name = "N", conflicts_with_all = ["items_only", "batches", "soak", "invariance"],
+          value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub queries: Option<u32>,
 
     /// Print one JSON document instead of text
     #[arg(long)]

@@ -99,6 +99,10 @@ pub struct EvaluateArgs {
     #[arg(long, value_name = "PATH")]
     pub adapter: Option<PathBuf>,
 
+    /// Also let the model judge the best N of each search again, and tell what that gains and costs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(2..=200))]
+    pub rerank: Option<u16>,
+
     /// Print one JSON document instead of text
     #[arg(long)]
     pub json: bool,

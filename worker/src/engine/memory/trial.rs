@@ -53,8 +53,8 @@ fn halving<T>(rows: usize, mut run: impl FnMut(usize) -> Result<T, EngineError>)
 
 fn look(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<(), EngineError> {
     let embed = loaded.model.retrieval().is_some();
-    let rows = vec![Wanted { picture, caption: true, embed, adapter: None }; rows];
-    step::vision(loaded, &rows).map(drop)
+    let rows = vec![Wanted { picture, caption: true, embed, adapter: None, text: None }; rows];
+    step::vision(loaded, &rows, &mut || {}).map(drop)
 }
 
 fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
@@ -69,5 +69,5 @@ fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
     let dtype = EngineOptions::cache_dtype(model.device());
     let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
     let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, embeds.clone())).collect();
-    step::prefill(loaded, &rows, &mut cache).map(drop)
+    step::prefill(loaded, &rows, &mut cache, &mut || {}).map(drop)
 }
