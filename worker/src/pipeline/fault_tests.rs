@@ -26,7 +26,8 @@ use crate::telemetry::admin::Readiness;
 /// A pipeline with short patience.
 fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
     let options = PipelineOptions {
-        item_deadline: Duration::from_millis(1500),
+        // A busy machine needs a while for the sound ones.
+        item_deadline: Duration::from_secs(3),
         grace: Duration::from_millis(200),
         ..PipelineOptions::default()
     };
