@@ -28,7 +28,10 @@ impl Corpus {
     /// # Errors
     /// When the programs are not built or the undisturbed run fails.
     pub async fn make(count: usize, seed: u64) -> anyhow::Result<Arc<Self>> {
-        let folder = tempfile::Builder::new().prefix("captionfleet-corpus-").tempdir()?;
+        // One that lives as long as the process is never dropped; what holds the services is removed with them.
+        let shared =
+            std::env::var_os("CAPTIONFLEET_TEST_SHARED").map_or_else(std::env::temp_dir, PathBuf::from);
+        let folder = tempfile::Builder::new().prefix("captionfleet-corpus-").tempdir_in(shared)?;
         let corpus = Self { rows: BTreeMap::new(), folder };
         let (pictures, archive) = (corpus.pictures(), corpus.folder.path().join("undisturbed"));
         let (pictures, archive) = (text(&pictures)?, text(&archive)?);

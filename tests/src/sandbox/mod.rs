@@ -31,6 +31,8 @@ pub const BUCKET: &str = "captionfleet-test";
 pub struct Services {
     /// Where the S3 server keeps [`BUCKET`].
     bucket: PathBuf,
+    /// What a test process shares among its tests to its end is put here: gone with the services.
+    shared: PathBuf,
     rabbitmq: RabbitMqNode,
     s3: S3Server,
     conditional_s3: Moto,
@@ -45,6 +47,8 @@ impl Services {
     pub async fn start(root: &Path) -> anyhow::Result<Self> {
         let s3_root = root.join("s3");
         std::fs::create_dir_all(s3_root.join(BUCKET))?;
+        let shared = root.join("shared");
+        std::fs::create_dir_all(&shared)?;
         let s3 = S3Server::start(&s3_root).await?;
         let (broker_root, moto_root) = (root.join("rabbitmq"), root.join("moto"));
         let (rabbitmq, conditional_s3) = tokio::try_join!(
@@ -52,7 +56,7 @@ impl Services {
             Moto::start(&moto_root),
         )?;
         conditional_s3.create_bucket(BUCKET).await?;
-        Ok(Self { bucket: s3_root.join(BUCKET), rabbitmq, s3, conditional_s3 })
+        Ok(Self { bucket: s3_root.join(BUCKET), shared, rabbitmq, s3, conditional_s3 })
     }
 
     /// The folder in which the S3 server keeps the objects of [`BUCKET`]: what is put there is in the bucket.
@@ -68,6 +72,7 @@ impl Services {
             ("CAPTIONFLEET_TEST_AMQP", self.rabbitmq.uri()),
             ("CAPTIONFLEET_TEST_S3", self.s3.endpoint()),
             ("CAPTIONFLEET_TEST_BUCKET", self.bucket.display().to_string()),
+            ("CAPTIONFLEET_TEST_SHARED", self.shared.display().to_string()),
             ("CAPTIONFLEET_TEST_S3_CONDITIONAL", self.conditional_s3.endpoint()),
             ("AWS_ACCESS_KEY_ID", ACCESS_KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET_KEY.to_owned()),

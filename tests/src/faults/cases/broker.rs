@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use captionfleet_proto::broker::Message;
+use captionfleet_proto::job::Lane;
 use hyper::Method;
 
 use super::{Figures, Scale};
@@ -147,13 +148,13 @@ pub(super) async fn alarm(scale: Scale) -> anyhow::Result<Figures> {
     Ok(Figures::default().with("dispatcher", format!("{before} MiB, {after} MiB later")))
 }
 
-/// Case 13: the queue is gone when the jobs come: they are returned, counted, and published again.
+/// Case 13: the queues are gone when the jobs come: they are returned, counted, and published again.
 pub(super) async fn unroutable(_: Scale) -> anyhow::Result<Figures> {
     let root = tempfile::tempdir()?;
     let (node, services) = node(root.path(), "unroutable").await?;
     let scenario = Scenario::at("unroutable", Corpus::shared().await?, 40, services).await?;
     let front = S3Front::start(scenario.fleet.s3_endpoint(), 0).await?;
-    // Between declaring and publishing, while the pictures are copied, the queue is removed.
+    // Between declaring and publishing, while the pictures are copied, the queues are removed.
     front.set([Rule::always(Fault::Hold).method(Method::PUT).path("/staged/").times(1)]);
     let mut watch = front.watch();
     let direct = scenario.fleet.s3_endpoint();
@@ -161,7 +162,9 @@ pub(super) async fn unroutable(_: Scale) -> anyhow::Result<Figures> {
     let arguments = arguments.into_iter().map(|word| if word == direct { front.endpoint() } else { word });
     let run = scenario.fleet.start_dispatcher("run", arguments)?;
     while !watch.recv().await?.disturbed {}
-    node.ctl(&["delete_queue", scenario.lane().as_str()]).await?;
+    for lane in Lane::BULK {
+        node.ctl(&["delete_queue", scenario.topology.lane_queue(lane).as_str()]).await?;
+    }
     front.set([]);
     wait_for("the dispatcher to say so", Duration::from_secs(60), || async {
         run.output().contains("returned as unroutable")
