@@ -6,11 +6,11 @@ use rayon::prelude::*;
 
 use crate::{
     Backend, ProductError,
-    backend::Detected,
+    backend::with_kernels,
     cells::{Cell, F32Cell, TILE},
     elementwise::softmax,
     inputs::{F32Input, Input},
-    kernels::{Kernels, MOST_ROWS, portable::Portable},
+    kernels::{Kernels, MOST_ROWS},
     output::{Output, overwritten},
     split::{Panels, threads},
 };
@@ -94,15 +94,7 @@ impl Attention<'_> {
         k.check(self.heads, self.keys, self.width)?;
         v.check(self.heads, self.keys, self.width)?;
         let work = Work { attention: self, backend, q, k, v };
-        match detected {
-            Detected::Portable => work.run(Portable, out),
-            #[cfg(target_arch = "x86_64")]
-            Detected::Avx2(kernels) => work.run(kernels, out),
-            #[cfg(target_arch = "x86_64")]
-            Detected::Avx512(kernels) => work.run(kernels, out),
-            #[cfg(target_arch = "x86_64")]
-            Detected::Avx512Bf16(kernels) => work.run(kernels, out),
-        }
+        with_kernels!(detected, |kernels| work.run(kernels, out));
         Ok(())
     }
 

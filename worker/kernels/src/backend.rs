@@ -79,3 +79,22 @@ pub(crate) enum Detected {
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
 }
+
+/// An expression over the kernels, whichever they are.
+macro_rules! with_kernels {
+    ($detected:expr, |$kernels:ident| $body:expr) => {
+        match $detected {
+            $crate::backend::Detected::Portable => {
+                let $kernels = $crate::kernels::portable::Portable;
+                $body
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::Detected::Avx2($kernels) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::Detected::Avx512($kernels) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::Detected::Avx512Bf16($kernels) => $body,
+        }
+    };
+}
+pub(crate) use with_kernels;

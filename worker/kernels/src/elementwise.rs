@@ -120,29 +120,19 @@ fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 #[inline(always)]
 fn gelu_erf_of(xs: &[f32], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(xs) {
-        *out = gelu_erf_of_one(x);
+        let tail = 0.5 * erfc_of_positive(x.abs() * FRAC_1_SQRT_2);
+        let below = if x < 0.0 { tail } else { 1.0 - tail };
+        *out = x * below;
     }
-}
-
-#[inline(always)]
-fn gelu_erf_of_one(x: f32) -> f32 {
-    let tail = 0.5 * erfc_of_positive(x.abs() * FRAC_1_SQRT_2);
-    let below = if x < 0.0 { tail } else { 1.0 - tail };
-    x * below
 }
 
 #[inline(always)]
 fn gelu_tanh_of(xs: &[f32], out: &mut [f32]) {
-    for (out, &x) in out.iter_mut().zip(xs) {
-        *out = gelu_tanh_of_one(x);
-    }
-}
-
-#[inline(always)]
-fn gelu_tanh_of_one(x: f32) -> f32 {
     // 0.5 (1 + tanh y) = 1 / (1 + e^-2y)
     const SCALE: f32 = -2.0 * 0.797_884_6;
-    x / (1.0 + exp(SCALE * (x + 0.044_715 * x * x * x)))
+    for (out, &x) in out.iter_mut().zip(xs) {
+        *out = x / (1.0 + exp(SCALE * (x + 0.044_715 * x * x * x)));
+    }
 }
 
 /// The same bits as those of the functions above, for the sums of a tile.

@@ -5,11 +5,11 @@ use rayon::prelude::*;
 
 use crate::{
     Activation,
-    backend::Detected,
+    backend::{Detected, with_kernels},
     cells::{Cell, TILE},
     finish::Finish,
     inputs::{BLOCK, Input},
-    kernels::{Kernels, MOST_ROWS, Sums, portable::Portable},
+    kernels::{Kernels, MOST_ROWS, Sums},
     matrix::Cells,
     output::Output,
     split::{Panels, Tasks, threads},
@@ -40,18 +40,10 @@ pub enum Epilogue<'a> {
 }
 
 pub(crate) fn multiply(backend: Detected, cells: &Cells, operands: Operands<'_>) {
-    match backend {
-        Detected::Portable => with_kernels(Portable, cells, operands),
-        #[cfg(target_arch = "x86_64")]
-        Detected::Avx2(kernels) => with_kernels(kernels, cells, operands),
-        #[cfg(target_arch = "x86_64")]
-        Detected::Avx512(kernels) => with_kernels(kernels, cells, operands),
-        #[cfg(target_arch = "x86_64")]
-        Detected::Avx512Bf16(kernels) => with_kernels(kernels, cells, operands),
-    }
+    with_kernels!(backend, |kernels| by_format(kernels, cells, operands));
 }
 
-fn with_kernels<K: Kernels>(kernels: K, cells: &Cells, operands: Operands<'_>) {
+fn by_format<K: Kernels>(kernels: K, cells: &Cells, operands: Operands<'_>) {
     let (dense, quantised) = (K::DENSE_ROWS, K::QUANTISED_ROWS);
     match cells {
         Cells::F32(cells) => run(kernels, cells, operands, dense, |c, x, s| kernels.f32(c, x, s)),

@@ -3,9 +3,11 @@
 //!
 //! The backend computes them value by value, the GELU on one thread of a CPU; here they are vectors' work
 //! ([`captionfleet_kernels`]), shared among the threads.
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use captionfleet_kernels::{Backend, gelu_tanh as gelu_tanh_of, softmax as softmax_of};
 use rayon::prelude::*;
+
+use crate::cpu_values::contiguous;
 
 /// Elements a thread takes at once.
 const CHUNK: usize = 4096;
@@ -34,7 +36,7 @@ impl CustomOp1 for GeluTanh {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = values(storage, layout, self.name())?;
+        let values = contiguous(storage, layout, self.name())?;
         let (mut out, backend) = (vec![0f32; values.len()], Backend::best());
         out.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
@@ -51,19 +53,12 @@ impl CustomOp1 for Softmax {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (mut out, backend) = (values(storage, layout, self.name())?.to_vec(), Backend::best());
+        let (mut out, backend) = (contiguous(storage, layout, self.name())?.to_vec(), Backend::best());
         let width = layout.shape().dims().last().copied().unwrap_or(1).max(1);
         out.par_chunks_mut(width)
             .with_min_len(CHUNK.div_ceil(width))
             .for_each(|row| softmax_of(backend, row));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
-    }
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout, name: &str) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => bail!("{name} takes contiguous f32"),
     }
 }
 

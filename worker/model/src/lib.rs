@@ -13,6 +13,7 @@ pub mod checkpoint;
 mod config;
 pub mod constraint;
 pub mod cost;
+mod cpu_values;
 mod error;
 pub mod generate;
 pub mod inventory;

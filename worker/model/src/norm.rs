@@ -3,11 +3,13 @@
 //! On a CPU they are those of [`captionfleet_kernels`]. The backend's own kernel takes one pass over a
 //! row, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far from zero, as in the
 //! residual stream of a large vision tower.
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use captionfleet_kernels::{Backend, layer_norm, rms_norm};
 use rayon::prelude::*;
 
-use crate::{WeightError, Weights};
+use crate::{WeightError, Weights, cpu_values::contiguous};
+
+const NAME: &str = "a norm";
 
 /// LayerNorm with weight and bias.
 #[derive(Clone, Debug)]
@@ -108,8 +110,8 @@ impl CustomOp3 for Centred {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let weight = values(weight, weight_layout)?;
-        let bias = values(bias, bias_layout)?;
+        let weight = contiguous(weight, weight_layout, NAME)?;
+        let bias = contiguous(bias, bias_layout, NAME)?;
         let backend = Backend::best();
         by_rows(xs, xs_layout, |row, out| layer_norm(backend, row, weight, bias, self.eps, out))
     }
@@ -131,7 +133,7 @@ impl CustomOp2 for RootMeanSquare {
         weight: &CpuStorage,
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let weight = values(weight, weight_layout)?;
+        let weight = contiguous(weight, weight_layout, NAME)?;
         let backend = Backend::best();
         by_rows(xs, xs_layout, |row, out| rms_norm(backend, row, weight, self.eps, out))
     }
@@ -142,7 +144,7 @@ fn by_rows(
     layout: &Layout,
     normalise: impl Fn(&[f32], &mut [f32]) + Sync,
 ) -> Result<(CpuStorage, Shape)> {
-    let xs = values(xs, layout)?;
+    let xs = contiguous(xs, layout, NAME)?;
     let width = layout.shape().dims().last().copied().unwrap_or(1);
     let mut out = vec![0f32; xs.len()];
     xs.par_chunks(width)
@@ -150,13 +152,6 @@ fn by_rows(
         .with_min_len(16)
         .for_each(|(row, out)| normalise(row, out));
     Ok((CpuStorage::F32(out), layout.shape().clone()))
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => bail!("norms take contiguous f32"),
-    }
 }
 
 #[cfg(test)]

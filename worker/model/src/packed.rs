@@ -7,7 +7,9 @@ use candle_core::{
 };
 use captionfleet_kernels::{Activation, Epilogue, Format, PackedMatrix};
 
-use crate::bundle::StoredTensor;
+use crate::{bundle::StoredTensor, cpu_values::contiguous};
+
+const NAME: &str = "a product";
 
 /// The one copy of a matrix `(outputs, inputs)`, arranged for products.
 #[derive(Clone, Debug)]
@@ -146,7 +148,7 @@ impl CustomOp2 for Product<'_> {
         residual: &CpuStorage,
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let residual = values(residual, residual_layout)?;
+        let residual = contiguous(residual, residual_layout, NAME)?;
         multiply(self.matrix, self.bias, Epilogue::Add(residual), xs, layout)
     }
 }
@@ -163,19 +165,12 @@ fn multiply(
     let bias = match &bias {
         None => None,
         Some((storage, layout)) => match &**storage {
-            Storage::Cpu(storage) => Some(values(storage, layout)?),
+            Storage::Cpu(storage) => Some(contiguous(storage, layout, NAME)?),
             _ => bail!("the bias of a product on a CPU lies elsewhere"),
         },
     };
-    let product = matrix.product(values(xs, layout)?, bias, epilogue).map_err(Error::wrap)?;
+    let product = matrix.product(contiguous(xs, layout, NAME)?, bias, epilogue).map_err(Error::wrap)?;
     Ok((CpuStorage::F32(product), Shape::from((rows, matrix.outputs()))))
-}
-
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => bail!("products take contiguous f32"),
-    }
 }
 
 /// A product through which gradients flow back to its input; the matrix itself does not learn.
