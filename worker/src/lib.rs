@@ -13,6 +13,7 @@ pub mod engine;
 pub mod finetune;
 mod last_words;
 pub mod model_choice;
+mod panics;
 pub mod pipeline;
 pub mod spot;
 pub mod telemetry;

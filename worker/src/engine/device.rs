@@ -1,9 +1,7 @@
 //! The device thread: takes requests in, runs the scheduler's next step, answers.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
@@ -11,6 +9,7 @@ use std::time::Instant;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow, StopReason};
 
+use super::contained::contained;
 use super::feature_cache::{FeatureCache, key_of};
 use super::interlude::Interlude;
 use super::network::Network;
@@ -479,23 +478,4 @@ fn wanted(work: &Work) -> Option<Wanted<'_>> {
 /// Runs a batch in pieces of at most `rows`.
 fn in_pieces<T>(batch: &[T], rows: usize, run: impl FnMut(&[T])) {
     batch.chunks(rows.max(1)).for_each(run);
-}
-
-/// Runs a step; a panic in it becomes an error. The cache counts tokens only after a step has succeeded, so it is
-/// sound to go on.
-pub(super) fn contained<T>(
-    stage: Stage,
-    step: impl FnOnce() -> Result<T, EngineError>,
-) -> Result<T, EngineError> {
-    catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|panic| {
-        Err(EngineError::Panicked { step: stage.as_str(), message: panic_message(panic.as_ref()) })
-    })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use captionfleet_model::preprocess::PreparedPicture;
 
 use super::EngineError;
-use super::device::contained;
+use super::contained::contained;
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::request::{Reply, Work};

@@ -5,6 +5,7 @@
 //! before the next decode step. One vision pass serves a caption and its embedding. Nothing here knows a queue or a
 //! store: `pipeline` brings pictures and takes results.
 
+mod contained;
 mod device;
 mod device_time;
 mod error;

@@ -64,7 +64,7 @@ impl Pipeline {
         budget.prepared((reading + decoding).as_secs_f64());
         facts.sha256 = Some(digest);
         let decoded = prepared.map_err(|panic| {
-            let message = super::intake::panic_message(panic.as_ref());
+            let message = crate::panics::message(panic.as_ref());
             events::panicked(&self.metrics, item.uri.as_str(), &message);
             ItemFailure::row("internal", format!("the decoder panicked: {message}"))
         })?;

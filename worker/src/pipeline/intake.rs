@@ -16,6 +16,7 @@ use super::drain::Drain;
 use super::outcome::MessageFacts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Failure, Pipeline};
+use crate::panics;
 use crate::telemetry::{events, spans};
 
 const CONSUME_PAUSE: Duration = Duration::from_secs(2);
@@ -161,17 +162,11 @@ impl Pipeline {
         let work = AssertUnwindSafe(self.route(hand_over, drain)).catch_unwind();
         tokio::select! {
             verdict = work => verdict.unwrap_or_else(|panic| {
-                let message = panic_message(panic.as_ref());
+                let message = panics::message(panic.as_ref());
                 events::panicked(&self.metrics, &hand_over.message.message_id, &message);
                 Verdict::Failed(Failure::Panicked(message))
             }),
             () = drain.out_of_patience() => Verdict::Returned,
         }
     }
-}
-
-/// What a panic said.
-pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
