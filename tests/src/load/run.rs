@@ -107,14 +107,14 @@ pub async fn run(ground: &Ground, load: &Load) -> anyhow::Result<Ran> {
     let mut dispatcher = caption(&fleet, load.items, "archive", &options)?;
     let resident = Resident::of(dispatcher.child.pid());
     published(&dispatcher, 1).await?;
-    let first_published = Instant::now();
+    let first_published = resident.border();
     published(&dispatcher, jobs).await?;
-    let all_published = Instant::now();
+    let all_published = resident.border();
     let mut workers = Workers::none(&fleet, 0.0).await?;
-    let begun = Instant::now();
+    let begun = resident.border();
     workers.start(&fleet, load.workers)?;
     let settled = settled(&dispatcher, load.items).await;
-    let done = Instant::now();
+    let done = resident.border();
     let dispatcher_seconds = super::watch::processor_seconds(dispatcher.child.pid());
     settled?;
     let report = report(&mut dispatcher).await?;

@@ -27,6 +27,7 @@ pub(super) fn machine_seconds() -> anyhow::Result<(f64, f64)> {
 
 /// Resident memory of one process, looked at again and again.
 pub(super) struct Resident {
+    pid: u32,
     samples: Arc<Mutex<Vec<(Instant, u64)>>>,
     task: JoinHandle<()>,
 }
@@ -42,10 +43,20 @@ impl Resident {
                 tokio::time::sleep(EVERY).await;
             }
         });
-        Self { samples, task }
+        Self { pid, samples, task }
     }
 
-    /// What was seen from `from` to `to`.
+    /// The time at which one phase ends and the next one begins. It is looked at there too: a phase may be shorter than the time
+    /// between two looks.
+    pub(super) fn border(&self) -> Instant {
+        let at = Instant::now();
+        if let Some(bytes) = resident(self.pid) {
+            self.samples.lock().unwrap_or_else(PoisonError::into_inner).push((at, bytes));
+        }
+        at
+    }
+
+    /// What was seen from one border to another, both included.
     pub(super) fn between(&self, from: Instant, to: Instant) -> Span {
         let samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
         let within = samples.iter().filter(|(at, _)| (from..=to).contains(at));
