@@ -11,6 +11,7 @@ mod doctor;
 mod films;
 mod fleet;
 mod load;
+mod models;
 mod pictures;
 mod python;
 mod questions;

@@ -3,6 +3,7 @@
 //! Keys are `/`-separated UTF-8. A store never reads or writes outside its place; every error names the operation,
 //! the object and what to do.
 
+mod copy;
 mod error;
 mod local;
 mod options;
@@ -17,6 +18,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
+pub use copy::{CopyError, copy_to_file};
 pub use error::{StorageError, StorageErrorKind};
 pub use local::{LocalStorage, etag_of_file};
 pub use options::{LocalRoots, S3Checksums, StorageOptions};

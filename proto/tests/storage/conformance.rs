@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 
-use captionfleet_proto::storage::{PutMode, PutOutcome, Storage, StorageErrorKind};
+use captionfleet_proto::storage::{CopyError, PutMode, PutOutcome, Storage, StorageErrorKind, copy_to_file};
+use sha2::{Digest, Sha256};
 
 /// Larger than anything the suite writes.
 const ANY_SIZE: u64 = 1 << 20;
@@ -34,6 +35,7 @@ pub async fn storage_suite(store: Arc<dyn Storage>, conditional: Conditional) {
     assert_eq!(keys(store, "").await, Vec::<String>::new(), "the store is empty at first");
     reads_what_it_wrote(store).await;
     reads_pieces(store).await;
+    copies_to_files(store).await;
     takes_files(store).await;
     overwrites(store).await;
     deletes(store).await;
@@ -94,6 +96,25 @@ async fn reads_pieces(store: &dyn Storage) {
     }
     let absent = store.get_range("no/pieces", 0, 1).await.expect_err("nothing has no pieces");
     assert_eq!(absent.kind(), StorageErrorKind::NotFound);
+}
+
+async fn copies_to_files(store: &dyn Storage) {
+    // Three pieces, the last one short; one byte; none.
+    for length in [(17 << 20) + 5, 1, 0] {
+        let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
+        put(store, "copied", bytes.clone(), PutMode::Overwrite).await;
+        let head = store.head("copied").await.expect("it is there");
+        let file = tempfile::NamedTempFile::new().expect("there is a temporary folder");
+        let copied = copy_to_file(store, &head, file.reopen().expect("it is there")).await;
+        assert_eq!(copied.expect("it can be copied"), hex::encode(Sha256::digest(&bytes)), "{length} bytes");
+        assert!(std::fs::read(file.path()).expect("it was written") == bytes, "{length} bytes");
+    }
+    put(store, "copied", "first".into(), PutMode::Overwrite).await;
+    let head = store.head("copied").await.expect("it is there");
+    put(store, "copied", "other".into(), PutMode::Overwrite).await;
+    let file = tempfile::tempfile().expect("there is a temporary folder");
+    let changed = copy_to_file(store, &head, file).await.expect_err("it is another one");
+    assert!(matches!(&changed, CopyError::Read(error) if error.is_transient()), "{changed}");
 }
 
 async fn takes_files(store: &dyn Storage) {

@@ -61,7 +61,7 @@ impl ModelChoice {
         matches!(self, Self::Demo)
     }
 
-    /// Fetches what is not here yet, and checks every byte.
+    /// Fetches what is not here yet, and opens it.
     ///
     /// # Errors
     /// One line that names the bundle, the damaged or missing file, and what to do.
@@ -75,7 +75,7 @@ impl ModelChoice {
     }
 }
 
-/// Opens a bundle off the async threads: it reads and hashes gigabytes.
+/// Opens a bundle off the async threads.
 async fn open(path: PathBuf) -> anyhow::Result<Bundle> {
     anyhow::ensure!(
         path.exists(),

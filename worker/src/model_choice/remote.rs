@@ -1,16 +1,20 @@
 //! Bundles in a bucket: fetched once, kept by content.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 use captionfleet_model::bundle::{Bundle, MANIFEST};
-use captionfleet_proto::storage::Stores;
+use captionfleet_proto::storage::{ObjectMeta, Storage, Stores};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 
 use super::cache;
 
 /// Far above any bundle; there only to stop a wrong key from filling the disk.
 const MOST_BYTES: u64 = 64 << 30;
+/// Files that are fetched at a time, each of them in pieces.
+const FILES_AT_ONCE: usize = 4;
 /// A manifest is a few kilobytes.
 const MOST_MANIFEST_BYTES: u64 = 1 << 20;
 
@@ -21,11 +25,11 @@ pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::R
     let cache = cache::folder()?.join("bundles");
     if std::path::Path::new(key).extension().is_some_and(|extension| extension == "tar") {
         let meta = store.head(key).await.with_context(named)?;
-        let identity = format!("{bucket}\n{key}\n{}\n{}", meta.size, meta.etag.unwrap_or_default());
+        let identity =
+            format!("{bucket}\n{key}\n{}\n{}", meta.size, meta.etag.as_deref().unwrap_or_default());
         let path = cache.join(format!("{}.tar", &hex::encode(Sha256::digest(identity))[..32]));
         if !path.exists() {
-            let object = store.get(key, MOST_BYTES).await.with_context(named)?;
-            cache::write_whole(&path, &object.bytes)?;
+            copy(&*store, &meta, &path, None).await.with_context(named)?;
         }
         return Ok(path);
     }
@@ -33,7 +37,8 @@ pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::R
     let manifest_bytes = store.get(&object(MANIFEST), MOST_MANIFEST_BYTES).await.with_context(named)?.bytes;
     let manifest = Bundle::read_manifest(&manifest_bytes, &format!("s3://{bucket}/{key}"))?;
     let folder = cache.join(&manifest.digest);
-    for file in manifest.files.keys() {
+    let mut missing = Vec::new();
+    for (file, digest) in &manifest.files {
         // Names come from outside: one that leads elsewhere is not written.
         anyhow::ensure!(
             std::path::Path::new(file).file_name().is_some_and(|name| name == file.as_str()),
@@ -41,10 +46,33 @@ pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::R
         );
         let path = folder.join(file);
         if !path.exists() {
-            let fetched = store.get(&object(file), MOST_BYTES).await.with_context(named)?;
-            cache::write_whole(&path, &fetched.bytes)?;
+            missing.push((object(file), path, digest));
         }
     }
+    let copies = missing.iter().map(|(key, path, digest)| {
+        let store = &*store;
+        async move { copy(store, &store.head(key).await?, path, Some(digest)).await }
+    });
+    stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await.with_context(named)?;
     cache::write_whole(&folder.join(MANIFEST), &manifest_bytes)?;
     Ok(folder)
+}
+
+async fn copy(
+    store: &dyn Storage,
+    object: &ObjectMeta,
+    path: &Path,
+    digest: Option<&str>,
+) -> anyhow::Result<()> {
+    let (key, size) = (&object.key, object.size);
+    anyhow::ensure!(size <= MOST_BYTES, "{key} has {size} bytes, which is no bundle: name another object");
+    let since = Instant::now();
+    cache::copy_whole(store, object, path, digest).await?;
+    tracing::info!(
+        key,
+        bytes = size,
+        seconds = since.elapsed().as_secs_f64(),
+        "a file of the model was fetched"
+    );
+    Ok(())
 }

@@ -7,17 +7,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind, Stores, etag_of_file};
+use captionfleet_proto::storage::{
+    CopyError, ObjectMeta, Storage, StorageError, StorageErrorKind, Stores, copy_to_file, etag_of_file,
+};
 use captionfleet_proto::uri::{ItemUri, Location};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::OnceCell;
 
 use crate::video::Film;
 
-/// Bytes asked for at a time.
-const PIECE: u64 = 16 << 20;
 /// How long a film waits before it looks for room again.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
 const READING: &str = "reading";
@@ -224,22 +223,12 @@ async fn whole_copy(
 }
 
 async fn copy(store: &dyn Storage, key: &str, uri: &ItemUri, film: &Local) -> Result<String, StorageError> {
-    let mut file = tokio::fs::File::create(&film.path).await.map_err(|error| failed(uri, error))?;
-    let (mut digest, mut offset) = (Sha256::new(), 0);
-    while offset < film.size {
-        let piece = store.get_range(key, offset, PIECE.min(film.size - offset)).await?;
-        if piece.etag != film.etag || piece.bytes.is_empty() {
-            let problem = "the object changed while it was being copied: it is read again";
-            return Err(StorageError::new(StorageErrorKind::Unavailable, READING, uri.as_str(), problem));
-        }
-        offset += piece.bytes.len() as u64;
-        file.write_all(&piece.bytes).await.map_err(|error| failed(uri, error))?;
-        digest = tokio::task::spawn_blocking(move || digest.chain_update(&piece.bytes))
-            .await
-            .map_err(|error| failed(uri, std::io::Error::other(error)))?;
-    }
-    file.flush().await.map_err(|error| failed(uri, error))?;
-    Ok(hex::encode(digest.finalize()))
+    let file = std::fs::File::create(&film.path).map_err(|error| failed(uri, error))?;
+    let meta = ObjectMeta { key: key.to_owned(), size: film.size, etag: film.etag.clone(), modified: None };
+    copy_to_file(store, &meta, file).await.map_err(|error| match error {
+        CopyError::Read(error) => error,
+        CopyError::Write(error) => failed(uri, error),
+    })
 }
 
 fn failed(uri: &ItemUri, error: std::io::Error) -> StorageError {

@@ -10,9 +10,10 @@
 //! | `text_tokenizer.json` | the retrieval heads' tokenizer, if the bundle has such heads |
 //! | `golden.png` | a picture whose caption tokens are in the manifest |
 //!
-//! Opening a bundle reads all of it once and compares every hash, the manifest's own included: a flipped byte is
-//! found before a network is built. [`LoadedModel::self_test`] then checks that network and arithmetic together still
-//! say what they said when the bundle was packed.
+//! Opening a bundle compares the hashes of the manifest and of all small files. The weights are gigabytes: they are hashed
+//! while the network is built from them, so that a disk reads them once, and no network comes of weights in which a byte was
+//! flipped. [`LoadedModel::self_test`] then checks that network and arithmetic together still say what they said when the
+//! bundle was packed.
 
 mod error;
 mod files;
@@ -48,7 +49,7 @@ pub const TEXT_TOKENIZER: &str = "text_tokenizer.json";
 /// Name of the golden picture in a bundle.
 pub const GOLDEN_PICTURE: &str = "golden.png";
 
-/// A bundle whose every byte has been checked.
+/// A bundle whose every byte has been checked, but for the weights, which are when they are read ([`Bundle::load`]).
 #[derive(Debug)]
 pub struct Bundle {
     manifest: BundleManifest,
@@ -56,7 +57,7 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Opens a folder or a tar file and checks all hashes.
+    /// Opens a folder or a tar file and checks all hashes but that of the weights.
     ///
     /// # Errors
     /// Says what is not a bundle, which file is missing, or which one has changed.
@@ -83,12 +84,19 @@ impl Bundle {
 
     fn check(files: BundleFiles) -> Result<Self, BundleError> {
         let manifest = manifest::parse(files.bytes(MANIFEST)?, files.place())?;
-        for (file, recorded) in &manifest.files {
-            if sha256_of(files.get(file)?) != *recorded {
-                return Err(BundleError::Damaged { place: files.place().to_owned(), file: file.clone() });
-            }
+        let bundle = Self { manifest, files };
+        bundle.files.get(WEIGHTS)?;
+        for file in bundle.manifest.files.keys().filter(|file| *file != WEIGHTS) {
+            bundle.check_hash(file)?;
         }
-        Ok(Self { manifest, files })
+        Ok(bundle)
+    }
+
+    fn check_hash(&self, file: &str) -> Result<(), BundleError> {
+        if Some(&sha256_of(self.files.get(file)?)) == self.manifest.files.get(file) {
+            return Ok(());
+        }
+        Err(BundleError::Damaged { place: self.files.place().to_owned(), file: file.to_owned() })
     }
 
     /// The bundle's id: the digest of its manifest, which holds the hashes of everything else.
@@ -101,11 +109,21 @@ impl Bundle {
         &self.manifest
     }
 
-    /// Builds the network on `device`.
+    /// Builds the network on `device`, and checks the weights' hash meanwhile.
     ///
     /// # Errors
-    /// When a tensor is missing or misshaped, or a tokenizer cannot be read.
+    /// When the weights are damaged, a tensor is missing or misshaped, or a tokenizer cannot be read.
     pub fn load(&self, device: &Device) -> Result<LoadedModel, BundleError> {
+        std::thread::scope(|scope| {
+            let checking = scope.spawn(|| self.check_hash(WEIGHTS));
+            let loaded = self.build(device);
+            // Said first: whatever else is wrong with damaged weights follows from it.
+            checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            loaded
+        })
+    }
+
+    fn build(&self, device: &Device) -> Result<LoadedModel, BundleError> {
         let config = &self.manifest.config;
         let weights = self.weights(device)?;
         let model = TinyGptV::load(&weights, config).map_err(|source| self.unusable(WEIGHTS, source))?;
