@@ -83,10 +83,12 @@ async fn a_benchmark_over_a_fleet_scores_as_on_one_machine_and_goes_on_after_a_k
     let archive = fleet.s3_uri("archive");
     let workers = ["one", "two"].map(|name| fleet.start_worker(name, &["--slots", "2"]).unwrap());
     let arguments = eval(&data, &archive, &fleet.service_options());
-    let mut doomed = fleet.start_dispatcher("doomed", &arguments).unwrap();
+    let mut doomed = fleet.start_command("doomed", &arguments).unwrap();
     fleet::wait_for_part(&fleet, &archive).await;
     // Nothing more is done before the dispatcher is gone.
-    workers.iter().for_each(|worker| worker.signal("STOP"));
+    for worker in &workers {
+        worker.signal("STOP");
+    }
     doomed.signal("KILL");
     doomed.wait(Duration::from_secs(10)).await.unwrap();
     let objects =
@@ -95,7 +97,9 @@ async fn a_benchmark_over_a_fleet_scores_as_on_one_machine_and_goes_on_after_a_k
     let run = parts.read_dir().unwrap().next().unwrap().unwrap().path();
     let before = files(&run);
     assert!(!before.is_empty() && before.len() < 50, "{} of 50 parts", before.len());
-    workers.iter().for_each(|worker| worker.signal("CONT"));
+    for worker in &workers {
+        worker.signal("CONT");
+    }
 
     let report = dispatcher(&arguments).await.unwrap().success().unwrap().json().unwrap();
     assert_eq!(scores(&report), scores(&expected), "{report}");
@@ -140,7 +144,8 @@ async fn what_failed_in_a_benchmark_is_asked_the_same_again_by_a_service() {
     assert_eq!((&ended[0]["phase"], &ended[0]["jobs"]), (&"ended".into(), &1.into()), "{ended}");
     let parts = archive.join("parts").join(ended[0]["runs"][0].as_str().unwrap());
     let [row] = &rows(&parts)[..] else { panic!("one picture had failed") };
-    assert_eq!((row.status, row.item.as_str().ends_with(".jpg")), (Status::Ok, true), "{row:?}");
+    assert_eq!(row.status, Status::Ok, "{row:?}");
+    // One of them twice, as the set has it: answers stand in the order of its cases.
     let asked: Vec<&str> = row.answers.iter().flatten().map(|answer| &*answer.question).collect();
     assert_eq!(asked, [BACKDROP, COUNT, BACKDROP]);
 }

@@ -45,7 +45,7 @@ impl Pipeline {
             self.put_down(&task, done).await?;
             return Ok(Course::TurnOver);
         }
-        Ok(Course::Whole(Inferred { task, rows: done.into_rows(), quarantined: false }))
+        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: false })))
     }
 
     /// Does the items that are not done; the first one that stops the job ends them all. False if the turn ends before.

@@ -198,7 +198,7 @@ impl Pipeline {
         // From here on a death is no item's fault.
         marker.trying = None;
         self.write_marker(&task, &mut marker).await?;
-        Ok(Course::Whole(Inferred { task, rows: done.into_rows(), quarantined: true }))
+        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: true })))
     }
 
     async fn write_marker(&self, task: &Received, marker: &mut Marker) -> Result<(), Failure> {

@@ -104,7 +104,7 @@ impl Pipeline {
             None => self.run_together(task, turn, drain).await?,
         };
         let inferred = match course {
-            Course::Whole(inferred) => inferred,
+            Course::Whole(inferred) => *inferred,
             Course::Drained => return Ok(Verdict::Returned),
             Course::TurnOver => return Ok(Verdict::TurnOver),
         };

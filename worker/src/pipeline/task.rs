@@ -111,7 +111,7 @@ pub(super) struct Inferred {
 /// How far a caption job came.
 pub(super) enum Course {
     /// To its end.
-    Whole(Inferred),
+    Whole(Box<Inferred>),
     /// The worker drains.
     Drained,
     /// Its turn was over; what is done of it is kept.

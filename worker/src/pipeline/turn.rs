@@ -67,7 +67,9 @@ impl DoneItems {
         for (at, item) in items.iter().enumerate() {
             places.entry(&item.uri).or_default().push((item.frame_ms.unwrap_or(0), at));
         }
-        places.values_mut().for_each(|places| places.sort_unstable());
+        for places in places.values_mut() {
+            places.sort_unstable();
+        }
         let mut by_item: HashMap<usize, Vec<Row>> = HashMap::new();
         for row in rows {
             let begins = row.frame_ms.unwrap_or(0);

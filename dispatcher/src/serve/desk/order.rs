@@ -98,9 +98,11 @@ async fn failures(ground: &Ground, manifest: &RunManifest, parts: &[String]) -> 
         for planned in archive::items(&*ground.archive, manifest).await? {
             let JobItem { uri, questions, .. } = planned.item;
             if failed.remove(&(planned.job, uri.clone())) {
+                // Answers are told apart by their places: one question may be asked twice about a picture.
                 let asked = catalog.questions.entry(uri).or_default();
+                let other_jobs = asked.len();
                 for question in questions {
-                    if !asked.contains(&question) {
+                    if !asked[..other_jobs].contains(&question) {
                         asked.push(question);
                     }
                 }
