@@ -1,19 +1,22 @@
 //! Versioned bytes and back: JSON for messages and manifests, with limits that hold before anything is believed.
 //!
-//! A message of another *minor* version is read, and the fields it has more are kept. One of another *major*
-//! version is reported as [`DecodeError::UnknownVersion`] without looking further: whoever holds the bytes passes
-//! them on untouched.
+//! A message of another *minor* version is read, and the fields it has more are kept; what of a later one cannot be read is
+//! reported as [`DecodeError::LaterVersion`]. One of another *major* version is reported as [`DecodeError::UnknownVersion`]
+//! without looking further. In both cases whoever holds the bytes passes them on untouched.
 
 mod check;
+mod version;
 
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::job::{Job, RerankReply, SearchReply};
+use crate::job::{Job, RerankReply, SearchReply, VERSION};
 use crate::manifest::RunManifest;
 use crate::outcome::JobOutcome;
+
+use version::Version;
 
 /// Most bytes a message may have.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
@@ -55,6 +58,16 @@ pub enum DecodeError {
         /// What the message says.
         version: String,
     },
+    /// A later minor version says something that this program does not know.
+    #[error(
+        "the message has contract version {version}, of which this program, at {VERSION}, does not know everything: {problem}"
+    )]
+    LaterVersion {
+        /// What the message says.
+        version: String,
+        /// What cannot be read.
+        problem: String,
+    },
     /// A job of more items than allowed.
     #[error("the job has {items} items; at most {limit} are allowed")]
     TooManyItems {
@@ -79,10 +92,23 @@ impl DecodeError {
         match self {
             Self::TooLarge { .. } => "message_too_large",
             Self::Malformed(_) => "message_malformed",
-            Self::UnknownVersion { .. } => "message_unknown_version",
+            Self::UnknownVersion { .. } | Self::LaterVersion { .. } => "message_unknown_version",
             Self::TooManyItems { .. } => "message_too_many_items",
             Self::Invalid { .. } => "message_invalid",
         }
+    }
+
+    /// Whether a program of another version may well read it.
+    pub fn is_of_another_version(&self) -> bool {
+        matches!(self, Self::UnknownVersion { .. } | Self::LaterVersion { .. })
+    }
+
+    /// The same, if it is of a later minor version: that is what is wrong with it then.
+    fn of_version(self, version: Version) -> Self {
+        if version.is_later() {
+            return Self::LaterVersion { version: version.to_string(), problem: self.to_string() };
+        }
+        self
     }
 }
 
@@ -93,8 +119,8 @@ pub fn decode_job(bytes: &[u8]) -> Result<Job, DecodeError> {
 
 /// Reads a job.
 pub fn decode_job_within(bytes: &[u8], limits: Limits) -> Result<Job, DecodeError> {
-    let job: Job = decode(bytes, limits)?;
-    check::job(&job, limits)?;
+    let (job, version): (Job, Version) = decode_versioned(bytes, limits)?;
+    check::job(&job, limits).map_err(|error| error.of_version(version))?;
     Ok(job)
 }
 
@@ -154,12 +180,18 @@ pub fn encode_manifest(manifest: &RunManifest) -> Result<Bytes, DecodeError> {
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<T, DecodeError> {
+    decode_versioned(bytes, limits).map(|(message, _)| message)
+}
+
+fn decode_versioned<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<(T, Version), DecodeError> {
     if bytes.len() > limits.max_bytes {
         return Err(DecodeError::TooLarge { bytes: bytes.len(), limit: limits.max_bytes });
     }
     let malformed = |error: serde_json::Error| DecodeError::Malformed(error.to_string());
-    check::version(serde_json::from_slice::<Envelope>(bytes).map_err(malformed)?.version.as_ref())?;
-    serde_json::from_slice(bytes).map_err(malformed)
+    let version =
+        check::version(serde_json::from_slice::<Envelope>(bytes).map_err(malformed)?.version.as_ref())?;
+    let message = serde_json::from_slice(bytes).map_err(|error| malformed(error).of_version(version))?;
+    Ok((message, version))
 }
 
 fn encode<T: Serialize>(message: &T) -> Result<Bytes, DecodeError> {

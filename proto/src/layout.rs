@@ -7,6 +7,7 @@
 //! runs/RUN/paused                there while whoever publishes the run holds its jobs back
 //! parts/RUN/JOB.parquet          the rows of one job
 //! quarantine/RUN/JOB.json        marker of a job that is being run item by item
+//! unfinished/RUN/JOB.parquet     rows of a job that was held for as long as a worker holds one, until its part is there
 //! staged/ab/abcdef…              a local picture copied for remote workers, by its sha256
 //! adapters/abcdef…/NAME          a local adapter copied for remote workers, by its digest
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
@@ -25,10 +26,11 @@ use crate::job::{JobId, RunId};
 use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 10] = [
+pub const TOP_FOLDERS: [&str; 11] = [
     "runs",
     "parts",
     "quarantine",
+    "unfinished",
     "staged",
     "adapters",
     "queries",
@@ -108,6 +110,11 @@ pub fn job_of_part(key: &str) -> Option<(RunId, JobId)> {
 /// Marker of a job that is being run item by item, because a process died on it.
 pub fn quarantine(run: &RunId, job: &JobId) -> String {
     format!("quarantine/{run}/{job}.json")
+}
+
+/// What is done of a job that is not done yet: rows of some of its items.
+pub fn unfinished(run: &RunId, job: &JobId) -> String {
+    format!("unfinished/{run}/{job}{PART_SUFFIX}")
 }
 
 /// A local picture copied into the archive for workers on other machines.

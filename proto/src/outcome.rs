@@ -105,6 +105,8 @@ impl JobOutcome {
 pub enum FailureClass {
     /// The cause may pass (network, throttling, a full disk): try again after a delay.
     Retry,
+    /// Another worker may well be able to do it: let it pass by, without counting an attempt.
+    PassOn,
     /// The cause lies in the job itself: keep it for a human.
     DeadLetter,
 }

@@ -91,6 +91,32 @@ fn other_major_versions_are_told_before_anything_else() {
 }
 
 #[test]
+fn what_a_later_minor_version_says_is_left_to_whoever_knows_it() {
+    let later = |pointer: &str, value: Value| {
+        let mut job = with(pointer, value);
+        job["version"] = json!("1.7");
+        decode(&job).unwrap_err()
+    };
+    let unread = [
+        later("/kind", json!("train")),
+        later("/prompt", json!({"task": "haiku"})),
+        later("/items/0/etag", json!("e".repeat(2000))),
+    ];
+    for error in unread {
+        assert!(
+            matches!(error, DecodeError::LaterVersion { ref version, .. } if version == "1.7"),
+            "{error:?}"
+        );
+        assert!(error.is_of_another_version());
+        assert_eq!(error.code(), "message_unknown_version");
+    }
+    // Of this version it is simply wrong, and what no version could mean is malformed in any.
+    assert_eq!(decode(&with("/kind", json!("train"))).unwrap_err().code(), "message_malformed");
+    let error = codec::decode_job(b"{\"version\": \"1.7\", ").unwrap_err();
+    assert_eq!(error.code(), "message_malformed");
+}
+
+#[test]
 fn every_rule_has_its_code() {
     let sample = json!({"by": "interval", "every_us": 1_000_000, "min_change": 0.04});
     let sha256 = "ab".repeat(32);

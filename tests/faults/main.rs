@@ -37,6 +37,7 @@ cases! {
     a_worker_killed_before_its_ack_is_not_followed_by_a_second_inference = "killed-before-ack",
     an_item_that_kills_the_process_costs_one_row = "poison",
     an_item_that_hangs_costs_one_row = "hanging-item",
+    a_job_of_hanging_items_outlasts_no_consumer_timeout = "hanging-job",
     sigterm_ends_a_worker_in_time = "sigterm",
     a_late_ack_harms_nothing = "sigstop",
     a_spot_notice_drains = "spot-notice",

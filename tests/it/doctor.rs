@@ -12,10 +12,12 @@ async fn a_well_fleet_is_told_line_by_line() {
         assert!(told.contains("ok    ffmpeg: ffmpeg "), "{told}");
         assert!(told.contains("has our queues; 0 jobs and 0 requests wait, 0 workers consume"), "{told}");
         assert!(told.contains("listed, written, read and removed, conditional writes work"), "{told}");
+        assert!(told.contains("ok    clock: within 5 s of that of s3://"), "{told}");
         assert!(!told.contains("fail  "), "{told}");
     }
     let told = fleet.worker(&options).await.unwrap().stdout;
     assert!(told.contains("says its golden tokens on cpu; "), "{told}");
+    assert!(told.contains(" GPU: "), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 mod archive;
 mod bad_input;
 mod bench;
+mod benchmarks;
 mod bill;
 mod demo;
 mod deploy;

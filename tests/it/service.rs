@@ -175,7 +175,7 @@ async fn until(port: u16, run: &str, is_right: impl Fn(&Value) -> bool) -> Value
 }
 
 /// Waits until what is answered is as wanted.
-async fn until_at(port: u16, address: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until_at(port: u16, address: &str, is_right: impl Fn(&Value) -> bool) -> Value {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
     loop {
         let (_, text) = http_get(port, address).await.unwrap();

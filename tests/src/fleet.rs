@@ -207,8 +207,24 @@ impl Fleet {
         name: &str,
         arguments: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Child> {
+        let serve = std::iter::once(OsString::from("serve"));
+        self.start_command(
+            name,
+            serve.chain(arguments.into_iter().map(|argument| argument.as_ref().to_owned())),
+        )
+    }
+
+    /// Starts a dispatcher's command that has no admin port beside the test; its log is `NAME.log` in the test's folder.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn start_command<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Child> {
         let mut command = self.program("dispatcher")?;
-        command.arg("serve").args(arguments);
+        command.args(arguments);
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
 

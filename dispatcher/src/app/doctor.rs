@@ -27,10 +27,11 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<Ended> {
     } else {
         // Without a broker the model runs in this process.
         tell(doctor::jpeg());
+        tell(doctor::gpu(EngineSettings::default().device));
         tell(doctor::model(settings.model.as_deref(), EngineSettings::default(), &stores).await);
     }
     if let Some(archive) = &args.archive {
-        tell(doctor::archive(archive, &stores).await);
+        doctor::archive(archive, &stores).await.into_iter().for_each(&mut tell);
     }
     Ok(if well { Ended::Well } else { Ended::Incomplete })
 }

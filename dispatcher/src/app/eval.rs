@@ -14,7 +14,7 @@ use crate::exit::Ended;
 use crate::fleet::{Fleet, Model};
 use crate::history;
 use crate::output;
-use crate::plan::{ContinuedRun, NewRun, Plan, PlannedJob, Wish};
+use crate::plan::{ContinuedRun, NewRun, Plan, PlannedJob, Wish, cut};
 use crate::prepare::Prepared;
 use crate::progress::Display;
 use anyhow::Context as _;
@@ -32,9 +32,6 @@ use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Most questions of one job: its message stays far below the limit.
-const QUESTIONS_PER_JOB: usize = 1000;
 
 /// Runs the command.
 pub async fn run(args: EvalArgs) -> anyhow::Result<Ended> {
@@ -197,10 +194,11 @@ fn items(cases: &[Case]) -> anyhow::Result<Vec<JobItem>> {
     by_picture.into_iter().map(item).collect()
 }
 
-/// The same set, prompt and model have the same run.
+/// The same set, prompt, model and adapter have the same run.
 fn run_id(wish: &Wish, items: &[JobItem]) -> anyhow::Result<RunId> {
     let mut digest = Sha256::new();
-    digest.update(serde_json::to_vec(&(&wish.prompt, wish.max_tokens, &wish.bundle, items))?);
+    let adapter = wish.adapter.as_ref().map(|adapter| &adapter.sha256);
+    digest.update(serde_json::to_vec(&(&wish.prompt, wish.max_tokens, &wish.bundle, adapter, items))?);
     Ok(RunId::new(format!("eval-{}", &hex::encode(digest.finalize())[..16]))?)
 }
 
@@ -240,26 +238,11 @@ async fn plan(
 }
 
 fn jobs(run: &RunId, prompt_hash: &str, items: Vec<JobItem>, job_size: usize) -> Vec<PlannedJob> {
-    let mut slices: Vec<Vec<JobItem>> = Vec::new();
-    let mut questions = 0;
-    for item in items {
-        let own = item.questions.len();
-        match slices.last_mut() {
-            Some(slice) if slice.len() < job_size && questions + own <= QUESTIONS_PER_JOB => {
-                questions += own;
-                slice.push(item);
-            }
-            _ => {
-                questions = own;
-                slices.push(vec![item]);
-            }
-        }
-    }
     let job = |(ordinal, items): (usize, Vec<JobItem>)| {
         let id = Job::deterministic_id(run, ordinal as u64, &items, prompt_hash);
         PlannedJob { id, items }
     };
-    slices.into_iter().enumerate().map(job).collect()
+    cut(items, job_size, |item| item).into_iter().enumerate().map(job).collect()
 }
 
 /// The cases in their order with what was said; a picture's answers stand in the order of its cases.

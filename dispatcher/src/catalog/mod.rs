@@ -16,9 +16,11 @@ pub(crate) use digest::sha256 as digest;
 pub use error::CatalogError;
 pub use source::{Objects, Source};
 
+use captionfleet_proto::job::Question;
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use captionfleet_worker::video::is_video_name;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// One picture or video to be captioned.
@@ -71,15 +73,22 @@ pub struct CatalogOptions {
 }
 
 /// Every item of all sources, each once, in the order of the sources and by name within one.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Catalog {
     /// The items.
     pub items: Vec<Item>,
     /// Items that were given more than once.
     pub duplicates: usize,
+    /// What is asked about single items alone, beside what is asked about all.
+    pub questions: HashMap<ItemUri, Vec<Question>>,
 }
 
 impl Catalog {
+    /// What is asked about `item` alone.
+    pub fn questions_about(&self, item: &ItemUri) -> &[Question] {
+        self.questions.get(item).map_or(&[], Vec::as_slice)
+    }
+
     /// Leaves every item once, at its first place. Sorted by place rather than kept in a set: there may be millions.
     fn drop_duplicates(&mut self) {
         let uri = |place: usize| &self.items[place].uri;
@@ -173,7 +182,7 @@ mod tests {
             size: Some(size),
         };
         let given = [("c", 0), ("a", 1), ("c", 2), ("b", 3), ("a", 4), ("c", 5)];
-        let mut catalog = Catalog { items: given.map(item).into(), duplicates: 0 };
+        let mut catalog = Catalog { items: given.map(item).into(), ..Catalog::default() };
         catalog.drop_duplicates();
         assert_eq!(catalog.items, [("c", 0), ("a", 1), ("b", 3)].map(item));
         assert_eq!(catalog.duplicates, 3);

@@ -3,6 +3,8 @@
 mod segments;
 mod slices;
 
+pub(crate) use slices::cut;
+
 use crate::catalog::{Catalog, Identity, Item, Unreadable};
 use crate::history::{History, Standing, UnfinishedRun};
 use captionfleet_proto::job::{Job, JobAdapter, JobId, JobItem, Prompt, RunId, Sampling};
@@ -196,7 +198,7 @@ impl Plan {
 }
 
 /// Compares the sources with the archive.
-pub fn plan(catalog: Catalog, history: &History, wish: &Wish, options: &PlanOptions) -> Plan {
+pub fn plan(mut catalog: Catalog, history: &History, wish: &Wish, options: &PlanOptions) -> Plan {
     let mut plan = Plan {
         listed: catalog.items.len() as u64,
         duplicates: catalog.duplicates as u64,
@@ -214,9 +216,9 @@ pub fn plan(catalog: Catalog, history: &History, wish: &Wish, options: &PlanOpti
         }
         false
     };
-    let open = catalog.items.into_iter().filter(is_open).collect();
-    let open = continue_runs(&mut plan, open, &history.unfinished, wish);
-    plan.new_run = new_run(open, wish, options);
+    catalog.items.retain(is_open);
+    continue_runs(&mut plan, &mut catalog, &history.unfinished, wish);
+    plan.new_run = new_run(catalog, wish, options);
     plan
 }
 
@@ -230,11 +232,12 @@ pub fn open_videos<'a>(catalog: &'a Catalog, history: &History, retry_failed: bo
     catalog.items.iter().filter(|item| item.is_video()).filter(is_open).collect()
 }
 
-/// Gives unfinished runs their open items; the rest comes back, in order.
-fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun], wish: &Wish) -> Vec<Item> {
+/// Gives unfinished runs their open items; the rest stays, in order.
+fn continue_runs(plan: &mut Plan, catalog: &mut Catalog, unfinished: &[UnfinishedRun], wish: &Wish) {
     if unfinished.is_empty() {
-        return open;
+        return;
     }
+    let open = &catalog.items;
     let mut places: HashMap<ItemUri, usize> =
         open.iter().enumerate().map(|(place, item)| (item.uri.clone(), place)).collect();
     let mut taken = vec![false; open.len()];
@@ -244,6 +247,8 @@ fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun],
             continue;
         }
         let planned = run.jobs.iter().flat_map(|job| &job.items);
+        // What is asked about a picture alone is no part of the wish.
+        let planned = planned.filter(|item| item.questions == catalog.questions_about(&item.uri));
         let owed: Vec<_> = planned
             .filter_map(|item| Some((item, *places.get(&item.uri)?)))
             .map(|(item, place)| (item.clone(), place))
@@ -261,7 +266,8 @@ fn continue_runs(plan: &mut Plan, open: Vec<Item>, unfinished: &[UnfinishedRun],
         }
         plan.continued.push(ContinuedRun { manifest: manifest.clone(), jobs: run.jobs.clone() });
     }
-    open.into_iter().zip(taken).filter(|(_, taken)| !taken).map(|(item, _)| item).collect()
+    let mut taken = taken.into_iter();
+    catalog.items.retain(|_| !taken.next().unwrap_or_default());
 }
 
 /// Whether `item` still has the content that was planned.
@@ -274,7 +280,8 @@ fn is_same(planned: &JobItem, item: &Item) -> bool {
     }
 }
 
-fn new_run(mut open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<NewRun> {
+fn new_run(catalog: Catalog, wish: &Wish, options: &PlanOptions) -> Option<NewRun> {
+    let Catalog { items: mut open, mut questions, .. } = catalog;
     if open.is_empty() {
         return None;
     }
@@ -285,13 +292,12 @@ fn new_run(mut open: Vec<Item>, wish: &Wish, options: &PlanOptions) -> Option<Ne
         ordinal += 1;
         PlannedJob { id, items }
     };
-    let pieces = |item: Item| {
+    let mut pieces = |item: Item| {
+        let questions = questions.remove(&item.uri).unwrap_or_default();
         let length = options.lengths.get(&item.uri).copied();
-        if item.is_video() {
-            segments::of(job_item(item), length, &wish.sample, options.job_size)
-        } else {
-            vec![job_item(item)]
-        }
+        let is_video = item.is_video();
+        let item = JobItem { questions, ..job_item(item) };
+        if is_video { segments::of(item, length, &wish.sample, options.job_size) } else { vec![item] }
     };
     let mut refused = Vec::new();
     if options.refuse_unreadable {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::history::{Record, Records};
+use captionfleet_proto::job::Question;
 use captionfleet_proto::uri::ItemUri;
 
 fn uri(name: &str) -> ItemUri {
@@ -13,7 +14,7 @@ fn item(name: &str, sha256: &str) -> Item {
 }
 
 fn catalog(items: Vec<Item>) -> Catalog {
-    Catalog { items, duplicates: 0 }
+    Catalog { items, ..Catalog::default() }
 }
 
 fn wish() -> Wish {
@@ -42,9 +43,13 @@ fn ids(run: &NewRun) -> Vec<JobId> {
 }
 
 fn unfinished(items: &[Item], wish: &Wish) -> UnfinishedRun {
+    unfinished_of(catalog(items.to_vec()), wish)
+}
+
+fn unfinished_of(catalog: Catalog, wish: &Wish) -> UnfinishedRun {
     let mut options = options();
     options.run = RunId::new("old").unwrap();
-    let run = new_run(items.to_vec(), wish, &options).unwrap();
+    let run = new_run(catalog, wish, &options).unwrap();
     let manifest = crate::submission::manifest(&run, wish, &crate::submission::About::default());
     UnfinishedRun { manifest, jobs: run.all_jobs().cloned().collect() }
 }
@@ -102,6 +107,32 @@ fn a_run_of_other_pictures_or_wishes_is_left_alone() {
     let plan = plan(catalog(vec![item("a", "1")]), &history, &wish(), &options());
     assert!(plan.continued.is_empty());
     assert_eq!(plan.left_alone, [RunId::new("old").unwrap()]);
+}
+
+/// `a` and `b`, with something asked about `a` alone.
+fn asking(question: &str) -> Catalog {
+    let questions = HashMap::from([(uri("a"), vec![Question::free(question)])]);
+    Catalog { questions, ..catalog(vec![item("a", "1"), item("b", "2")]) }
+}
+
+#[test]
+fn what_is_asked_about_an_item_alone_is_asked_and_goes_on_only_as_it_was() {
+    let wish = Wish { prompt: Prompt::Questions { questions: Vec::new(), template: None }, ..wish() };
+    let with =
+        |made: &str| History { unfinished: vec![unfinished_of(asking(made), &wish)], ..History::default() };
+    let fresh = plan(asking("why?"), &with("what?"), &wish, &options());
+    let items = &fresh.new_run.as_ref().unwrap().jobs[0].items;
+    assert_eq!(
+        (items.len(), &items[0].questions),
+        (1, &vec![Question::free("why?")]),
+        "b goes on: {fresh:?}"
+    );
+    let same = plan(asking("what?"), &with("what?"), &wish, &options());
+    assert!(same.new_run.is_none() && same.continued.len() == 1, "{same:?}");
+    let mut of_one = asking("what?");
+    of_one.items.truncate(1);
+    let apart = plan(of_one, &with("why?"), &wish, &options());
+    assert!(apart.continued.is_empty() && apart.new_run.is_some(), "{apart:?}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub struct Message {
     pub attempts: u32,
     /// When the first of those attempts failed.
     pub first_failed_at: Option<Timestamp>,
+    /// How often a worker held it as long as it holds any, and gave it back with what was done of it kept.
+    pub turns: u32,
     /// Why the message is a dead letter, if it is one.
     pub dead: Option<DeadReason>,
 }
@@ -54,6 +56,7 @@ impl Message {
             trace: None,
             attempts: 0,
             first_failed_at: None,
+            turns: 0,
             dead: None,
         }
     }
@@ -63,6 +66,13 @@ impl Message {
     pub fn retried(mut self, failed_at: Timestamp) -> Self {
         self.attempts = self.attempts.saturating_add(1);
         self.first_failed_at.get_or_insert(failed_at);
+        self
+    }
+
+    /// The same message for its next turn: nothing has failed.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.turns = self.turns.saturating_add(1);
         self
     }
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::version::Version;
 use super::{DecodeError, Limits};
 use crate::job::{
     CaptionJob, IMAGE_PLACEHOLDER, Job, JobItem, JobKind, MAX_CANDIDATES, Match, Prompt,
@@ -17,19 +18,14 @@ const MAX_TEMPLATE_BYTES: usize = 16 * 1024;
 const MAX_TOKENS: u32 = 4096;
 const MAX_NAME_BYTES: usize = 128;
 
-pub(super) fn version(version: Option<&Value>) -> Result<(), DecodeError> {
+pub(super) fn version(version: Option<&Value>) -> Result<Version, DecodeError> {
     let Some(version) = version else {
         return Err(invalid("version", "is missing: write \"1.0\""));
     };
     let Value::String(text) = version else {
         return Err(DecodeError::UnknownVersion { version: shorten(&version.to_string()) });
     };
-    let (major, minor) = text.split_once('.').unwrap_or((text, "0"));
-    let digits = |part: &str| !part.is_empty() && part.len() <= 9 && part.bytes().all(|b| b.is_ascii_digit());
-    if major == "1" && digits(minor) {
-        return Ok(());
-    }
-    Err(DecodeError::UnknownVersion { version: shorten(text) })
+    Version::read(text).ok_or_else(|| DecodeError::UnknownVersion { version: shorten(text) })
 }
 
 pub(super) fn job(job: &Job, limits: Limits) -> Result<(), DecodeError> {

@@ -5,12 +5,18 @@
 //! Starts a private RabbitMQ node and an S3 server with made-up pictures; workers have the null engine, which looks at nothing.
 //! Prints tables, or one JSON document with `--json`.
 
-use captionfleet_tests::load::{Fairness, Ground, Load, Ran, Scaling, fairness, run, scaling};
+use captionfleet_tests::load::{
+    Burst, Fairness, Ground, Load, Ran, Scaling, Simulation, fairness, run, scaling, simulation,
+};
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
 
 /// Numbers of workers that are measured, as far as `--most-workers` allows.
 const STEPS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 100];
+
+/// When items come in `simulate`, in seconds, and how many: the second burst meets what the first left, the third a fleet at rest,
+/// the fourth comes while the third has hardly begun.
+const BURSTS: [(u64, u64); 4] = [(0, 1600), (10, 1200), (60, 2400), (65, 400)];
 
 /// Puts the programs under load, with workers that look at nothing.
 #[derive(Debug, Parser)]
@@ -56,6 +62,8 @@ enum Case {
     Scaling,
     /// A run of 100 items beside a huge one, four workers taking 0.01 s for an item.
     Fairness,
+    /// Bursts through four workers taking 0.05 s for an item, beside what `dispatcher simulate` says of them.
+    Simulate,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -66,6 +74,8 @@ struct Measured {
     scaling: Option<Scaling>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fairness: Option<Fairness>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    simulation: Option<Simulation>,
 }
 
 #[tokio::main]
@@ -107,6 +117,10 @@ async fn measure(ground: &Ground, options: &Options) -> anyhow::Result<Measured>
     }
     if wanted(Case::Fairness) {
         tell(measured.fairness.insert(fairness(ground, (100, options.huge), 4, 0.01).await?));
+    }
+    if wanted(Case::Simulate) {
+        let bursts = BURSTS.map(|(at, items)| Burst { at, items });
+        tell(measured.simulation.insert(simulation(ground, &bursts, 4, (0.05, 16)).await?));
     }
     Ok(measured)
 }

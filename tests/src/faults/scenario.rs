@@ -266,8 +266,10 @@ impl Scenario {
         self.judge_rows(expected).await?;
         self.judge_queues(expected).await?;
         let storage = self.storage().await?;
-        let markers: Vec<_> = storage.list("quarantine/").try_collect().await?;
-        anyhow::ensure!(markers.is_empty(), "markers were left: {markers:?}");
+        for prefix in ["quarantine/", "unfinished/"] {
+            let kept: Vec<_> = storage.list(prefix).try_collect().await?;
+            anyhow::ensure!(kept.is_empty(), "{prefix} is not empty: {kept:?}");
+        }
         let left: Vec<_> = std::fs::read_dir(self.fleet.temporary())?.flatten().collect();
         anyhow::ensure!(left.is_empty(), "temporary files were left: {left:?}");
         self.judge_processes().await

@@ -8,6 +8,7 @@ mod fairness;
 mod peer;
 mod run;
 mod scaling;
+mod simulation;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ use serde_json::Value;
 pub use fairness::{Fairness, fairness};
 pub use run::{Load, Ran, run};
 pub use scaling::{Scaling, Step, scaling};
+pub use simulation::{Burst, Course, Simulation, simulation};
 
 use self::bucket::MadeBucket;
 use crate::faults::{Member, wait_for};

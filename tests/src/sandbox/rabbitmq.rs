@@ -90,6 +90,12 @@ impl RabbitMqNode {
         self.amqp_port
     }
 
+    /// What the node has said since it was started, warnings and worse.
+    #[must_use]
+    pub fn output(&self) -> String {
+        self.server.output()
+    }
+
     /// Runs `rabbitmqctl` against the node and returns what it printed.
     ///
     /// # Errors

@@ -19,14 +19,16 @@ pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
     };
     tell(doctor::jpeg());
     tell(doctor::ffmpeg().await);
+    tell(doctor::gpu(args.model.device));
     tell(doctor::model(args.model.model.as_deref(), args.model.engine(), &stores).await);
     if args.broker.broker.is_some() || args.broker.broker_file.is_some() {
         let topology = Topology::with_prefix(&args.broker.queue_prefix)?;
         let options = RabbitMqOptions::new(broker_uris(&args.broker)?, topology.clone());
         tell(doctor::broker(options, &topology).await);
     }
-    if let Some(archive) = &args.archive {
-        tell(doctor::archive(archive, &stores).await);
+    match &args.archive {
+        Some(archive) => doctor::archive(archive, &stores).await.into_iter().for_each(&mut tell),
+        None => tell(doctor::no_clock()),
     }
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

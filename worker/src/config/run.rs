@@ -97,6 +97,7 @@ impl RunSettings {
             prefetch_bulk: args.prefetch,
             max_item_bytes: args.max_item_mib << 20,
             item_deadline: Duration::from_secs(args.item_deadline),
+            hold_limit: Duration::from_secs(args.hold_limit),
             grace: Duration::from_secs(args.grace),
             max_tokens_default: args.max_tokens,
             adapter_memory: args.adapter_memory.as_u64(),

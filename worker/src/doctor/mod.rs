@@ -4,11 +4,15 @@
 
 mod archive;
 mod broker;
+mod clock;
+mod gpu;
 mod host;
 mod model;
 
 pub use archive::archive;
 pub use broker::broker;
+pub use clock::no_clock;
+pub use gpu::gpu;
 pub use host::{ffmpeg, jpeg};
 pub use model::model;
 

@@ -35,7 +35,7 @@ pub(super) struct DeviceThread {
     inbox: Receiver<Work>,
     /// What came during a step and is taken in after it.
     arrived: Vec<Work>,
-    /// Seconds of the running step that went into answers between its layers.
+    /// Seconds of the running batch that went into answers between its layers.
     interludes: f64,
     pulse: Arc<Pulse>,
     next_id: u64,
@@ -48,6 +48,13 @@ struct Throttles {
     vision: Throttle,
     prefill: Throttle,
     decode: Throttle,
+}
+
+/// When a step began, and how much of its batch's time had gone into answers between layers by then.
+#[derive(Clone, Copy)]
+struct Began {
+    at: Instant,
+    interludes: f64,
 }
 
 impl DeviceThread {
@@ -252,7 +259,7 @@ impl DeviceThread {
         if present.is_empty() || self.fatal.is_some() {
             return;
         }
-        let began = Instant::now();
+        let began = self.begin();
         let sights = self.attentively(&present, |network, _, live, pause| {
             let wanted: Vec<Wanted<'_>> = present.iter().filter_map(|id| wanted(&live[id].work)).collect();
             contained(Stage::Vision, || network.vision(&wanted, pause))
@@ -314,7 +321,7 @@ impl DeviceThread {
         if seats.is_empty() || self.fatal.is_some() {
             return;
         }
-        let began = Instant::now();
+        let began = self.begin();
         let seats = &*self.by_adapter(seats);
         let logits = match stage {
             Stage::Prefill => self.prefill(seats),
@@ -342,12 +349,18 @@ impl DeviceThread {
         }
     }
 
-    /// Shares a step's time out among its rows.
-    fn spent(&mut self, stage: Stage, began: Instant, rows: impl ExactSizeIterator<Item = RequestId>) {
-        let (ended, count) = (Instant::now(), rows.len());
+    fn begin(&self) -> Began {
+        Began { at: Instant::now(), interludes: self.interludes }
+    }
+
+    /// Shares a step's time out among its rows, without what went into answers between its layers: whoever asked those was
+    /// no part of it.
+    fn spent(&mut self, stage: Stage, began: Began, rows: impl ExactSizeIterator<Item = RequestId>) {
+        let (span, count) = ((began.at, Instant::now()), rows.len());
+        let elsewhere = self.interludes - began.interludes;
         for id in rows {
             if let Some(live) = self.live.get_mut(&id) {
-                live.device.add_step(stage, began, ended, count);
+                live.device.add_step(stage, span, elsewhere, count);
             }
         }
     }

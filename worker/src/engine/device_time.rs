@@ -26,9 +26,16 @@ pub struct DeviceTime {
 }
 
 impl DeviceTime {
-    /// Counts a step of `rows` rows, of which the request was one.
-    pub(super) fn add_step(&mut self, stage: Stage, began: Instant, ended: Instant, rows: usize) {
-        let seconds = (ended - began).as_secs_f64() / rows.max(1) as f64;
+    /// Counts a step of `rows` rows, of which the request was one. `elsewhere` are the seconds between its beginning and its
+    /// end in which the device answered others.
+    pub(super) fn add_step(
+        &mut self,
+        stage: Stage,
+        (began, ended): (Instant, Instant),
+        elsewhere: f64,
+        rows: usize,
+    ) {
+        let seconds = ((ended - began).as_secs_f64() - elsewhere).max(0.0) / rows.max(1) as f64;
         self.add(stage, Leg { began, ended, steps: 1, seconds });
     }
 

@@ -63,7 +63,7 @@ pub(super) fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> Caption
 }
 
 /// Pictures with prompts of different lengths and answers of different lengths.
-fn mixed_requests() -> Vec<CaptionRequest> {
+pub(super) fn mixed_requests() -> Vec<CaptionRequest> {
     let prompts = &loaded().prompts;
     (0..24)
         .map(|seed| match seed % 3 {
@@ -244,43 +244,4 @@ async fn when_one_row_does_not_fit_the_engine_ends_and_says_why() {
     drop(handle);
     let ended = tokio::task::spawn_blocking(move || engine.join()).await.unwrap();
     assert!(matches!(ended, Err(EngineError::OutOfMemory(_))), "{ended:?}");
-}
-
-/// The seconds of all steps.
-#[derive(Default)]
-struct Busy(Mutex<f64>);
-
-impl EngineObserver for Busy {
-    fn stage(&self, _: Stage, seconds: f64, _: usize, _: usize) {
-        *self.0.lock().unwrap() += seconds;
-    }
-    fn tokens(&self, _: usize) {}
-    fn idle(&self, _: f64) {}
-    fn out_of_memory(&self, _: Stage, _: usize) {}
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_devices_time_is_shared_out_among_the_answers() {
-    let busy = Arc::new(Busy::default());
-    let engine = start(Box::new(loaded()), 8, busy.clone());
-    let handle = engine.handle();
-    let answers = join_all(mixed_requests().into_iter().map(|request| handle.caption(request))).await;
-    drop(handle);
-    tokio::task::spawn_blocking(move || engine.join()).await.unwrap().unwrap();
-    let mut shared = 0.0;
-    for answer in answers {
-        let answer = answer.unwrap();
-        let legs: Vec<_> = answer.device.legs().collect();
-        let stages: Vec<Stage> = legs.iter().map(|(stage, _)| *stage).collect();
-        assert_eq!(stages, [Stage::Vision, Stage::Prefill, Stage::Decode]);
-        let steps: Vec<u32> = legs.iter().map(|(_, leg)| leg.steps).collect();
-        // The prompt's last position gives the first token.
-        assert_eq!(steps, [1, 1, answer.tokens - 1]);
-        assert!(legs.windows(2).all(|pair| pair[0].1.ended <= pair[1].1.began), "{legs:?}");
-        assert!(legs.iter().all(|(_, leg)| leg.began <= leg.ended), "{legs:?}");
-        shared += answer.device.seconds();
-    }
-    let busy = *busy.0.lock().unwrap();
-    // What is missing is the choice of tokens between the steps.
-    assert!(shared <= busy && shared > 0.6 * busy, "{shared} of {busy} s");
 }

@@ -369,5 +369,9 @@ mod tests;
 mod question_tests;
 
 #[cfg(test)]
+#[path = "time_tests.rs"]
+mod time_tests;
+
+#[cfg(test)]
 #[path = "fault_tests.rs"]
 pub(crate) mod fault_tests;

@@ -10,7 +10,8 @@ use super::budget::permit;
 use super::drain::Drain;
 use super::item::{ItemFailure, Mode};
 use super::prompt::Plan;
-use super::task::{Inferred, Received};
+use super::task::{Course, Inferred, Received};
+use super::turn::{DoneItems, Turn};
 use super::{Failure, Pipeline};
 use crate::engine::{CaptionRequest, EngineError, Priority};
 
@@ -18,47 +19,59 @@ use crate::engine::{CaptionRequest, EngineError, Priority};
 type Numbered = (usize, Result<Vec<Row>, Failure>);
 
 impl Pipeline {
-    /// Does all items of a job side by side; `None` if the worker drains and the job must go back.
+    /// Does all items of a job side by side, those that no earlier turn has done.
     pub(super) async fn run_together(
         &self,
         task: Received,
+        turn: Turn,
         drain: &Drain,
-    ) -> Result<Option<Inferred>, Failure> {
+    ) -> Result<Course, Failure> {
         let budget = self.budgets.of(task.lane);
         // A job that has not begun when the drain starts would only eat into the others' grace period.
         tokio::select! {
             biased;
             place = permit(&budget.pictures) => drop(place),
-            () = drain.soft.cancelled() => return Ok(None),
+            () = drain.soft.cancelled() => return Ok(Course::Drained),
+            () = turn.over() => return Ok(Course::TurnOver),
         }
+        let mut done = self.pick_up(&task).await?;
         let plan = self.plan(&task.caption).await?;
-        let work = self.rows_of(&task, plan.as_ref(), budget.width);
-        let rows = tokio::select! {
-            rows = work => rows?,
-            () = drain.hard.cancelled() => return Ok(None),
+        let work = self.do_the_rest(&task, plan.as_ref(), budget.width, turn, &mut done);
+        let is_whole = tokio::select! {
+            is_whole = work => is_whole?,
+            () = drain.hard.cancelled() => return Ok(Course::Drained),
         };
-        Ok(Some(Inferred { task, rows, quarantined: false }))
+        if !is_whole {
+            self.put_down(&task, done).await?;
+            return Ok(Course::TurnOver);
+        }
+        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: false })))
     }
 
-    /// The rows of all items, in item order; the first item that stops the job ends them all.
-    async fn rows_of(
+    /// Does the items that are not done; the first one that stops the job ends them all. False if the turn ends before.
+    async fn do_the_rest(
         &self,
         task: &Received,
         plan: Result<&Plan, &ItemFailure>,
         width: usize,
-    ) -> Result<Vec<Row>, Failure> {
+        turn: Turn,
+        done: &mut DoneItems,
+    ) -> Result<bool, Failure> {
         // Boxed: the compiler cannot see that a stream of closures borrowing `self` may cross threads.
         let mut items: Vec<BoxFuture<'_, Numbered>> = Vec::new();
-        for (at, item) in task.caption.items.iter().enumerate() {
+        let is_done = done.which(task.caption.items.len());
+        for (at, item) in task.caption.items.iter().enumerate().filter(|(at, _)| !is_done[*at]) {
             items.push(self.run_item(task, plan, item, Mode::Together).map(move |rows| (at, rows)).boxed());
         }
         let mut running = futures::stream::iter(items).buffer_unordered(width);
-        let mut done = Vec::with_capacity(task.caption.items.len());
-        while let Some((at, rows)) = running.next().await {
-            done.push((at, rows?));
+        loop {
+            let next = tokio::select! {
+                next = running.next() => next,
+                () = turn.over(), if done.has_new() => return Ok(false),
+            };
+            let Some((at, rows)) = next else { return Ok(true) };
+            done.add(at, rows?);
         }
-        done.sort_unstable_by_key(|(at, _)| *at);
-        Ok(done.into_iter().flat_map(|(_, rows)| rows).collect())
     }
 }
 

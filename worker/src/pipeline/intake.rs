@@ -151,6 +151,7 @@ impl Pipeline {
                     let kind = MessageFacts::of(&hand_over.message).kind;
                     self.hand_back(delivery, kind, suspicion).await;
                 }
+                Verdict::TurnOver => self.next_turn(delivery).await,
             }
         };
         settling.instrument(tracing::info_span!(target: spans::TARGET, "settle")).await;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! intake ─► decode message ─► part there already? ─► items: fetch ─► decode ─► engine ─► rows ─► part ─► outcome ─► ack
-//!    │            │                                    └ one at a time while in quarantine
+//!    │            │                                    │ one at a time while in quarantine
+//!    │            │                                    └ turn over: rows so far ─► kept, back to the queue
 //!    └ drain      └► retry later or dead letter (one function decides: retry::classify)
 //! ```
 //!
@@ -36,6 +37,7 @@ mod settle;
 mod spool;
 mod task;
 mod timeline;
+mod turn;
 mod watch;
 
 #[cfg(test)]
@@ -99,6 +101,9 @@ pub struct PipelineOptions {
     pub most_ahead: usize,
     /// Longest an item may take from its first byte to its caption, waiting for the device not counted.
     pub item_deadline: Duration,
+    /// How long a job is held at most; then what is done of it is kept, and the job goes back to its queue. With an item's
+    /// deadline it must stay well below the time after which the broker gives up a consumer.
+    pub hold_limit: Duration,
     /// How long running jobs may go on after the shutdown signal.
     pub grace: Duration,
     /// This worker's name in outcomes and markers.
@@ -129,6 +134,7 @@ impl Default for PipelineOptions {
             max_item_bytes: 64 * 1024 * 1024,
             most_ahead: 96,
             item_deadline: Duration::from_secs(120),
+            hold_limit: Duration::from_secs(900),
             grace: Duration::from_secs(25),
             worker_name: format!("worker-{}", std::process::id()),
             max_tokens_default: 64,

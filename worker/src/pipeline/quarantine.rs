@@ -17,7 +17,8 @@ use serde::{Deserialize, Serialize};
 use super::drain::Drain;
 use super::fetch::Facts;
 use super::item::Mode;
-use super::task::{Inferred, Received, Suspicion};
+use super::task::{Course, Inferred, Received, Suspicion};
+use super::turn::Turn;
 use super::{Failure, Pipeline};
 use crate::engine::EngineError;
 use crate::last_words::LastWords;
@@ -134,61 +135,70 @@ impl Pipeline {
         Ok(Some(marker.inherited_by(&self.life)))
     }
 
-    /// Does the items one after another, each behind the marker; `None` if the worker drains.
+    /// Does the items one after another, each behind the marker, those that no earlier turn has done.
     pub(super) async fn run_in_quarantine(
         &self,
         task: Received,
         mut marker: Marker,
+        turn: Turn,
         drain: &Drain,
-    ) -> Result<Option<Inferred>, Failure> {
+    ) -> Result<Course, Failure> {
         let _alone = tokio::select! {
             biased;
-            () = drain.soft.cancelled() => return Ok(None),
+            () = drain.soft.cancelled() => return Ok(Course::Drained),
             alone = self.isolation.write() => alone,
+            () = turn.over() => return Ok(Course::TurnOver),
         };
         events::quarantine_started(&self.metrics, &task.run, &task.id, marker.condemned.len());
+        let mut done = self.pick_up(&task).await?;
         let plan = self.plan(&task.caption).await?;
-        let mut rows = Vec::with_capacity(task.caption.items.len());
-        for index in marker.order(task.caption.items.len()) {
+        let items = task.caption.items.len();
+        let is_done = done.which(items);
+        for index in marker.order(items).into_iter().filter(|index| !is_done[*index]) {
+            if turn.is_over() && done.has_new() {
+                // Nobody shall be accused of what happens between two turns.
+                marker.trying = None;
+                self.write_marker(&task, &mut marker).await?;
+                self.put_down(&task, done).await?;
+                return Ok(Course::TurnOver);
+            }
             let item = &task.caption.items[index];
             let suspect = Suspect { index, item: item.uri.to_string() };
             if let Some((code, message)) = marker.verdict_on(&suspect) {
                 let span = tracing::info_span!(target: spans::TARGET, "item", item.uri = %item.uri);
                 span.in_scope(|| events::item_failed(&task.id, item.uri.as_str(), code, message));
                 let row = self.failed_row(&task, item, Facts::planned(item), code, message.to_owned());
-                rows.push((index, vec![row]));
+                done.add(index, vec![row]);
                 continue;
             }
             marker.trying = Some(suspect);
             self.write_marker(&task, &mut marker).await?;
             let last_words = last_words(&task, &marker);
-            let done = tokio::select! {
-                done = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(done),
+            let rows = tokio::select! {
+                rows = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(rows),
                 () = drain.hard.cancelled() => None,
             };
             drop(last_words);
-            if let Some(Ok(done)) = done {
-                rows.push((index, done));
+            if let Some(Ok(rows)) = rows {
+                done.add(index, rows);
                 continue;
             }
             let tried = marker.trying.take();
-            if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &done {
+            if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &rows {
                 marker.hung.extend(tried);
             }
             if let Err(error) = self.write_marker(&task, &mut marker).await {
                 events::marker_left(&task.id, &error);
             }
-            return match done {
+            return match rows {
                 Some(Err(failure)) => Err(failure),
-                _ => Ok(None),
+                _ => Ok(Course::Drained),
             };
         }
         // From here on a death is no item's fault.
         marker.trying = None;
         self.write_marker(&task, &mut marker).await?;
-        rows.sort_unstable_by_key(|(index, _)| *index);
-        let rows = rows.into_iter().flat_map(|(_, rows)| rows).collect();
-        Ok(Some(Inferred { task, rows, quarantined: true }))
+        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: true })))
     }
 
     async fn write_marker(&self, task: &Received, marker: &mut Marker) -> Result<(), Failure> {

@@ -17,7 +17,12 @@ use crate::telemetry::events;
 impl Pipeline {
     /// Judges all pictures and replies, with the judgements or with the reason why there are none.
     pub(super) async fn rerank(&self, job: &Job, rerank: &RerankJob, hand_over: &HandOver) -> Verdict {
-        let work = self.matches(job, rerank, hand_over.lane);
+        let limit = self.options.hold_limit;
+        let work = async {
+            let late =
+                |_| Err(("deadline", format!("not all was looked at within {} s", limit.as_secs_f64())));
+            timeout(limit, self.matches(job, rerank, hand_over.lane)).await.unwrap_or_else(late)
+        };
         let Some(judged) = self.while_awaited(job, &hand_over.message, work).await else {
             events::question_dropped(&self.metrics, "rerank", &job.id);
             return Verdict::Done;

@@ -1,6 +1,8 @@
 //! What can go wrong with a job as a whole, and whether trying again can help.
 
-use captionfleet_proto::broker::{DeadReason, Delivery};
+use std::time::Duration;
+
+use captionfleet_proto::broker::{DeadReason, Delivery, Message, QueueName};
 use captionfleet_proto::codec::DecodeError;
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::outcome::FailureClass;
@@ -12,6 +14,12 @@ use super::{Pipeline, Tally, outcome};
 use crate::engine::EngineError;
 use crate::telemetry::events;
 use crate::video::VideoError;
+
+/// How long a message that another version of this program wrote goes round until it comes to a worker that knows it: longer than
+/// a fleet takes to be updated.
+const PASS_ON_FOR: Duration = Duration::from_secs(60 * 60);
+/// How long it comes back soon; then it rests for longer between two workers.
+const SOON: Duration = Duration::from_secs(60);
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +95,7 @@ impl Failure {
 /// a single misconfigured worker must not empty the queue into the dead letters.
 pub fn classify(failure: &Failure) -> FailureClass {
     match failure {
+        Failure::Message(error) if error.is_of_another_version() => FailureClass::PassOn,
         Failure::Message(_) | Failure::Part { .. } | Failure::DeliveryLimit(_) => FailureClass::DeadLetter,
         Failure::Archive(error) => match error.kind() {
             StorageErrorKind::InvalidUri | StorageErrorKind::TooLarge | StorageErrorKind::Refused => {
@@ -103,18 +112,38 @@ pub fn classify(failure: &Failure) -> FailureClass {
 }
 
 impl Pipeline {
+    /// Where a failed job waits for its next attempt, and as what; `None` if there is none.
+    fn rest(
+        &self,
+        message: &Message,
+        lane: Lane,
+        failure: &Failure,
+        now: Timestamp,
+    ) -> Option<(QueueName, Message)> {
+        let retried = message.clone().retried(now);
+        match classify(failure) {
+            FailureClass::Retry => {
+                Some((self.options.topology.retry_queue(lane, retried.attempts)?, retried))
+            }
+            FailureClass::PassOn => {
+                let since = retried.first_failed_at.unwrap_or(now);
+                let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+                let delay = if age < SOON { 1 } else { 2 };
+                let queue = self.options.topology.retry_queue(lane, delay)?;
+                (age < PASS_ON_FOR).then_some((queue, Message { attempts: message.attempts, ..retried }))
+            }
+            FailureClass::DeadLetter => None,
+        }
+    }
+
     /// Sends a failed job to its delayed-retry queue or to the dead letters, then acks it.
     pub(super) async fn retry_or_bury(&self, delivery: Delivery, lane: Lane, failure: &Failure) {
         let attempts = delivery.message.attempts.saturating_add(1);
-        let rest = match classify(failure) {
-            FailureClass::Retry => self.options.topology.retry_queue(lane, attempts),
-            FailureClass::DeadLetter => None,
-        };
         let chain = events::chain(failure);
         let facts = outcome::MessageFacts::of(&delivery.message);
         let now = Timestamp::now();
-        let (queue, message) = if let Some(queue) = rest {
-            (queue, delivery.message.clone().retried(now))
+        let (queue, message) = if let Some(rest) = self.rest(&delivery.message, lane, failure, now) {
+            rest
         } else {
             let mut message = delivery.message.clone();
             message.dead = Some(DeadReason {
@@ -168,6 +197,16 @@ mod tests {
         }
         let other = Failure::BundleMismatch { wanted: "a".to_owned(), served: "b".to_owned() };
         assert_eq!(classify(&other), FailureClass::Retry);
+    }
+
+    #[test]
+    fn what_another_version_wrote_passes_by() {
+        let version = || "2.0".to_owned();
+        let unknown = DecodeError::UnknownVersion { version: version() };
+        let later = DecodeError::LaterVersion { version: version(), problem: "?".to_owned() };
+        for error in [unknown, later] {
+            assert_eq!(classify(&Failure::Message(error)), FailureClass::PassOn);
+        }
     }
 
     #[test]

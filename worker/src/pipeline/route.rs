@@ -3,21 +3,22 @@
 use captionfleet_proto::job::{CaptionJob, Job, JobKind};
 use captionfleet_proto::layout;
 use captionfleet_proto::outcome::CANCELLED;
-use captionfleet_proto::rows::{Projection, read_part};
+use captionfleet_proto::rows::{Projection, TableError, read_part};
 use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_proto::{codec, rows};
 use tracing::Instrument;
 
 use super::drain::Drain;
 use super::outcome::{MessageFacts, outcome_of};
-use super::task::{HandOver, Received, Suspicion, Verdict};
+use super::task::{Course, HandOver, Received, Suspicion, Verdict};
+use super::turn::Turn;
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
 use crate::telemetry::events;
 use crate::telemetry::spans::{self, KeyValue};
 
 /// No part is larger: 10,000 rows with their embeddings.
-const MAX_PART_BYTES: u64 = 1 << 30;
+pub(super) const MAX_PART_BYTES: u64 = 1 << 30;
 
 impl Pipeline {
     /// Does what the message asks for.
@@ -79,13 +80,16 @@ impl Pipeline {
         drain: &Drain,
     ) -> Result<Verdict, Failure> {
         self.check_bundle(job)?;
-        let held = self.in_hand.hold(&job.run, &job.id).await;
+        let turn = Turn::new(hand_over.started, self.options.hold_limit);
+        let Some(held) = turn.within(self.in_hand.hold(&job.run, &job.id)).await else {
+            return Ok(Verdict::TurnOver);
+        };
         let archive = self.stores.archive(&job.archive).await.map_err(Failure::Archive)?;
         let max_attempts = self.options.topology.max_attempts();
         let mut task = Received::new(job, caption, archive, hand_over, max_attempts);
         if held.contended && task.suspicion == Suspicion::Crash {
             // It was in this very process, which lives.
-            task.suspicion = Suspicion::Failed;
+            task.suspicion = Suspicion::Begun;
         }
         if self.is_done(&task).await? {
             return self.done_before(task, hand_over).await;
@@ -95,11 +99,15 @@ impl Pipeline {
         }
         let quarantine = self.quarantine_of(&task).await?;
         spans::past("intake", hand_over.started.elapsed());
-        let inferred = match quarantine {
-            Some(marker) => self.run_in_quarantine(task, marker, drain).await?,
-            None => self.run_together(task, drain).await?,
+        let course = match quarantine {
+            Some(marker) => self.run_in_quarantine(task, marker, turn, drain).await?,
+            None => self.run_together(task, turn, drain).await?,
         };
-        let Some(inferred) = inferred else { return Ok(Verdict::Returned) };
+        let inferred = match course {
+            Course::Whole(inferred) => *inferred,
+            Course::Drained => return Ok(Verdict::Returned),
+            Course::TurnOver => return Ok(Verdict::TurnOver),
+        };
         let settled = self.settle(inferred).await?;
         events::job_done(&self.metrics, &settled.outcome);
         Tally::add(&self.tally.jobs, 1);
@@ -123,6 +131,7 @@ impl Pipeline {
     async fn drop_cancelled(&self, task: &Received, hand_over: &HandOver) -> Verdict {
         let facts = MessageFacts::of(&hand_over.message);
         events::job_cancelled(&self.metrics, &facts.id);
+        self.clear_away(task).await;
         self.tell_dead(&hand_over.message, &facts, task.attempts, CANCELLED, "the run was cancelled").await;
         Verdict::Done
     }
@@ -143,13 +152,19 @@ impl Pipeline {
         let part = layout::part(&task.run, &task.id);
         let object = task.archive.get(&part, MAX_PART_BYTES).await.map_err(Failure::Archive)?;
         let read = tokio::task::spawn_blocking(move || read_part(object.bytes, Projection::WithoutEmbedding));
-        let rows: Vec<rows::Row> = read
-            .await
-            .map_err(|error| Failure::Panicked(error.to_string()))?
-            .map_err(|source| Failure::Part { part: part.clone(), source })?;
+        let rows: Vec<rows::Row> = match read.await.map_err(|error| Failure::Panicked(error.to_string()))? {
+            Ok(rows) => rows,
+            // It is done; what it came to is told by the part itself.
+            Err(TableError::UnknownVersion(version)) => {
+                events::part_of_another_version(&task.run, &task.id, &version);
+                return Ok(Verdict::Done);
+            }
+            Err(source) => return Err(Failure::Part { part, source }),
+        };
         let outcome = outcome_of(&task, &rows, part, &self.options.worker_name, true);
         if task.suspicion != Suspicion::None {
             self.remove_marker(&task).await;
+            self.clear_away(&task).await;
         }
         events::job_found_done(&self.metrics, &outcome);
         Tally::add(&self.tally.jobs, 1);

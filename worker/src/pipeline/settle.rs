@@ -33,6 +33,7 @@ impl Pipeline {
         if quarantined {
             self.remove_marker(&task).await;
         }
+        self.clear_away(&task).await;
         Ok(Settled { outcome })
     }
 

@@ -18,8 +18,8 @@ use crate::telemetry::spans;
 pub(super) enum Suspicion {
     /// First hand-over of a message that never failed.
     None,
-    /// It failed before in an orderly way; a marker may still exist.
-    Failed,
+    /// It failed before in an orderly way, or its turn was over before it was done; something of it may still exist.
+    Begun,
     /// It was handed out before and not settled.
     Crash,
 }
@@ -28,8 +28,8 @@ impl Suspicion {
     pub(super) fn of(delivery: &Delivery) -> Self {
         if delivery.redelivered || delivery.delivery_count > 0 {
             Self::Crash
-        } else if delivery.message.attempts > 0 {
-            Self::Failed
+        } else if delivery.message.attempts > 0 || delivery.message.turns > 0 {
+            Self::Begun
         } else {
             Self::None
         }
@@ -108,6 +108,16 @@ pub(super) struct Inferred {
     pub(super) quarantined: bool,
 }
 
+/// How far a caption job came.
+pub(super) enum Course {
+    /// To its end.
+    Whole(Box<Inferred>),
+    /// The worker drains.
+    Drained,
+    /// Its turn was over; what is done of it is kept.
+    TurnOver,
+}
+
 /// A job whose part is durable.
 pub(super) struct Settled {
     pub(super) outcome: JobOutcome,
@@ -121,4 +131,6 @@ pub(super) enum Verdict {
     Failed(Failure),
     /// The worker drains: back to the queue.
     Returned,
+    /// It was held long enough: to the end of the queue.
+    TurnOver,
 }

@@ -97,6 +97,11 @@ pub fn job_found_done(metrics: &Metrics, outcome: &JobOutcome) {
     tracing::info!(job.id = %outcome.job, run.id = %outcome.run, "job was done before, nothing is inferred");
 }
 
+/// A caption job's part was there already, and a later version of this program wrote it.
+pub fn part_of_another_version(run: &RunId, job: &JobId, version: &str) {
+    tracing::info!(job.id = %job, run.id = %run, part.version = version, "job was done before, by a later version");
+}
+
 /// A caption job of a cancelled run left the queue without rows.
 pub fn job_cancelled(metrics: &Metrics, job: &str) {
     metrics.jobs.with_label_values(&["caption", "cancelled"]).inc();
@@ -155,6 +160,17 @@ pub fn job_returned(metrics: &Metrics, kind: &str, id: &str) {
     tracing::info!(job.id = id, "job returned to its queue");
 }
 
+/// A job whose turn was over goes to the end of its queue.
+pub fn turn_over(metrics: &Metrics, kind: &str, id: &str) {
+    metrics.jobs.with_label_values(&[kind, "turn_over"]).inc();
+    tracing::info!(job.id = id, "job was held long enough, it goes to the end of its queue");
+}
+
+/// What is done of a job was kept.
+pub fn put_down(run: &RunId, job: &JobId, done: usize, items: usize) {
+    tracing::info!(job.id = %job, run.id = %run, items.done = done, items.all = items, "what is done of the job is kept");
+}
+
 /// A delivery could not be settled; the broker will hand it out again.
 pub fn settle_failed(id: &str, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = id, error.chain = %chain(error), "delivery could not be settled, the broker keeps it");
@@ -173,6 +189,11 @@ pub fn quarantine_started(metrics: &Metrics, run: &RunId, job: &JobId, condemned
         job.id = %job, run.id = %run, items.condemned = condemned,
         "a worker may have died on this job, it is run item by item"
     );
+}
+
+/// What was kept of a job for its next turn could not be removed; harmless, so only told.
+pub fn unfinished_left(job: &JobId, error: &(dyn Error + 'static)) {
+    tracing::warn!(job.id = %job, error.chain = %chain(error), "what was kept of the job could not be removed");
 }
 
 /// The quarantine marker could not be cleared or deleted; harmless, so only told.

@@ -19,24 +19,24 @@ const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
 
 /// Reasons for which a job is tried again, and given up in the end.
-const PASSING: [&str; 7] = [
+const PASSING: [&str; 8] = [
     "archive_refused",
     "archive_unavailable",
     "bundle_mismatch",
     "engine",
+    "message_unknown_version",
     "no_video_decoder",
     "panic",
     "source_unavailable",
 ];
 
 /// Reasons for which it is given up at once.
-const LASTING: [&str; 7] = [
+const LASTING: [&str; 6] = [
     "delivery_limit",
     "message_invalid",
     "message_malformed",
     "message_too_large",
     "message_too_many_items",
-    "message_unknown_version",
     "part_invalid",
 ];
 
@@ -151,7 +151,7 @@ impl Metrics {
         for fate in ["kept", "dropped"] {
             metrics.frames.with_label_values(&[fate]);
         }
-        for outcome in ["done", "already_done", "cancelled", "retried", "dead", "returned"] {
+        for outcome in ["done", "already_done", "cancelled", "retried", "dead", "returned", "turn_over"] {
             metrics.jobs.with_label_values(&["caption", outcome]);
         }
         for outcome in ["done", "failed", "cancelled"] {

@@ -1,5 +1,8 @@
 //! Jobs that cannot be done: retried later, or kept as dead letters with a reason.
 
+use std::time::Duration;
+
+use captionfleet_proto::broker::{Broker as _, Message};
 use captionfleet_proto::job::Lane;
 
 use crate::bench::{Bench, verdicts};
@@ -51,12 +54,9 @@ async fn an_archive_that_comes_back_gets_its_part() {
 async fn what_is_no_job_is_a_dead_letter_with_a_reason_and_the_worker_goes_on() {
     let bench = Bench::new().await;
     let job = bench.job("job-1", bench.scenes(1));
-    let mut future = serde_json::to_value(&job).unwrap();
-    future["version"] = "2.0".into();
     for (body, code) in [
         (b"{ not json".to_vec(), "message_malformed"),
         (vec![0xff, 0xfe], "message_malformed"),
-        (future.to_string().into_bytes(), "message_unknown_version"),
         (vec![b'x'; 2 << 20], "message_too_large"),
     ] {
         bench.publish_body(Lane::Bulk, "bad", body.clone()).await;
@@ -66,12 +66,43 @@ async fn what_is_no_job_is_a_dead_letter_with_a_reason_and_the_worker_goes_on() 
         assert_eq!(dead.body, body, "the bytes are kept as they came");
         worker.stop().await;
     }
-    // Of the four, the one of a later version says which job it is.
-    let outcome = bench.outcome().await;
-    assert!(outcome.error.unwrap().starts_with("message_unknown_version"));
     bench.publish(Lane::Bulk, &job).await;
     let worker = bench.start();
     assert_eq!(bench.outcome().await.ok, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_version_wrote_goes_round_untouched_until_its_time_is_over() {
+    let bench = Bench::new().await;
+    let mut future = serde_json::to_value(bench.job("job-1", bench.scenes(1))).unwrap();
+    future["version"] = "2.0".into();
+    let body = future.to_string().into_bytes();
+    bench.publish_body(Lane::Bulk, "job-1", body.clone()).await;
+    let worker = bench.start();
+    let rounds = "captionfleet_worker_retries_total{reason=\"message_unknown_version\"}";
+    let often = bench.topology.max_attempts() + 2;
+    crate::bench::eventually("more rounds than a job has attempts", || async {
+        (worker.metric(rounds) >= f64::from(often)).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.dead, 0);
+    // Whoever knows the version gets it as it came.
+    let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!((passed_on.body.to_vec(), passed_on.attempts), (body.clone(), 0));
+    assert!(passed_on.first_failed_at.is_some());
+
+    // Nobody has come who knows it.
+    let long_ago = jiff::Timestamp::now() - Duration::from_secs(2 * 60 * 60);
+    let mut old = Message { first_failed_at: Some(long_ago), ..passed_on };
+    old.reply_to = Some(bench.mailbox.clone());
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
+    let worker = bench.start();
+    let dead = bench.dead_letter().await;
+    assert_eq!(dead.body, body, "the bytes are kept as they came");
+    let reason = dead.dead.unwrap();
+    assert_eq!((&*reason.code, reason.first_failed_at), ("message_unknown_version", Some(long_ago)));
+    assert!(bench.outcome().await.error.unwrap().starts_with("message_unknown_version"));
     worker.stop().await;
 }
 
@@ -109,7 +140,7 @@ async fn a_job_of_a_cancelled_run_leaves_the_queue_without_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_item_that_outlasts_its_deadline_is_one_row() {
     let mut bench = Bench::new().await;
-    bench.options.item_deadline = std::time::Duration::from_millis(250);
+    bench.options.item_deadline = Duration::from_millis(250);
     let mut items = bench.scenes(2);
     items.insert(1, bench.file("slow.png", &crate::bench::slow_png()));
     // The model is loaded outside of the deadline.

@@ -11,4 +11,5 @@ mod questions;
 mod rerank;
 mod searches;
 mod shutdown;
+mod turns;
 mod videos;

@@ -8,6 +8,7 @@ use crate::plan::Wish;
 use crate::prepare::{self, Prepared};
 use crate::progress::Display;
 use crate::serve::Ground;
+use captionfleet_proto::job::{JobItem, Prompt};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::Status;
 use jiff::Timestamp;
@@ -66,7 +67,7 @@ impl Order {
                 return Ok(prepared(ground, settings, plan, Timestamp::now()));
             }
             Self::Sources(_) => catalog::list(&settings.sources, &settings.catalog_options(), stores).await?,
-            Self::Retry { failed, .. } => failures(ground, failed).await?,
+            Self::Retry { manifest, failed } => failures(ground, manifest, failed).await?,
         };
         let wish = &settings.wish;
         let (mut plan, now) =
@@ -79,13 +80,32 @@ impl Order {
     }
 }
 
-/// The items of failed rows, taken for new: whatever is there now is read.
-async fn failures(ground: &Ground, parts: &[String]) -> anyhow::Result<Catalog> {
-    let (mut seen, mut catalog) = (HashSet::new(), Catalog::default());
+/// The items of failed rows, taken for new: whatever is there now is read. What was asked about each is asked again.
+async fn failures(ground: &Ground, manifest: &RunManifest, parts: &[String]) -> anyhow::Result<Catalog> {
+    let (mut seen, mut failed, mut catalog) = (HashSet::new(), HashSet::new(), Catalog::default());
     for key in parts {
         for row in archive::keys(&*ground.archive, key.clone()).await? {
-            if row.status == Status::Failed && seen.insert(row.item.clone()) {
-                catalog.items.push(Item { uri: row.item, identity: Identity::Unversioned, size: None });
+            if row.status == Status::Failed && failed.insert((row.job, row.item.clone())) {
+                let item = Item { uri: row.item, identity: Identity::Unversioned, size: None };
+                if seen.insert(item.uri.clone()) {
+                    catalog.items.push(item);
+                }
+            }
+        }
+    }
+    // Only such runs have items with questions of their own, and the table of a large run is long.
+    if matches!(manifest.prompt, Prompt::Questions { .. }) {
+        for planned in archive::items(&*ground.archive, manifest).await? {
+            let JobItem { uri, questions, .. } = planned.item;
+            if failed.remove(&(planned.job, uri.clone())) {
+                // Answers are told apart by their places: one question may be asked twice about a picture.
+                let asked = catalog.questions.entry(uri).or_default();
+                let other_jobs = asked.len();
+                for question in questions {
+                    if !asked[..other_jobs].contains(&question) {
+                        asked.push(question);
+                    }
+                }
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Messages as AMQP properties and back, so that a publisher in any language can take part.
 //!
 //! Properties: `message_id` (the job's id), `correlation_id`, `reply_to`, `content_type` application/json, persistent.
-//! Headers: `x-captionfleet-attempts` (a whole number, missing = 0), `x-captionfleet-first-failed-at`, and of a dead
-//! letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
+//! Headers: `x-captionfleet-attempts` and `x-captionfleet-turns` (whole numbers, missing = 0),
+//! `x-captionfleet-first-failed-at`, and of a dead letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
 //! `tracestate` are those of the W3C. A header of another type than expected counts as missing; headers that we do not
 //! know are ignored.
 
@@ -14,6 +14,7 @@ use crate::broker::{DeadReason, Message, QueueName};
 use crate::trace_context::TraceContext;
 
 const ATTEMPTS: &str = "x-captionfleet-attempts";
+const TURNS: &str = "x-captionfleet-turns";
 const FIRST_FAILED_AT: &str = "x-captionfleet-first-failed-at";
 const REASON: &str = "x-captionfleet-reason";
 const MESSAGE: &str = "x-captionfleet-message";
@@ -36,6 +37,9 @@ const PERSISTENT: u8 = 2;
 pub(super) fn properties_of(message: &Message) -> BasicProperties {
     let mut headers = FieldTable::default();
     headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(message.attempts.into()));
+    if message.turns > 0 {
+        headers.insert(TURNS.into(), AMQPValue::LongLongInt(message.turns.into()));
+    }
     if let Some(trace) = &message.trace {
         put_text(&mut headers, TRACEPARENT, trace.traceparent());
         if let Some(state) = trace.tracestate() {
@@ -79,7 +83,8 @@ pub(super) fn message_from(body: Vec<u8>, properties: &BasicProperties) -> Messa
         correlation_id: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()).and_then(|name| QueueName::new(name).ok()),
         trace: headers.trace(),
-        attempts: headers.number(ATTEMPTS).map_or(0, |count| count.clamp(0, u32::MAX.into()) as u32),
+        attempts: headers.count(ATTEMPTS),
+        turns: headers.count(TURNS),
         first_failed_at: headers.time(FIRST_FAILED_AT),
         dead: headers.dead_reason(),
     }
@@ -105,6 +110,11 @@ impl Headers<'_> {
 
     fn number(&self, name: &str) -> Option<i64> {
         number(self.get(name)?)
+    }
+
+    /// Zero where nothing is said.
+    fn count(&self, name: &str) -> u32 {
+        self.number(name).map_or(0, |count| count.clamp(0, u32::MAX.into()) as u32)
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -26,6 +26,7 @@ fn a_dead_letter_survives_the_wire() {
         reply_to: Some(QueueName::new("captionfleet.mailbox.x").unwrap()),
         trace: TraceContext::parse(TRACED, Some("congo=t61rcWkgMzE")),
         attempts: 5,
+        turns: 2,
         first_failed_at: Some(at(1_700_000_000)),
         dead: Some(DeadReason {
             code: "internal".to_owned(),

@@ -8,6 +8,8 @@ mod model;
 mod processes;
 mod spot;
 mod storage;
+mod turns;
+mod versions;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -96,6 +98,7 @@ pub fn all() -> Vec<Case> {
         case!("2", "killed-before-ack", processes::killed_before_ack),
         case!("3", "poison", processes::poison),
         case!("4", "hanging-item", storage::hanging_item),
+        case!("4", "hanging-job", turns::hanging_job),
         case!("5", "sigterm", processes::sigterm),
         case!("6", "sigstop", processes::sigstop),
         case!("8", "spot-notice", spot::notice),
@@ -108,7 +111,7 @@ pub fn all() -> Vec<Case> {
         case!("15", "publisher-killed", disaster::publisher_killed),
         case!("16", "hostile-messages", messages::hostile),
         case!("17", "hundredfold", messages::hundredfold),
-        case!("18", "two-versions", messages::two_versions),
+        case!("18", "two-versions", versions::side_by_side),
         case!("19", "storage-errors", storage::errors),
         case!("20", "storage-bodies", storage::bodies),
         case!("21", "idle-connection", storage::idle_connection),

@@ -49,6 +49,12 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u64).range(1..=1200))]
     pub item_deadline: u64,
 
+    /// Seconds that a job is held at most; then what is done of it is kept in the archive, and the job goes to the end of its queue.
+    /// With twice --item-deadline it must stay well below the broker's consumer_timeout
+    #[arg(long, value_name = "SECONDS", default_value_t = 900, env = "CAPTIONFLEET_HOLD_LIMIT",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub hold_limit: u64,
+
     /// Largest picture file in MiB
     #[arg(long, value_name = "MIB", default_value_t = 64, env = "CAPTIONFLEET_MAX_ITEM_MIB",
           value_parser = clap::value_parser!(u64).range(1..=4096))]
