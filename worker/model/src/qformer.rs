@@ -1,12 +1,13 @@
 //! The Q-Former: a post-norm BERT whose learned queries attend to a picture, with a text path in
 //! the retrieval heads.
-use candle_core::{Module, Result, Tensor};
-use captionfleet_kernels::Activation;
+mod own;
 
+use candle_core::{Module, Result, Tensor};
+
+use self::own::Own;
 use crate::{
     QFormerConfig, WeightError, Weights,
-    activation::gelu,
-    adapter::{AttentionAdapter, LowRank, QFormerLayerAdapter, Shares},
+    adapter::{AttentionAdapter, QFormerLayerAdapter, Shares},
     attention::attend,
     linear::{Linear, TokenTable},
     norm::LayerNorm,
@@ -136,59 +137,6 @@ impl QFormer {
     /// The norm of the queries before the first layer.
     pub(crate) fn norm(&self) -> &LayerNorm {
         &self.norm
-    }
-}
-
-/// What the pictures' adapters have of their own for one layer.
-#[derive(Clone, Copy)]
-struct Own<'a> {
-    layer: usize,
-    /// None where no adapter changes the layer: then products are followed by what follows them without a tensor between.
-    shares: Option<&'a Shares<'a>>,
-}
-
-impl<'a> Own<'a> {
-    const NONE: Own<'static> = Own { layer: 0, shares: None };
-
-    /// `xs` through a linear layer of the base, with the adapters' changes.
-    fn changed(
-        self,
-        base: &Linear,
-        xs: &Tensor,
-        change: impl Fn(&'a QFormerLayerAdapter) -> Option<&'a LowRank>,
-    ) -> Result<Tensor> {
-        let ys = base.forward(xs)?;
-        match self.shares {
-            None => Ok(ys),
-            Some(shares) => shares.add(ys, xs, |adapter| change(adapter.qformer(self.layer)?)),
-        }
-    }
-
-    /// The same, added to a residual stream.
-    fn added(
-        self,
-        base: &Linear,
-        residual: &Tensor,
-        xs: &Tensor,
-        change: impl Fn(&'a QFormerLayerAdapter) -> Option<&'a LowRank>,
-    ) -> Result<Tensor> {
-        match self.shares {
-            None => base.added_to(residual, xs),
-            Some(_) => residual + self.changed(base, xs, change)?,
-        }
-    }
-
-    /// The same, through BERT's GELU.
-    fn activated(
-        self,
-        base: &Linear,
-        xs: &Tensor,
-        change: impl Fn(&'a QFormerLayerAdapter) -> Option<&'a LowRank>,
-    ) -> Result<Tensor> {
-        match self.shares {
-            None => base.activated(xs, Activation::GeluErf),
-            Some(_) => gelu(Activation::GeluErf, &self.changed(base, xs, change)?),
-        }
     }
 }
 

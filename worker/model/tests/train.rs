@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
 use captionfleet_model::checkpoint::{self, GoldenStage};
-use captionfleet_model::train::{Sample, Schedule, Sight, TrainError, TrainOptions, Trainer};
+use captionfleet_model::train::{Sample, Schedule, Sight, TrainError, TrainOptions, Trainer, TrainingPlan};
 use captionfleet_model::{Adapter, CaptionTokenizer, DecodeRow, KvCache, PrefillRow, TinyGptV};
 
 const BASE: &str = "the tiny base";
@@ -175,6 +175,17 @@ fn it_learns_to_see_and_the_served_adapter_sees_what_was_learnt() {
         let seen = seen(&model, &features, &samples, Some(&adapter));
         let served = served_loss(&model, &seen, Some(&adapter));
         assert!((served - after).abs() < 1e-2 * before, "{sight:?}: {served} {after}");
+    }
+}
+
+#[test]
+fn the_plan_counts_what_learns() {
+    let model = model();
+    for (projections, qformer) in [(false, false), (true, false), (false, true), (true, true)] {
+        let options = TrainOptions { projections, qformer, ..options(1) };
+        let plan = TrainingPlan::new(model.config(), &options, 16.0, (4, 4, 40), true);
+        let trainer = Trainer::new(&model, BASE, "tiny", options).unwrap();
+        assert_eq!(plan.parameters, trainer.parameters() as u64, "{projections} {qformer}");
     }
 }
 

@@ -25,9 +25,9 @@ pub fn save(
         file: folder.join(file).display().to_string(),
         reason: format!("cannot be written: {reason}"),
     };
-    let named = tensors.iter().map(|(name, tensor)| match name.starts_with("model.") {
-        true => (format!("{PREFIX}{name}"), tensor),
-        false => (name.clone(), tensor),
+    let of_language_model = |name: &str| name.starts_with("model.");
+    let named = tensors.iter().map(|(name, tensor)| {
+        (if of_language_model(name) { format!("{PREFIX}{name}") } else { name.clone() }, tensor)
     });
     let weights = safetensors::serialize(named, None)
         .map_err(|error| wrong(ADAPTER_WEIGHTS, error.to_string()))

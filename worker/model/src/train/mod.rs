@@ -10,6 +10,7 @@ mod differentiable;
 mod learning;
 mod optimizer;
 mod plan;
+mod sample;
 mod sight;
 mod state;
 mod student;
@@ -22,12 +23,14 @@ use candle_core::{D, DType, Tensor};
 use learning::{Maker, Trained};
 pub use optimizer::{AdamW, Schedule};
 pub use plan::TrainingPlan;
+use sample::Layout;
+pub use sample::Sample;
 use sight::SightStudent;
 use student::Student;
 
 use crate::adapter::{AdapterConfig, AdapterError, TARGETS, save};
 use crate::error::DuringStep;
-use crate::{CaptionTokenizer, ModelError, PromptError, PromptTokens, TinyGptV, TokenizerError};
+use crate::{ModelError, PromptError, TinyGptV, TokenizerError};
 
 /// What is trained, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,38 +114,6 @@ pub enum TrainError {
     /// A text that cannot be split into tokens.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-}
-
-/// One picture with what shall be said about it.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// As [`Sight::of`] makes it; samples of one picture share it.
-    pub picture: Tensor,
-    /// What is asked.
-    pub prompt: PromptTokens,
-    /// The tokens of the answer, end mark included.
-    pub answer: Vec<u32>,
-}
-
-impl Sample {
-    /// Makes tokens of a whole prompt and an answer.
-    ///
-    /// # Errors
-    /// When they cannot be split into tokens, or the prompt has no place for the picture.
-    pub fn new(
-        tokenizer: &CaptionTokenizer,
-        picture: Tensor,
-        prompt: &str,
-        answer: &str,
-    ) -> Result<Self, TrainError> {
-        let prompt = PromptTokens::new(tokenizer, prompt)?;
-        Ok(Self { picture, prompt, answer: tokenizer.encode_answer(answer.trim())? })
-    }
-
-    /// Tokens in all, where a picture takes so many.
-    pub fn len_with(&self, image_tokens: usize) -> usize {
-        self.prompt.len_with(image_tokens) + self.answer.len()
-    }
 }
 
 /// What a step did.
@@ -309,7 +280,7 @@ impl<'a> Trainer<'a> {
         let pictures: Vec<&Tensor> = samples.iter().map(|sample| &sample.picture).collect();
         let seen = Tensor::stack(&pictures, 0).and_then(|pictures| self.sight.image_tokens(&pictures));
         let seen = seen.during("the way from pictures to their tokens")?;
-        let queries = seen.dims()[1];
+        let (_, queries, _) = seen.dims3().during("reading of the image tokens' shape")?;
         let layout = Layout::of(samples, queries);
         let said = self.model.embed_tokens(&layout.tokens)?;
         let run = || {
@@ -328,51 +299,4 @@ impl<'a> Trainer<'a> {
 
 fn value(loss: &Tensor) -> Result<f64, ModelError> {
     loss.to_scalar::<f32>().map(f64::from).during("reading of the loss")
-}
-
-/// Where in a batch everything lies: the image tokens of all pictures, a row of zeros and the embeddings of all tokens come
-/// one behind the other, and `places` picks from them.
-struct Layout {
-    /// Of prompts and answers.
-    tokens: Vec<u32>,
-    /// For each position of the batch, row by row.
-    places: Vec<u32>,
-    /// Positions of a row.
-    longest: usize,
-    /// Flattened positions that predict a token of an answer.
-    predicting: Vec<u32>,
-    /// Those tokens.
-    answers: Vec<u32>,
-}
-
-impl Layout {
-    fn of(samples: &[Sample], queries: usize) -> Self {
-        let longest = samples.iter().map(|sample| sample.len_with(queries)).max().unwrap_or(0);
-        let padding = (samples.len() * queries) as u32;
-        let mut layout = Self {
-            tokens: Vec::new(),
-            places: Vec::with_capacity(samples.len() * longest),
-            longest,
-            predicting: Vec::new(),
-            answers: Vec::new(),
-        };
-        for (row, sample) in samples.iter().enumerate() {
-            layout.say(&sample.prompt.before, padding);
-            layout.places.extend((row * queries..(row + 1) * queries).map(|place| place as u32));
-            layout.say(&sample.prompt.after, padding);
-            // The position before a token predicts it.
-            let first = layout.places.len() as u32 - 1;
-            layout.predicting.extend((first..).take(sample.answer.len()));
-            layout.answers.extend_from_slice(&sample.answer);
-            layout.say(&sample.answer, padding);
-            layout.places.resize((row + 1) * longest, padding);
-        }
-        layout
-    }
-
-    fn say(&mut self, tokens: &[u32], padding: u32) {
-        let first = padding + 1 + self.tokens.len() as u32;
-        self.places.extend((first..).take(tokens.len()));
-        self.tokens.extend_from_slice(tokens);
-    }
 }

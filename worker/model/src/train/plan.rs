@@ -52,9 +52,9 @@ impl TrainingPlan {
         let both_ways = weight_bits / 8.0 + if on_cpu { 2.0 } else { 0.0 };
         let places = (micro * tokens) as u64;
         // For each token: the stream and both norms' inputs, the fused projection with its parts, four forms of the hidden
-        // layer, and for each pair of tokens and head three forms of a score.
+        // layer, and for each pair of tokens and head a score and its share.
         let per_token = layers * (14 * width + 5 * hidden);
-        let scores = layers * (micro * lm.num_heads * tokens * tokens) as u64 * 3;
+        let scores = layers * (micro * lm.num_heads * tokens * tokens) as u64 * 2;
         let logits = places * lm.vocab_size as u64 * 3 / 2;
         // Forward, and back to the inputs alone: the matrices do not learn.
         let step_flops = 4.0 * (batch * tokens) as f64 * matrices as f64;
@@ -95,8 +95,8 @@ fn before(config: &ModelConfig, options: &TrainOptions) -> u64 {
     let (dimensions, patches) = (&config.qformer, config.vision.tokens(config.image_size) as u64);
     let (queries, width) = (dimensions.num_query_tokens as u64, dimensions.hidden_size as u64);
     let (hidden, heads) = (dimensions.intermediate_size as u64, dimensions.num_heads as u64);
-    let to_itself = queries * (8 * width + 4 * hidden) + 3 * heads * queries * queries;
-    let to_picture = queries * 6 * width + 4 * patches * width + 3 * heads * queries * patches;
+    let to_itself = queries * (8 * width + 4 * hidden) + 2 * heads * queries * queries;
+    let to_picture = queries * 6 * width + 4 * patches * width + 2 * heads * queries * patches;
     let layer = |index| to_itself + if dimensions.has_cross_attention(index) { to_picture } else { 0 };
     let projected = queries * 2 * (config.projection.hidden + config.lm.hidden_size) as u64;
     match options.sight() {
