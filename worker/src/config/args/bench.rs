@@ -32,6 +32,7 @@ Examples:
 Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
 (a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
 come from memory, without queue or storage.")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
