@@ -4,7 +4,7 @@ mod args;
 mod run;
 
 pub use args::{
-    BenchArgs, Cli, Command, DoctorArgs, EvaluateArgs, FileFormatArg, FinetuneArgs, PackArgs,
-    RandomBundleArgs, RunArgs, ScenesArgs, SplitArg, TraceArgs,
+    BenchArgs, BenchStep, Cli, Command, DoctorArgs, EvaluateArgs, FileFormatArg, FinetuneArgs, PackArgs,
+    RandomBundleArgs, RunArgs, ScenesArgs, SightPart, SplitArg, TraceArgs,
 };
 pub use run::{RunSettings, ServedChoice, UsageError, broker_uris, storage_options};

@@ -4,12 +4,16 @@ use std::num::NonZero;
 
 /// Where rayon and the backend look for their number of threads.
 const VARIABLE: &str = "RAYON_NUM_THREADS";
+/// Where the backend looks for those of a pool of its own, in which it adds and multiplies values one by one.
+const BACKEND: &str = "CANDLE_NUM_THREADS";
 
 /// Settles the number of threads for arithmetic and decoding, once for the process: `wanted`, or what the environment says,
 /// or as many as this process may use.
 ///
 /// The backend asks for its number of threads at every product. Without the variable it counts the cores in
-/// `/proc/cpuinfo` each time, which cost a quarter of the demo model's time.
+/// `/proc/cpuinfo` each time, which cost a quarter of the demo model's time. Its own pool is left without threads: they wait
+/// for each other in a busy loop after every addition, which took two thirds of a training's processor time on a machine
+/// that others used as well.
 ///
 /// # Safety
 /// No other thread may read or write the environment meanwhile: call it first in `main`.
@@ -21,6 +25,11 @@ pub unsafe fn settle(wanted: Option<usize>) -> Result<(), rayon::ThreadPoolBuild
     let threads =
         wanted.or_else(told).unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
     // SAFETY: the caller's promise.
-    unsafe { std::env::set_var(VARIABLE, threads.to_string()) };
+    unsafe {
+        std::env::set_var(VARIABLE, threads.to_string());
+        if std::env::var_os(BACKEND).is_none() {
+            std::env::set_var(BACKEND, "1");
+        }
+    }
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()
 }

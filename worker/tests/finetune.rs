@@ -7,7 +7,7 @@ use std::sync::Arc;
 use candle_core::Device;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{DecodeLimits, decode, prepare};
-use captionfleet_model::train::{Schedule, TrainOptions};
+use captionfleet_model::train::{Schedule, Sight, TrainOptions};
 use captionfleet_model::{Adapter, SamplingOptions};
 use captionfleet_proto::examples::{Example, Picture, write_examples};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions, Stores};
@@ -41,12 +41,12 @@ fn taught() -> (TempDir, Vec<Scene>) {
     (folder, scenes)
 }
 
-async fn lessons(loaded: &LoadedModel, folder: &Path, held_out: f32) -> Lessons {
+async fn lessons(loaded: &LoadedModel, folder: &Path, sight: Sight, held_out: f32) -> Lessons {
     let options = StorageOptions { local_roots: LocalRoots::Any, ..StorageOptions::default() };
     let stores = Stores::new(options);
     let table = folder.join("captions.parquet").display().to_string();
     let captioned = read_tables(&stores, &[table]).await.unwrap();
-    see(&stores, loaded, captioned, (held_out, 1), |_| {}).await.unwrap()
+    see(&stores, loaded, captioned, sight, (held_out, 1), |_| {}).await.unwrap()
 }
 
 fn options(out: &Path, steps: usize) -> FinetuneOptions {
@@ -55,6 +55,9 @@ fn options(out: &Path, steps: usize) -> FinetuneOptions {
             rank: 8,
             alpha: 16.0,
             targets: ["query_key_value", "dense"].map(str::to_owned).to_vec(),
+            projections: false,
+            qformer: false,
+            sight_pace: 0.1,
             norms: true,
             schedule: Schedule { rate: 1e-2, last: 0.1, warm_up: 5, steps },
             weight_decay: 0.0,
@@ -70,14 +73,9 @@ fn options(out: &Path, steps: usize) -> FinetuneOptions {
     }
 }
 
-async fn right(
-    engine: &EngineHandle,
-    folder: &Path,
-    scenes: &[Scene],
-    adapter: Option<&Arc<Adapter>>,
-) -> usize {
-    let mut right = 0;
-    for (seed, scene) in scenes.iter().enumerate() {
+async fn said(engine: &EngineHandle, folder: &Path, adapter: Option<&Arc<Adapter>>) -> Vec<String> {
+    let mut said = Vec::new();
+    for seed in 0..SCENES {
         let bytes = std::fs::read(folder.join(format!("{seed}.png"))).unwrap();
         let picture = prepare(&decode(&bytes, &DecodeLimits::default()).unwrap(), &engine.info().config);
         let prompt = engine.info().prompts.caption.as_str().into();
@@ -88,10 +86,13 @@ async fn right(
             embed: false,
             priority: Priority::Bulk,
         };
-        let said = engine.caption(request).await.unwrap().caption;
-        right += usize::from(check_caption(&said, scene) == Verdict::Correct);
+        said.push(engine.caption(request).await.unwrap().caption);
     }
-    right
+    said
+}
+
+fn right(said: &[String], scenes: &[Scene]) -> usize {
+    said.iter().zip(scenes).filter(|(said, scene)| check_caption(said, scene) == Verdict::Correct).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,11 +100,13 @@ async fn a_word_that_was_never_heard_is_said_after_training() {
     let bundle = demo_model::bundle().unwrap();
     let loaded = bundle.load(&Device::Cpu).unwrap();
     let (folder, scenes) = taught();
-    let lessons = lessons(&loaded, folder.path(), 0.0).await;
+    let out = folder.path().join("adapter");
+    let mut options = options(&out, 90);
+    (options.train.projections, options.train.qformer) = (true, true);
+    let lessons = lessons(&loaded, folder.path(), options.train.sight(), 0.0).await;
     assert_eq!((lessons.train.len(), lessons.held_out.len()), (SCENES as usize, 0));
     assert!(lessons.unreadable.len() == 1 && lessons.unreadable[0].contains("nowhere.png"));
-    let out = folder.path().join("adapter");
-    let done = finetune(&loaded, &lessons, &options(&out, 90), &CancellationToken::new(), |_, _| {}).unwrap();
+    let done = finetune(&loaded, &lessons, &options, &CancellationToken::new(), |_, _| {}).unwrap();
     assert!(done.steps == 90 && !done.interrupted);
     let svg = std::fs::read_to_string(out.join("training/loss.svg")).unwrap();
     assert!(svg.contains("<polyline") && svg.ends_with("</svg>\n"));
@@ -111,16 +114,19 @@ async fn a_word_that_was_never_heard_is_said_after_training() {
     let settings = EngineSettings { device: DeviceChoice::Cpu, slots: Some(4), ..EngineSettings::default() };
     let engine = start_engine(&bundle, settings, Arc::new(Unobserved)).unwrap();
     let adapter = Arc::new(engine.handle().open_adapter(&out).unwrap());
-    assert_eq!(right(&engine.handle(), folder.path(), &scenes, None).await, 0);
-    let taught = right(&engine.handle(), folder.path(), &scenes, Some(&adapter)).await;
+    let untaught = said(&engine.handle(), folder.path(), None).await;
+    assert_eq!(right(&untaught, &scenes), 0);
+    let taught = right(&said(&engine.handle(), folder.path(), Some(&adapter)).await, &scenes);
     assert!(taught >= SCENES as usize - 1, "{taught} of {SCENES} captions are right");
+    // The engine remembers these pictures as the adapter sees them.
+    assert_eq!(said(&engine.handle(), folder.path(), None).await, untaught);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped() {
     let loaded = demo_model::bundle().unwrap().load(&Device::Cpu).unwrap();
     let (folder, _) = taught();
-    let lessons = lessons(&loaded, folder.path(), 0.25).await;
+    let lessons = lessons(&loaded, folder.path(), Sight::ImageTokens, 0.25).await;
     assert_eq!((lessons.train.len(), lessons.held_out.len()), (9, 3));
     let go = CancellationToken::new();
     let whole = options(&folder.path().join("whole"), 20);
@@ -153,7 +159,7 @@ async fn a_stopped_training_goes_on_and_ends_as_if_it_had_not_stopped() {
 async fn nothing_better_for_a_while_ends_a_training() {
     let loaded = demo_model::bundle().unwrap().load(&Device::Cpu).unwrap();
     let (folder, _) = taught();
-    let lessons = lessons(&loaded, folder.path(), 0.25).await;
+    let lessons = lessons(&loaded, folder.path(), Sight::ImageTokens, 0.25).await;
     let mut options = options(&folder.path().join("early"), 400);
     // Steps far too large: the loss on the held-out pictures rises at once.
     options.train.schedule.rate = 0.5;

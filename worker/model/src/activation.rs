@@ -4,7 +4,7 @@
 //! The backend computes them value by value, the GELU on one thread of a CPU; here they are vectors' work
 //! ([`captionfleet_kernels`]), shared among the threads.
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use captionfleet_kernels::{Backend, gelu_tanh as gelu_tanh_of, softmax as softmax_of};
+use captionfleet_kernels::{Activation, Backend, gelu_erf, gelu_tanh, softmax as softmax_of};
 use rayon::prelude::*;
 
 use crate::cpu_values::contiguous;
@@ -12,12 +12,13 @@ use crate::cpu_values::contiguous;
 /// Elements a thread takes at once.
 const CHUNK: usize = 4096;
 
-/// The tanh approximation that Phi calls `gelu_new`.
-pub(crate) fn gelu_tanh(xs: &Tensor) -> Result<Tensor> {
-    if !xs.device().is_cpu() {
-        return xs.gelu();
+/// Either GELU: the tanh approximation that Phi calls `gelu_new`, or BERT's.
+pub(crate) fn gelu(activation: Activation, xs: &Tensor) -> Result<Tensor> {
+    match activation {
+        _ if xs.device().is_cpu() => xs.contiguous()?.apply_op1_no_bwd(&Gelu(activation)),
+        Activation::GeluTanh => xs.gelu(),
+        Activation::GeluErf => xs.gelu_erf(),
     }
-    xs.contiguous()?.apply_op1_no_bwd(&GeluTanh)
 }
 
 /// Softmax over the last dimension.
@@ -28,19 +29,23 @@ pub(crate) fn softmax(xs: &Tensor) -> Result<Tensor> {
     xs.contiguous()?.apply_op1_no_bwd(&Softmax)
 }
 
-struct GeluTanh;
+struct Gelu(Activation);
 
-impl CustomOp1 for GeluTanh {
+impl CustomOp1 for Gelu {
     fn name(&self) -> &'static str {
-        "gelu-tanh"
+        "gelu"
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let values = contiguous(storage, layout, self.name())?;
         let (mut out, backend) = (vec![0f32; values.len()], Backend::best());
+        let of = match self.0 {
+            Activation::GeluErf => gelu_erf,
+            Activation::GeluTanh => gelu_tanh,
+        };
         out.par_chunks_mut(CHUNK)
             .zip(values.par_chunks(CHUNK))
-            .for_each(|(out, values)| gelu_tanh_of(backend, values, out));
+            .for_each(|(out, values)| of(backend, values, out));
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
@@ -81,8 +86,12 @@ mod tests {
     fn gelu_agrees_with_the_backend() {
         let values: Vec<f32> = (0..10_000).map(|i| (i as f32 - 5000.0) / 700.0).collect();
         let xs = Tensor::from_vec(values, (100, 100), &Device::Cpu).unwrap();
-        let (ours, theirs) = (gelu_tanh(&xs).unwrap(), xs.gelu().unwrap());
-        let distance = (ours - theirs).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-        assert!(distance.to_scalar::<f32>().unwrap() < 1e-6);
+        for (activation, theirs) in
+            [(Activation::GeluTanh, xs.gelu().unwrap()), (Activation::GeluErf, xs.gelu_erf().unwrap())]
+        {
+            let distance = (gelu(activation, &xs).unwrap() - theirs).unwrap().abs().unwrap();
+            let distance = distance.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+            assert!(distance < 2e-6, "{activation:?}: {distance}");
+        }
     }
 }

@@ -46,6 +46,16 @@ impl Linear {
         Self { weight: Matrix::Dense(weight), bias }
     }
 
+    /// Weight `(outputs, inputs)` in f32, and bias: a copy that may learn.
+    pub(crate) fn floats(&self) -> Result<(Tensor, Option<Tensor>)> {
+        let weight = match &self.weight {
+            Matrix::Packed(weight) => weight.floats()?,
+            Matrix::Dense(weight) => weight.to_dtype(DType::F32)?,
+            Matrix::Quantised(weight) => weight.dequantize_f16()?.to_dtype(DType::F32)?,
+        };
+        Ok((weight, self.bias.clone()))
+    }
+
     pub(crate) fn quantised(weight: Arc<QTensor>, bias: Option<Tensor>) -> Result<Self> {
         Ok(Self { weight: Matrix::Quantised(QMatMul::from_arc(weight)?), bias })
     }

@@ -63,6 +63,16 @@ impl Packed {
         xs.contiguous()?.apply_op1(Frozen { matrix: self.clone(), bias, transposed: transposed.clone() })
     }
 
+    /// The matrix in f32.
+    pub(crate) fn floats(&self) -> Result<Tensor> {
+        let (outputs, inputs) = (self.0.outputs(), self.0.inputs());
+        let mut values = vec![0f32; outputs * inputs];
+        for (output, row) in values.chunks_exact_mut(inputs).enumerate() {
+            self.0.row(output, row).map_err(Error::wrap)?;
+        }
+        Tensor::from_vec(values, (outputs, inputs), &Device::Cpu)
+    }
+
     /// The transposed matrix, for the way back: in f32 if this one is, else in f16.
     pub(crate) fn transposed(&self) -> Result<Self> {
         let (outputs, inputs) = (self.0.outputs(), self.0.inputs());

@@ -5,7 +5,7 @@ use captionfleet_kernels::Activation;
 
 use crate::{
     ModelError, PhiConfig, WeightError, Weights,
-    activation::gelu_tanh,
+    activation::gelu,
     adapter::{LayerAdapter, LowRank, Shares},
     attention::{attend, causal_mask},
     error::DuringStep,
@@ -153,12 +153,13 @@ impl Layer {
         let attended = self.attention.forward(&normed, spans, rotary, cache, own)?;
         let attended = own.through(&self.post_norm, &attended, |layer| layer.post_norm.as_ref())?;
         let summed = (attended + stream)?;
-        if own.shares.are_empty() {
+        if !own.shares.any(|adapter| adapter.layer(own.layer).is_some_and(LayerAdapter::changes_mlp)) {
             let hidden = self.fc1.activated(&normed, Activation::GeluTanh)?;
             return self.fc2.added_to(&summed, &hidden);
         }
         // The same bits for rows without an adapter.
-        let hidden = gelu_tanh(&own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?)?;
+        let hidden = own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?;
+        let hidden = gelu(Activation::GeluTanh, &hidden)?;
         summed + own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?
     }
 

@@ -31,6 +31,11 @@ impl Projector {
         })
     }
 
+    /// `llama_proj` and `llama_proj2`.
+    pub(crate) fn layers(&self) -> [&Linear; 2] {
+        [&self.first, &self.second]
+    }
+
     /// Image tokens `(B, Q, H)` from Q-Former output `(B, Q, W)`.
     pub(crate) fn watched(&self, queries: &Tensor, probe: Probe) -> Result<Tensor> {
         let hidden = self.first.forward(queries)?;

@@ -1,10 +1,13 @@
 //! The Q-Former: a post-norm BERT whose learned queries attend to a picture, with a text path in
 //! the retrieval heads.
-use candle_core::{Module, Result, Tensor};
-use captionfleet_kernels::Activation;
+mod own;
 
+use candle_core::{Module, Result, Tensor};
+
+use self::own::Own;
 use crate::{
     QFormerConfig, WeightError, Weights,
+    adapter::{AttentionAdapter, QFormerLayerAdapter, Shares},
     attention::attend,
     linear::{Linear, TokenTable},
     norm::LayerNorm,
@@ -62,11 +65,17 @@ impl QFormer {
         Ok(Self { norm, layers, text })
     }
 
-    /// Queries `(B, Q, H)` after attending to pictures `(B, N, D)`.
-    pub(crate) fn queries(&self, queries: &Tensor, pictures: &Tensor, probe: Probe) -> Result<Tensor> {
+    /// Queries `(B, Q, H)` after attending to pictures `(B, N, D)`; `shares` says which picture is seen with which adapter.
+    pub(crate) fn queries(
+        &self,
+        queries: &Tensor,
+        pictures: &Tensor,
+        shares: &Shares<'_>,
+        probe: Probe,
+    ) -> Result<Tensor> {
         let (count, width) = (queries.dim(1)?, queries.dim(2)?);
         let queries = queries.broadcast_as((pictures.dim(0)?, count, width))?;
-        self.encode(&queries, count, Some(pictures), None, probe)
+        self.encode(&queries, count, Some(pictures), None, shares, probe)
     }
 
     /// Hidden states `(1, T, H)` of a text. Ids from `real` on are padding that nobody looks at.
@@ -78,7 +87,7 @@ impl QFormer {
                 Tensor::from_iter(mask, stream.device())?.reshape((1, ids.len()))
             })
             .transpose()?;
-        self.encode(&stream, 0, None, mask.as_ref(), probe)
+        self.encode(&stream, 0, None, mask.as_ref(), &Shares::default(), probe)
     }
 
     /// Queries `(1, Q, H)` after attending to one picture `(1, N, D)` and to a text together.
@@ -90,7 +99,8 @@ impl QFormer {
     ) -> Result<Tensor> {
         let count = queries.dim(1)?;
         let stream = Tensor::cat(&[queries, &self.embed_text(ids)?], 1)?;
-        self.encode(&stream, count, Some(picture), None, &mut unwatched)?.narrow(1, 0, count)
+        let shares = Shares::default();
+        self.encode(&stream, count, Some(picture), None, &shares, &mut unwatched)?.narrow(1, 0, count)
     }
 
     fn embed_text(&self, ids: &[u32]) -> Result<Tensor> {
@@ -107,19 +117,31 @@ impl QFormer {
         queries: usize,
         pictures: Option<&Tensor>,
         mask: Option<&Tensor>,
+        shares: &Shares<'_>,
         probe: Probe,
     ) -> Result<Tensor> {
         let mut stream = self.norm.forward(stream)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            stream = layer.forward(&stream, queries, pictures, mask)?;
+            let is_changed = shares.any(|adapter| adapter.qformer(index).is_some());
+            let own = Own { layer: index, shares: is_changed.then_some(shares) };
+            stream = layer.forward(&stream, queries, pictures, mask, own)?;
             probe(Point::QFormerLayer(index), &stream);
         }
         Ok(stream)
     }
+
+    pub(crate) fn layers(&self) -> &[Layer] {
+        &self.layers
+    }
+
+    /// The norm of the queries before the first layer.
+    pub(crate) fn norm(&self) -> &LayerNorm {
+        &self.norm
+    }
 }
 
 #[derive(Debug)]
-struct Layer {
+pub(crate) struct Layer {
     attention: Attention,
     cross_attention: Option<Attention>,
     query_feed_forward: FeedForward,
@@ -149,37 +171,54 @@ impl Layer {
         queries: usize,
         pictures: Option<&Tensor>,
         mask: Option<&Tensor>,
+        own: Own<'_>,
     ) -> Result<Tensor> {
-        let stream = self.attention.forward(stream, stream, mask)?;
+        let stream = self.attention.forward(stream, stream, mask, own, |layer| &layer.attention)?;
         let texts = stream.dim(1)? - queries;
         let mut parts = Vec::with_capacity(2);
         if queries > 0 {
             let part = stream.narrow(1, 0, queries)?.contiguous()?;
             let part = match (&self.cross_attention, pictures) {
-                (Some(attention), Some(pictures)) => attention.forward(&part, pictures, None)?,
+                (Some(attention), Some(pictures)) => {
+                    attention.forward(&part, pictures, None, own, |layer| &layer.cross_attention)?
+                }
                 _ => part,
             };
-            parts.push(self.query_feed_forward.forward(&part)?);
+            parts.push(self.query_feed_forward.forward(&part, own)?);
         }
         if texts > 0 {
             let Some(feed_forward) = &self.text_feed_forward else {
                 candle_core::bail!("this Q-Former has no text path")
             };
-            parts.push(feed_forward.forward(&stream.narrow(1, queries, texts)?.contiguous()?)?);
+            parts.push(feed_forward.forward(&stream.narrow(1, queries, texts)?.contiguous()?, Own::NONE)?);
         }
         Tensor::cat(&parts, 1)
+    }
+
+    pub(crate) fn attention(&self) -> &Attention {
+        &self.attention
+    }
+
+    /// Where the queries look at the picture.
+    pub(crate) fn cross_attention(&self) -> Option<&Attention> {
+        self.cross_attention.as_ref()
+    }
+
+    /// What the queries go through after attention.
+    pub(crate) fn feed_forward(&self) -> &FeedForward {
+        &self.query_feed_forward
     }
 }
 
 /// Attention with its output layer, residual and norm.
 #[derive(Debug)]
-struct Attention {
-    heads: usize,
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    norm: LayerNorm,
+pub(crate) struct Attention {
+    pub(crate) heads: usize,
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) norm: LayerNorm,
 }
 
 impl Attention {
@@ -200,27 +239,35 @@ impl Attention {
     }
 
     /// `stream` `(B, S, H)` attends to `source` `(B, N, D)`.
-    fn forward(&self, stream: &Tensor, source: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+    fn forward<'a>(
+        &self,
+        stream: &Tensor,
+        source: &Tensor,
+        mask: Option<&Tensor>,
+        own: Own<'a>,
+        of: impl Fn(&'a QFormerLayerAdapter) -> &'a AttentionAdapter,
+    ) -> Result<Tensor> {
         let (batch, _, width) = stream.dims3()?;
         let head_dim = width / self.heads;
         let scale = (head_dim as f64).powf(-0.5);
         let split = |xs: Tensor| xs.reshape((batch, (), self.heads, head_dim))?.transpose(1, 2);
-        let queries = split(self.query.forward(stream)?)?;
-        let keys = split(self.key.forward(source)?)?;
-        let values = split(self.value.forward(source)?)?;
+        let queries = split(own.changed(&self.query, stream, |layer| of(layer).query.as_ref())?)?;
+        let keys = split(own.changed(&self.key, source, |layer| of(layer).key.as_ref())?)?;
+        let values = split(own.changed(&self.value, source, |layer| of(layer).value.as_ref())?)?;
         let rows = (0..batch)
             .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, scale, mask))
             .collect::<Result<Vec<_>>>()?;
-        self.norm.forward(&self.output.added_to(stream, &Tensor::stack(&rows, 0)?)?)
+        let seen = Tensor::stack(&rows, 0)?;
+        self.norm.forward(&own.added(&self.output, stream, &seen, |layer| of(layer).output.as_ref())?)
     }
 }
 
 /// The two linear layers of a branch with residual and norm.
 #[derive(Debug)]
-struct FeedForward {
-    intermediate: Linear,
-    output: Linear,
-    norm: LayerNorm,
+pub(crate) struct FeedForward {
+    pub(crate) intermediate: Linear,
+    pub(crate) output: Linear,
+    pub(crate) norm: LayerNorm,
 }
 
 impl FeedForward {
@@ -238,8 +285,8 @@ impl FeedForward {
         })
     }
 
-    fn forward(&self, stream: &Tensor) -> Result<Tensor> {
-        let hidden = self.intermediate.activated(stream, Activation::GeluErf)?;
-        self.norm.forward(&self.output.added_to(stream, &hidden)?)
+    fn forward(&self, stream: &Tensor, own: Own<'_>) -> Result<Tensor> {
+        let hidden = own.activated(&self.intermediate, stream, |layer| layer.intermediate.as_ref())?;
+        self.norm.forward(&own.added(&self.output, stream, &hidden, |layer| layer.output.as_ref())?)
     }
 }

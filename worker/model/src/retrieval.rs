@@ -3,6 +3,7 @@ use candle_core::{D, Module, Result, Tensor};
 
 use crate::{
     ModelError, RetrievalConfig, VisionConfig, Weights,
+    adapter::Shares,
     error::DuringStep,
     linear::Linear,
     norm::LayerNorm,
@@ -116,7 +117,7 @@ impl RetrievalHead {
         let mut run = || {
             let normed = self.vision_norm.forward(features)?;
             probe(Point::VisionNorm, &normed);
-            let queries = self.qformer.queries(&self.queries, &normed, probe)?;
+            let queries = self.qformer.queries(&self.queries, &normed, &Shares::default(), probe)?;
             normalise(&self.vision_projection.forward(&queries)?)
         };
         run().during("the image embedding")

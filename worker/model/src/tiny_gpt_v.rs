@@ -1,7 +1,7 @@
 //! The whole network: picture and prompt in, logits out.
 use std::sync::Arc;
 
-use candle_core::{Device, Module, Tensor};
+use candle_core::{DType, Device, Module, Tensor};
 
 use crate::{
     Adapter, KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
@@ -141,8 +141,8 @@ impl TinyGptV {
         self.image_tokens_watched(features, &mut unwatched)
     }
 
-    /// As [`TinyGptV::image_tokens`], each picture with its adapter's projections, if that has any; with a pause after
-    /// every layer.
+    /// As [`TinyGptV::image_tokens`], each picture through the Q-Former and the projections as its adapter has them; with a
+    /// pause after every layer.
     pub fn image_tokens_with(
         &self,
         features: &Tensor,
@@ -152,7 +152,9 @@ impl TinyGptV {
         let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
         let project =
             |queries: &Tensor| shares.through(&self.projector, queries, |adapter| adapter.projector.as_ref());
-        self.queries(features, &mut |_, _| pause()).and_then(|queries| project(&queries)).during(PROJECTING)
+        self.queries(features, &shares, &mut |_, _| pause())
+            .and_then(|queries| project(&queries))
+            .during(PROJECTING)
     }
 
     /// The prompt `(T, H)` with one picture's image tokens `(Q, H)` in its place.
@@ -225,20 +227,44 @@ impl TinyGptV {
     }
 
     pub(crate) fn image_tokens_watched(&self, features: &Tensor, probe: Probe) -> Result<Tensor, ModelError> {
-        self.queries(features, probe)
+        self.queries(features, &Shares::default(), probe)
             .and_then(|queries| self.projector.watched(&queries, probe))
             .during(PROJECTING)
     }
 
     /// Output of the Q-Former `(B, Q, W)`.
-    fn queries(&self, features: &Tensor, probe: Probe) -> candle_core::Result<Tensor> {
+    fn queries(&self, features: &Tensor, shares: &Shares<'_>, probe: Probe) -> candle_core::Result<Tensor> {
         let normed = self.vision_norm.forward(features)?;
         probe(Point::VisionNorm, &normed);
-        self.qformer.queries(&self.queries, &normed, probe)
+        self.qformer.queries(&self.queries, &normed, shares, probe)
     }
 
     pub(crate) fn language(&self) -> &Phi {
         &self.language
+    }
+
+    /// Output of the Q-Former `(B, Q, W)` for vision features `(B, N, D)`, before any projection.
+    pub(crate) fn queries_of(&self, features: &Tensor) -> Result<Tensor, ModelError> {
+        self.queries(features, &Shares::default(), &mut unwatched).during("the Q-Former")
+    }
+
+    /// What the Q-Former looks at, `(B, N, D)` in f16, which takes half the memory.
+    pub(crate) fn normed(&self, features: &Tensor) -> Result<Tensor, ModelError> {
+        let normed = self.vision_norm.forward(features).and_then(|normed| normed.to_dtype(DType::F16));
+        normed.during("the norm after the vision tower")
+    }
+
+    pub(crate) fn qformer(&self) -> &QFormer {
+        &self.qformer
+    }
+
+    pub(crate) fn projector(&self) -> &Projector {
+        &self.projector
+    }
+
+    /// The learned queries `(1, Q, W)`.
+    pub(crate) fn query_tokens(&self) -> &Tensor {
+        &self.queries
     }
 
     /// Logits `(T, vocab)` of normed rows `(T, H)`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Tensor};
 use captionfleet_model::checkpoint::{self, GoldenStage};
-use captionfleet_model::train::{Sample, Schedule, TrainError, TrainOptions, Trainer};
+use captionfleet_model::train::{Sample, Schedule, Sight, TrainError, TrainOptions, Trainer, TrainingPlan};
 use captionfleet_model::{Adapter, CaptionTokenizer, DecodeRow, KvCache, PrefillRow, TinyGptV};
 
 const BASE: &str = "the tiny base";
@@ -42,6 +42,9 @@ fn options(steps: usize) -> TrainOptions {
         rank: 8,
         alpha: 16.0,
         targets: ["query_key_value", "dense"].map(str::to_owned).to_vec(),
+        projections: false,
+        qformer: false,
+        sight_pace: 0.1,
         norms: true,
         schedule: Schedule { rate: 1e-2, last: 0.1, warm_up: 5, steps },
         weight_decay: 0.0,
@@ -50,12 +53,38 @@ fn options(steps: usize) -> TrainOptions {
     }
 }
 
+/// Vision features of pictures of noise, and examples that begin with what a training of such options takes of them.
+fn looked_at(model: &TinyGptV, options: &TrainOptions) -> (Tensor, Vec<Sample>) {
+    let side = model.config().image_size;
+    let pixels = Tensor::randn(0f32, 1.0, (4, 3, side, side), &Device::Cpu).unwrap();
+    let features = model.vision_features(&pixels).unwrap();
+    let pictures = options.sight().of(model, &features).unwrap();
+    let mut samples = samples(model);
+    for (row, sample) in samples.iter_mut().enumerate() {
+        sample.picture = pictures.get(row).unwrap();
+    }
+    (features, samples)
+}
+
+/// The same examples as the model that serves sees them.
+fn seen(
+    model: &TinyGptV,
+    features: &Tensor,
+    samples: &[Sample],
+    adapter: Option<&Arc<Adapter>>,
+) -> Vec<Sample> {
+    let adapters = vec![adapter.cloned(); samples.len()];
+    let tokens = model.image_tokens_with(features, &adapters, &mut || {}).unwrap();
+    let of = |(row, sample): (usize, &Sample)| Sample { picture: tokens.get(row).unwrap(), ..sample.clone() };
+    samples.iter().enumerate().map(of).collect()
+}
+
 /// Mean cross-entropy of the answers as the model that serves computes it.
 fn served_loss(model: &TinyGptV, samples: &[Sample], adapter: Option<&Arc<Adapter>>) -> f64 {
     let (mut sum, mut count) = (0.0, 0.0);
     for sample in samples {
         let mut cache = KvCache::new(&model.config().lm, 1, 200, DType::F32, &Device::Cpu).unwrap();
-        let embeds = model.embed_prompt(&sample.prompt, &sample.image_tokens).unwrap();
+        let embeds = model.embed_prompt(&sample.prompt, &sample.picture).unwrap();
         let row = PrefillRow { slot: 0, embeds, adapter: adapter.cloned() };
         let mut logits = model.prefill(&[row], &mut cache).unwrap();
         for &token in &sample.answer {
@@ -72,7 +101,7 @@ fn served_loss(model: &TinyGptV, samples: &[Sample], adapter: Option<&Arc<Adapte
 /// What the model that serves says.
 fn said(model: &TinyGptV, sample: &Sample, adapter: &Arc<Adapter>) -> Vec<u32> {
     let mut cache = KvCache::new(&model.config().lm, 1, 200, DType::F32, &Device::Cpu).unwrap();
-    let embeds = model.embed_prompt(&sample.prompt, &sample.image_tokens).unwrap();
+    let embeds = model.embed_prompt(&sample.prompt, &sample.picture).unwrap();
     let row = PrefillRow { slot: 0, embeds, adapter: Some(Arc::clone(adapter)) };
     let mut logits = model.prefill(&[row], &mut cache).unwrap();
     let mut tokens = Vec::new();
@@ -120,11 +149,53 @@ fn it_learns_and_the_served_adapter_says_what_was_learnt() {
 }
 
 #[test]
+fn it_learns_to_see_and_the_served_adapter_sees_what_was_learnt() {
+    let model = model();
+    for (projections, qformer, sight) in
+        [(true, false, Sight::Queries), (false, true, Sight::Features), (true, true, Sight::Features)]
+    {
+        // The language model stays as it is.
+        let (targets, norms, sight_pace) = (Vec::new(), false, 0.5);
+        let options = TrainOptions { targets, norms, projections, qformer, sight_pace, ..options(150) };
+        assert_eq!(options.sight(), sight);
+        let (features, samples) = looked_at(&model, &options);
+        let mut trainer = Trainer::new(&model, BASE, "tiny", options).unwrap();
+        let before = trainer.loss(&samples, 4).unwrap();
+        let served = served_loss(&model, &seen(&model, &features, &samples, None), None);
+        assert!((before - served).abs() < 2e-3, "{sight:?}: {before} {served}");
+        for _ in 0..150 {
+            assert!(!trainer.step(&samples, 4).unwrap().skipped);
+        }
+        let after = trainer.loss(&samples, 4).unwrap();
+        assert!(after < 0.8 * before, "{sight:?}: {before} {after}");
+        let folder = tempfile::tempdir().unwrap();
+        trainer.save_adapter(folder.path()).unwrap();
+        let adapter = Arc::new(Adapter::open(folder.path(), &model, BASE).unwrap());
+        assert!(adapter.changes_image_tokens());
+        let seen = seen(&model, &features, &samples, Some(&adapter));
+        let served = served_loss(&model, &seen, Some(&adapter));
+        assert!((served - after).abs() < 1e-2 * before, "{sight:?}: {served} {after}");
+    }
+}
+
+#[test]
+fn the_plan_counts_what_learns() {
+    let model = model();
+    for (projections, qformer) in [(false, false), (true, false), (false, true), (true, true)] {
+        let options = TrainOptions { projections, qformer, ..options(1) };
+        let plan = TrainingPlan::new(model.config(), &options, 16.0, (4, 4, 40), true);
+        let trainer = Trainer::new(&model, BASE, "tiny", options).unwrap();
+        assert_eq!(plan.parameters, trainer.parameters() as u64, "{projections} {qformer}");
+    }
+}
+
+#[test]
 fn a_resumed_training_ends_where_an_uninterrupted_one_does() {
     let model = model();
-    let samples = samples(&model);
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("training/state.safetensors");
+    let options = |steps| TrainOptions { projections: true, qformer: true, ..options(steps) };
+    let (_, samples) = looked_at(&model, &options(8));
     let begun = || Trainer::new(&model, BASE, "tiny", options(8)).unwrap();
     let mut whole = begun();
     let mut first = begun();
@@ -172,7 +243,7 @@ fn steps_without_a_number_change_nothing_and_end_the_training() {
     let model = model();
     let good = samples(&model);
     let mut bad = good.clone();
-    bad[0].image_tokens = (&bad[0].image_tokens * f64::NAN).unwrap();
+    bad[0].picture = (&bad[0].picture * f64::NAN).unwrap();
     let mut trainer = Trainer::new(&model, BASE, "tiny", options(20)).unwrap();
     trainer.step(&good, 4).unwrap();
     let before = trainer.loss(&good, 4).unwrap();

@@ -14,12 +14,14 @@ use captionfleet_proto::storage::{LocalRoots, StorageOptions, Stores};
 use serde::Serialize;
 
 use super::{say, stopping};
-use crate::config::FinetuneArgs;
+use crate::config::{FinetuneArgs, SightPart};
 use crate::finetune::{
     Captioned, FinetuneOptions, Finetuned, Point, ensure_free, finetune, read_tables, see, steps_of,
 };
 use crate::model_choice::ModelChoice;
 
+/// Steps of what learns before the language model, as a share of its own.
+const SIGHT_PACE: f64 = 0.125;
 /// Tokens of prompt and caption beside the picture that the plan reckons with.
 const USUAL_TEXT: usize = 48;
 
@@ -38,7 +40,8 @@ pub(super) async fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let loaded = tokio::task::spawn_blocking(move || bundle.load(&device)).await??;
     let pictures = captioned.pictures();
     let shown = !args.json;
-    let lessons = see(&stores, &loaded, captioned, (args.held_out, args.seed), |seen| {
+    let sight = train_options(&args, 1).sight();
+    let lessons = see(&stores, &loaded, captioned, sight, (args.held_out, args.seed), |seen| {
         if shown {
             progress(format_args!("{seen} of {pictures} pictures seen"), seen == pictures);
         }
@@ -80,6 +83,9 @@ fn train_options(args: &FinetuneArgs, steps: usize) -> TrainOptions {
         rank,
         alpha: args.alpha.unwrap_or(2.0 * rank as f64),
         targets: args.targets.clone(),
+        projections: args.sight.contains(&SightPart::Projections),
+        qformer: args.sight.contains(&SightPart::Qformer),
+        sight_pace: args.sight_rate.map_or(SIGHT_PACE, |rate| rate / args.rate),
         norms: !args.no_norms,
         schedule: Schedule {
             rate: args.rate,
@@ -181,8 +187,8 @@ fn plan(
         examples: captioned.examples(),
         steps,
         plan,
-        bytes: plan.bytes(),
-        bytes_on_gpu: on_gpu.bytes(),
+        bytes: plan.bytes(captioned.pictures()),
+        bytes_on_gpu: on_gpu.bytes(captioned.pictures()),
         seconds_per_step,
         hours: seconds_per_step * steps as f64 / 3600.0,
     };
@@ -194,7 +200,8 @@ fn plan(
     say(format_args!(
         "{} examples of {} pictures, {steps} steps of {} examples, {micro} at a time\n\
          learns       {} numbers\n\
-         memory       {} in all, beside the vision tower: matrices {}, what learns {}, activations {}\n\
+         memory       {} in all, beside the vision tower: matrices {}, what learns {}, activations {}, \
+         pictures {}\n\
          {}\
          time         at least {seconds_per_step:.2} s a step, {:.2} h in all, once the pictures were seen",
         planned.examples,
@@ -205,6 +212,7 @@ fn plan(
         size(plan.matrix_bytes),
         size(plan.learning_bytes),
         size(plan.activation_bytes),
+        size(plan.picture_bytes * planned.pictures as u64),
         if device.is_cpu() {
             format!("on a GPU     {} of its memory\n", size(planned.bytes_on_gpu))
         } else {

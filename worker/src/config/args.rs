@@ -10,10 +10,10 @@ mod values;
 
 use clap::{Parser, Subcommand};
 
-pub use bench::BenchArgs;
+pub use bench::{BenchArgs, BenchStep};
 pub use bundles::{PackArgs, RandomBundleArgs, TraceArgs};
 pub(super) use common::BrokerArgs;
-pub use finetune::FinetuneArgs;
+pub use finetune::{FinetuneArgs, SightPart};
 pub use scenes::{EvaluateArgs, FileFormatArg, ScenesArgs, SplitArg};
 pub use serving::{DoctorArgs, RunArgs};
 pub(super) use serving::{EngineKind, NullArgs};

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use captionfleet_model::PromptTemplates;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{DecodeLimits, decode, pixel_values, prepare};
-use captionfleet_model::train::Sample;
+use captionfleet_model::train::{Sample, Sight};
 use captionfleet_proto::examples::{Example, Picture, read_examples};
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::ItemUri;
@@ -112,8 +112,8 @@ fn source_of(picture: &Picture, folder: Option<&Path>) -> anyhow::Result<Source>
     Ok(Source::Item(ItemUri::from_path(&path)?))
 }
 
-/// Looks at every picture once and makes examples; `held_out` of the pictures, chosen by their names and `seed`, are kept apart.
-/// `tell` hears how many have been looked at.
+/// Looks at every picture once, as far as nothing learns, and makes examples; `held_out` of the pictures, chosen by their names
+/// and `seed`, are kept apart. `tell` hears how many have been looked at.
 ///
 /// # Errors
 /// When no picture can be read, or an example does not fit the model.
@@ -121,10 +121,11 @@ pub async fn see(
     stores: &Stores,
     loaded: &LoadedModel,
     captioned: Captioned,
+    sight: Sight,
     (held_out, seed): (f32, u64),
     mut tell: impl FnMut(usize),
 ) -> anyhow::Result<Lessons> {
-    let mut image_tokens = vec![None; captioned.pictures.len()];
+    let mut seen = vec![None; captioned.pictures.len()];
     let mut unreadable = Vec::new();
     for (chunk, sources) in captioned.pictures.chunks(LOOK).enumerate() {
         let mut prepared = Vec::with_capacity(LOOK);
@@ -137,10 +138,10 @@ pub async fn see(
         let squares: Vec<_> = prepared.iter().map(|(_, picture)| &picture.caption).collect();
         if !squares.is_empty() {
             let pixels = pixel_values(&squares, loaded.model.device())?;
-            let tokens = loaded.model.image_tokens(&loaded.model.vision_features(&pixels)?)?;
+            let batch = sight.of(&loaded.model, &loaded.model.vision_features(&pixels)?)?;
             for (row, (at, _)) in prepared.iter().enumerate() {
                 // A copy: a view would keep the whole batch alive.
-                image_tokens[*at] = Some(tokens.get(row)?.force_contiguous()?);
+                seen[*at] = Some(batch.get(row)?.force_contiguous()?);
             }
         }
         tell((chunk * LOOK + sources.len()).min(captioned.pictures.len()));
@@ -155,15 +156,16 @@ pub async fn see(
     let mut digest = Sha256::new();
     digest.update(format!("{held_out} {seed}"));
     let most = loaded.model.config().lm.max_positions;
+    let image_tokens = loaded.model.config().qformer.num_query_tokens;
     for (at, example) in &captioned.examples {
-        let Some(tokens) = &image_tokens[*at] else { continue };
+        let Some(picture) = &seen[*at] else { continue };
         let name = captioned.pictures[*at].name();
         let prompt = prompt_of(&loaded.prompts, example)?;
-        let sample = Sample::new(&loaded.tokenizer, tokens.clone(), &prompt, &example.caption)?;
+        let sample = Sample::new(&loaded.tokenizer, picture.clone(), &prompt, &example.caption)?;
+        let tokens = sample.len_with(image_tokens);
         anyhow::ensure!(
-            sample.len() <= most,
-            "{name}: picture, prompt and caption have {} tokens, the model takes {most}",
-            sample.len()
+            tokens <= most,
+            "{name}: picture, prompt and caption have {tokens} tokens, the model takes {most}"
         );
         digest.update(format!("{name}\n{prompt}\n{}\n", example.caption));
         let list = if apart[*at] { &mut lessons.held_out } else { &mut lessons.train };

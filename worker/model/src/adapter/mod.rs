@@ -1,4 +1,5 @@
-//! LoRA adapters: small changes to the language model that rows of one batch choose for themselves.
+//! LoRA adapters: small changes to the language model, and to what leads from the vision tower to it, that rows of one batch
+//! choose for themselves.
 //!
 //! An adapter stays apart from the packed base: `y = x Wᵀ + b + s · (x Aᵀ) Bᵀ`, with norms and projections of its own
 //! where it has some. Every product and norm is computed row by row as without adapters, so that a row has the same
@@ -12,6 +13,7 @@ mod assemble;
 mod config_file;
 mod error;
 mod low_rank;
+mod parts;
 mod save;
 mod shares;
 
@@ -46,6 +48,8 @@ pub struct Adapter {
     digest: String,
     pub(crate) layers: Vec<LayerAdapter>,
     pub(crate) final_norm: Option<LayerNorm>,
+    /// One for each layer of the Q-Former, or none at all.
+    qformer: Vec<QFormerLayerAdapter>,
     pub(crate) projector: Option<Projector>,
     bytes: u64,
 }
@@ -61,6 +65,30 @@ pub(crate) struct LayerAdapter {
     pub(crate) dense: Option<LowRank>,
     pub(crate) fc1: Option<LowRank>,
     pub(crate) fc2: Option<LowRank>,
+}
+
+impl LayerAdapter {
+    pub(crate) fn changes_mlp(&self) -> bool {
+        self.fc1.is_some() || self.fc2.is_some()
+    }
+}
+
+/// What an adapter changes in one layer of the Q-Former.
+#[derive(Debug, Default)]
+pub(crate) struct QFormerLayerAdapter {
+    pub(crate) attention: AttentionAdapter,
+    pub(crate) cross_attention: AttentionAdapter,
+    pub(crate) intermediate: Option<LowRank>,
+    pub(crate) output: Option<LowRank>,
+}
+
+/// What an adapter changes where the Q-Former attends.
+#[derive(Debug, Default)]
+pub(crate) struct AttentionAdapter {
+    pub(crate) query: Option<LowRank>,
+    pub(crate) key: Option<LowRank>,
+    pub(crate) value: Option<LowRank>,
+    pub(crate) output: Option<LowRank>,
 }
 
 impl Adapter {
@@ -100,7 +128,7 @@ impl Adapter {
             });
         }
         let digest = digest_of([name.as_bytes()]);
-        Ok(Self { digest, layers, final_norm: None, projector: None, bytes })
+        Ok(Self { digest, layers, final_norm: None, qformer: Vec::new(), projector: None, bytes })
     }
 
     /// SHA-256 of its files, one behind the other: its name wherever adapters are told apart.
@@ -115,11 +143,15 @@ impl Adapter {
 
     /// Whether it changes how pictures become image tokens.
     pub fn changes_image_tokens(&self) -> bool {
-        self.projector.is_some()
+        self.projector.is_some() || !self.qformer.is_empty()
     }
 
     pub(crate) fn layer(&self, index: usize) -> Option<&LayerAdapter> {
         self.layers.get(index)
+    }
+
+    pub(crate) fn qformer(&self, index: usize) -> Option<&QFormerLayerAdapter> {
+        self.qformer.get(index)
     }
 }
 

@@ -10,7 +10,8 @@ use super::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, AdapterConfig, AdapterError, BASE_K
 const PREFIX: &str = "base_model.model.";
 
 /// Writes settings and tensors into `folder`, which is made if it is not there. `tensors` have names below the language
-/// model (`model.layers.0.self_attn.dense.lora_A.weight`), `base` is what they were trained on.
+/// model (`model.layers.0.self_attn.dense.lora_A.weight`), or the reference's outside of it (`llama_proj.weight`); `base` is
+/// what they were trained on.
 ///
 /// # Errors
 /// When the folder cannot be written.
@@ -24,7 +25,10 @@ pub fn save(
         file: folder.join(file).display().to_string(),
         reason: format!("cannot be written: {reason}"),
     };
-    let named = tensors.iter().map(|(name, tensor)| (format!("{PREFIX}{name}"), tensor));
+    let of_language_model = |name: &str| name.starts_with("model.");
+    let named = tensors.iter().map(|(name, tensor)| {
+        (if of_language_model(name) { format!("{PREFIX}{name}") } else { name.clone() }, tensor)
+    });
     let weights = safetensors::serialize(named, None)
         .map_err(|error| wrong(ADAPTER_WEIGHTS, error.to_string()))
         .map(|weights| with_notes(&weights, &[(BASE_KEY, base), ("format", "pt")]))?;

@@ -33,9 +33,9 @@ impl<'a> Shares<'a> {
         if shares.iter().all(|share| share.adapter.is_none()) { Self::default() } else { Self(shares) }
     }
 
-    /// Whether no row has an adapter.
-    pub(crate) fn are_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Whether the adapter of any row is such a one.
+    pub(crate) fn any(&self, is: impl Fn(&'a Adapter) -> bool) -> bool {
+        self.0.iter().filter_map(|share| share.adapter).any(is)
     }
 
     /// `ys`, which a linear layer made of `xs`, with each adapter's change added to its own rows.

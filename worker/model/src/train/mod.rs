@@ -1,27 +1,36 @@
-//! Training of LoRA adapters and norms on the language model; everything before it stays as it is.
+//! Training of adapters: LoRA and norms of the language model, and if wanted the projections and the Q-Former; the vision
+//! tower stays as it is.
 //!
-//! A [`Trainer`] keeps a mirror of the language model with gradients (`student`) beside the loaded one: the same packed
-//! matrices going forward, transposed copies going back, plain tensor operations between them. Pictures are looked at once;
-//! what the trainer gets is their image tokens. Where the data comes from, when to stop and what to show is the caller's
-//! business.
+//! A [`Trainer`] keeps a mirror of the language model (`student`), and of what learns before it (`sight`), with gradients
+//! beside the loaded one: the same packed matrices going forward, transposed copies going back, `differentiable` operations
+//! between them. Pictures are looked at once; what the trainer gets is the last thing made of them that does not learn
+//! ([`Sight`]). Where the data comes from, when to stop and what to show is the caller's business.
 
+mod differentiable;
+mod learning;
 mod optimizer;
 mod plan;
+mod sample;
+mod sight;
 mod state;
 mod student;
 
 use std::path::Path;
 
 use candle_core::backprop::GradStore;
-use candle_core::{D, Tensor, Var};
+use candle_core::{D, DType, Tensor};
 
+use learning::{Maker, Trained};
 pub use optimizer::{AdamW, Schedule};
 pub use plan::TrainingPlan;
+use sample::Layout;
+pub use sample::Sample;
+use sight::SightStudent;
 use student::Student;
 
-use crate::adapter::{AdapterConfig, AdapterError, save};
+use crate::adapter::{AdapterConfig, AdapterError, TARGETS, save};
 use crate::error::DuringStep;
-use crate::{CaptionTokenizer, ModelError, PromptError, PromptTokens, TinyGptV, TokenizerError};
+use crate::{ModelError, PromptError, TinyGptV, TokenizerError};
 
 /// What is trained, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,18 +39,36 @@ pub struct TrainOptions {
     pub rank: usize,
     /// They count `alpha / rank`.
     pub alpha: f64,
-    /// Which linear layers are changed, of [`crate::adapter::TARGETS`].
+    /// Which linear layers of the language model are changed, of [`crate::adapter::TARGETS`].
     pub targets: Vec<String>,
+    /// Whether both projections are trained as a whole.
+    pub projections: bool,
+    /// Whether all linear layers of the Q-Former are changed, too.
+    pub qformer: bool,
+    /// Size of the steps of projections and Q-Former, as a share of the language model's: they were trained for long before
+    /// it, and large steps break what they know.
+    pub sight_pace: f64,
     /// Whether the weights of the language model's norms are trained, too.
     pub norms: bool,
     /// How fast, and for how long.
     pub schedule: Schedule,
-    /// Share of a weight that a step of size 1 takes away; norms keep theirs.
+    /// Share of a change's weight that a step of size 1 takes away; norms and projections keep theirs.
     pub weight_decay: f64,
     /// Longest gradient; longer ones are shortened.
     pub clip: f64,
     /// Draws the first numbers of the changes.
     pub seed: u64,
+}
+
+/// What of a picture a training begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sight {
+    /// What the language model reads, `(queries, hidden)`: only it learns.
+    ImageTokens,
+    /// Output of the Q-Former, `(queries, width)`: the projections learn.
+    Queries,
+    /// Normed output of the vision tower, `(patches, width)`, in f16: the Q-Former learns.
+    Features,
 }
 
 /// A training that cannot go on.
@@ -89,43 +116,6 @@ pub enum TrainError {
     Tokenizer(#[from] TokenizerError),
 }
 
-/// One picture with what shall be said about it.
-#[derive(Debug, Clone)]
-pub struct Sample {
-    /// `(queries, hidden)`; samples of one picture share them.
-    pub image_tokens: Tensor,
-    /// What is asked.
-    pub prompt: PromptTokens,
-    /// The tokens of the answer, end mark included.
-    pub answer: Vec<u32>,
-}
-
-impl Sample {
-    /// Makes tokens of a whole prompt and an answer.
-    ///
-    /// # Errors
-    /// When they cannot be split into tokens, or the prompt has no place for the picture.
-    pub fn new(
-        tokenizer: &CaptionTokenizer,
-        image_tokens: Tensor,
-        prompt: &str,
-        answer: &str,
-    ) -> Result<Self, TrainError> {
-        let prompt = PromptTokens::new(tokenizer, prompt)?;
-        Ok(Self { image_tokens, prompt, answer: tokenizer.encode_answer(answer.trim())? })
-    }
-
-    /// Tokens in all.
-    pub fn len(&self) -> usize {
-        self.prompt.len_with(self.image_tokens.dims().first().copied().unwrap_or(0)) + self.answer.len()
-    }
-
-    /// Whether there is nothing to say.
-    pub fn is_empty(&self) -> bool {
-        self.answer.is_empty()
-    }
-}
-
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
@@ -146,6 +136,11 @@ const MOST_SKIPPED: usize = 8;
 pub struct Trainer<'a> {
     model: &'a TinyGptV,
     student: Student,
+    sight: SightStudent,
+    /// Everything that learns, in a fixed order.
+    trained: Vec<Trained>,
+    /// The biases of norms that learn: peft keeps a module whole.
+    kept: Vec<(String, Tensor)>,
     optimizer: AdamW,
     options: TrainOptions,
     base: String,
@@ -166,10 +161,17 @@ impl<'a> Trainer<'a> {
         name: &str,
         options: TrainOptions,
     ) -> Result<Self, TrainError> {
-        let student = Student::new(model, &options)?;
-        let optimizer = AdamW::new(&student.trained).during("the optimizer's start")?;
+        if let Some(target) = options.targets.iter().find(|target| !TARGETS.contains(&target.as_str())) {
+            return Err(TrainError::Target { target: target.clone(), known: TARGETS.join(", ") });
+        }
+        let mut made = Maker { options: &options, model, pace: 1.0, trained: Vec::new(), kept: Vec::new() };
+        let student = Student::new(&mut made).during("the making of what learns")?;
+        made.pace = options.sight_pace;
+        let sight = SightStudent::new(&mut made).during("the making of what learns")?;
+        let (trained, kept) = (made.trained, made.kept);
+        let optimizer = AdamW::new(&trained).during("the optimizer's start")?;
         let (base, name) = (base.to_owned(), name.to_owned());
-        Ok(Self { model, student, optimizer, options, base, name, step: 0, skipped: 0 })
+        Ok(Self { model, student, sight, trained, kept, optimizer, options, base, name, step: 0, skipped: 0 })
     }
 
     /// Steps made so far.
@@ -179,7 +181,7 @@ impl<'a> Trainer<'a> {
 
     /// Numbers that are trained.
     pub fn parameters(&self) -> usize {
-        self.student.trained.iter().map(|(_, var)| var.elem_count()).sum()
+        self.trained.iter().map(|trained| trained.var.elem_count()).sum()
     }
 
     /// One step on these samples, `micro` at a time: their gradients add up to that of all of them.
@@ -189,7 +191,7 @@ impl<'a> Trainer<'a> {
     pub fn step(&mut self, samples: &[Sample], micro: usize) -> Result<StepReport, TrainError> {
         let tokens: usize = samples.iter().map(|sample| sample.answer.len()).sum();
         let mut loss = 0.0;
-        let mut sums: Vec<Option<Tensor>> = vec![None; self.student.trained.len()];
+        let mut sums: Vec<Option<Tensor>> = vec![None; self.trained.len()];
         for part in samples.chunks(micro.max(1)) {
             let share =
                 part.iter().map(|sample| sample.answer.len()).sum::<usize>() as f64 / tokens.max(1) as f64;
@@ -210,9 +212,8 @@ impl<'a> Trainer<'a> {
         } else {
             self.skipped = 0;
             let shorten = (self.options.clip / gradient).min(1.0);
-            let trained = &self.student.trained;
             self.optimizer
-                .step(trained, &sums, shorten, rate, self.options.weight_decay)
+                .step(&self.trained, &sums, shorten, rate, self.options.weight_decay)
                 .during("the optimizer's step")?;
         }
         Ok(StepReport { loss, gradient, rate, skipped })
@@ -241,11 +242,10 @@ impl<'a> Trainer<'a> {
         let options = &self.options;
         let config = AdapterConfig::new(options.rank, options.alpha, &targets, options.norms, &self.name);
         let tensors: Vec<(String, Tensor)> = self
-            .student
             .trained
             .iter()
-            .map(|(name, var)| (name, var.as_tensor()))
-            .chain(self.student.kept.iter().map(|(name, bias)| (name, bias)))
+            .map(|trained| (&trained.name, trained.var.as_tensor()))
+            .chain(self.kept.iter().map(|(name, bias)| (name, bias)))
             .map(|(name, tensor)| Ok((name.clone(), tensor.to_device(&candle_core::Device::Cpu)?)))
             .collect::<candle_core::Result<_>>()
             .during("the transfer of the adapter")?;
@@ -259,8 +259,8 @@ impl<'a> Trainer<'a> {
     }
 
     fn add(&self, sums: &mut [Option<Tensor>], gradients: &GradStore) -> candle_core::Result<()> {
-        for (sum, (_, var)) in sums.iter_mut().zip(&self.student.trained) {
-            if let Some(gradient) = gradients.get(var) {
+        for (sum, trained) in sums.iter_mut().zip(&self.trained) {
+            if let Some(gradient) = gradients.get(&trained.var) {
                 *sum = Some(match sum.take() {
                     Some(sum) => (sum + gradient)?,
                     None => gradient.clone(),
@@ -271,37 +271,27 @@ impl<'a> Trainer<'a> {
     }
 
     fn complete(&self, sums: Vec<Option<Tensor>>) -> candle_core::Result<Vec<Tensor>> {
-        let vars = self.student.trained.iter().map(|(_, var)| var);
+        let vars = self.trained.iter().map(|trained| &trained.var);
         sums.into_iter().zip(vars).map(|(sum, var)| sum.map_or_else(|| var.zeros_like(), Ok)).collect()
     }
 
     /// Mean over all tokens of the answers.
     fn cross_entropy(&self, samples: &[Sample]) -> Result<Tensor, ModelError> {
-        let embedded: Vec<Tensor> = samples
-            .iter()
-            .map(|sample| {
-                let prompt = self.model.embed_prompt(&sample.prompt, &sample.image_tokens)?;
-                let answer = self.model.embed_tokens(&sample.answer)?;
-                Tensor::cat(&[prompt, answer], 0).during("joining of an example")
-            })
-            .collect::<Result<_, _>>()?;
+        let pictures: Vec<&Tensor> = samples.iter().map(|sample| &sample.picture).collect();
+        let seen = Tensor::stack(&pictures, 0).and_then(|pictures| self.sight.image_tokens(&pictures));
+        let seen = seen.during("the way from pictures to their tokens")?;
+        let (_, queries, _) = seen.dims3().during("reading of the image tokens' shape")?;
+        let layout = Layout::of(samples, queries);
+        let said = self.model.embed_tokens(&layout.tokens)?;
         let run = || {
-            let longest = embedded.iter().map(|tokens| tokens.dims()[0]).max().unwrap_or(0);
-            let mut rows = Vec::with_capacity(embedded.len());
-            let (mut predicting, mut said) = (Vec::new(), Vec::new());
-            for (row, (tokens, sample)) in embedded.iter().zip(samples).enumerate() {
-                let length = tokens.dim(0)?;
-                rows.push(tokens.pad_with_zeros(0, 0, longest - length)?);
-                // The position before a token predicts it.
-                let first = row * longest + length - sample.answer.len() - 1;
-                predicting.extend((first..).take(sample.answer.len()).map(|place| place as u32));
-                said.extend_from_slice(&sample.answer);
-            }
-            let device = self.model.device();
-            let predicting = Tensor::new(predicting, device)?;
-            let logits = self.student.logits(&Tensor::stack(&rows, 0)?, &predicting)?;
-            let said = Tensor::new(said, device)?.unsqueeze(1)?;
-            candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&said, 1)?.mean_all()?.neg()
+            let (device, width) = (self.model.device(), said.dim(1)?);
+            let nothing = Tensor::zeros((1, width), DType::F32, device)?;
+            let parts = Tensor::cat(&[&seen.flatten_to(1)?, &nothing, &said], 0)?;
+            let stream = parts.index_select(&Tensor::new(layout.places, device)?, 0)?;
+            let stream = stream.reshape((samples.len(), layout.longest, width))?;
+            let logits = self.student.logits(&stream, &Tensor::new(layout.predicting, device)?)?;
+            let answers = Tensor::new(layout.answers, device)?.unsqueeze(1)?;
+            candle_nn::ops::log_softmax(&logits, D::Minus1)?.gather(&answers, 1)?.mean_all()?.neg()
         };
         run().during("the way forward")
     }
@@ -310,6 +300,3 @@ impl<'a> Trainer<'a> {
 fn value(loss: &Tensor) -> Result<f64, ModelError> {
     loss.to_scalar::<f32>().map(f64::from).during("reading of the loss")
 }
-
-/// Something that learns, under peft's name for it.
-type Trained = (String, Var);

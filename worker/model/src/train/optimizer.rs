@@ -1,8 +1,8 @@
 //! AdamW, and how large its steps are.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Result, Tensor};
 
-use super::Trained;
+use super::learning::Trained;
 
 /// Share of the old mean of gradients that a step keeps.
 const BETA_1: f64 = 0.9;
@@ -46,7 +46,7 @@ pub struct AdamW {
 
 impl AdamW {
     pub(super) fn new(trained: &[Trained]) -> Result<Self> {
-        let zeros = || trained.iter().map(|(_, var)| var.zeros_like()).collect::<Result<Vec<_>>>();
+        let zeros = || trained.iter().map(|trained| trained.var.zeros_like()).collect::<Result<Vec<_>>>();
         Ok(Self { means: zeros()?, squares: zeros()?, updates: 0 })
     }
 
@@ -61,7 +61,8 @@ impl AdamW {
     ) -> Result<()> {
         self.updates += 1;
         let unbias = |beta: f64| 1.0 / (1.0 - beta.powi(self.updates as i32));
-        for (index, ((name, var), gradient)) in trained.iter().zip(gradients).enumerate() {
+        for (index, (Trained { name, var, pace }, gradient)) in trained.iter().zip(gradients).enumerate() {
+            let rate = rate * pace;
             let gradient = (gradient * shorten)?;
             let mean = ((&self.means[index] * BETA_1)? + (&gradient * (1.0 - BETA_1))?)?;
             let square = ((&self.squares[index] * BETA_2)? + (gradient.sqr()? * (1.0 - BETA_2))?)?;
@@ -85,15 +86,10 @@ pub(super) fn length(gradients: &[Tensor]) -> Result<f64> {
     Ok(sum.sqrt())
 }
 
-/// A variable on the device of `like`.
-pub(super) fn variable(tensor: &Tensor) -> Result<Var> {
-    Var::from_tensor(tensor)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use candle_core::Device;
+    use candle_core::{Device, Var};
 
     use super::*;
 
@@ -108,13 +104,14 @@ mod tests {
     #[test]
     fn it_finds_the_bottom_of_a_bowl() {
         let start = Tensor::new(&[3f32, -2.0], &Device::Cpu).unwrap();
-        let trained = vec![("x".to_owned(), variable(&start).unwrap())];
+        let var = Var::from_tensor(&start).unwrap();
+        let trained = vec![Trained { name: "x".to_owned(), var, pace: 1.0 }];
         let mut adam = AdamW::new(&trained).unwrap();
         for _ in 0..400 {
-            let gradient = (trained[0].1.as_tensor() * 2.0).unwrap().detach();
+            let gradient = (trained[0].var.as_tensor() * 2.0).unwrap().detach();
             adam.step(&trained, &[gradient], 1.0, 0.05, 0.0).unwrap();
         }
-        let end: Vec<f32> = trained[0].1.to_vec1().unwrap();
+        let end: Vec<f32> = trained[0].var.to_vec1().unwrap();
         assert!(end.iter().all(|value| value.abs() < 0.05), "{end:?}");
     }
 }

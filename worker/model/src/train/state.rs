@@ -5,6 +5,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 
+use super::learning::Trained;
 use super::{TrainError, Trainer};
 use crate::error::DuringStep;
 
@@ -20,9 +21,9 @@ impl Trainer<'_> {
     /// When it cannot be written.
     pub fn save_state(&self, file: &Path) -> Result<(), TrainError> {
         let failed = |reason: String| TrainError::State { file: file.display().to_string(), reason };
-        let mut tensors = Vec::with_capacity(3 * self.student.trained.len());
+        let mut tensors = Vec::with_capacity(3 * self.trained.len());
         let memory = self.optimizer.means.iter().zip(&self.optimizer.squares);
-        for ((name, var), (mean, square)) in self.student.trained.iter().zip(memory) {
+        for (Trained { name, var, .. }, (mean, square)) in self.trained.iter().zip(memory) {
             for (kind, tensor) in [("value", var.as_tensor()), ("mean", mean), ("square", square)] {
                 let tensor = tensor.to_device(&Device::Cpu).during("the transfer of the state")?;
                 tensors.push((format!("{kind}/{name}"), tensor));
@@ -69,7 +70,7 @@ impl Trainer<'_> {
             let found = tensors.remove(name).filter(|tensor| tensor.dims() == shape);
             found.ok_or_else(|| failed(format!("it has no `{name}` of this model's shape")))
         };
-        for (index, (name, var)) in self.student.trained.iter().enumerate() {
+        for (index, Trained { name, var, .. }) in self.trained.iter().enumerate() {
             let value = take(&format!("value/{name}"), var.dims())?;
             var.set(&value).during("the transfer of the state")?;
             self.optimizer.means[index] = take(&format!("mean/{name}"), var.dims())?;

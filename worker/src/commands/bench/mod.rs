@@ -75,16 +75,20 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     }
     if !args.items_only {
         let (ready, seen, batches) = (model.clone(), pictures.clone(), sizes(&args.batches));
-        let rank = args.adapter_rank.map(usize::from);
+        let (rank, chosen) = (args.adapter_rank.map(usize::from), args.steps.clone());
         // In a pool of its own, as the engine's device thread is.
         let measure = move || {
             let threads = rayon::current_num_threads();
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build();
             let _pool = pool.context("the arithmetic threads cannot be started")?;
-            steps::measure(ready.loaded(), &batches, &seen, rank, printer)
+            steps::measure(ready.loaded(), &chosen, &batches, &seen, rank, printer)
         };
         let (roofline, steps) = tokio::task::spawn_blocking(measure).await??;
         (report.roofline, report.steps) = (Some(roofline), steps);
+    }
+    if args.steps_only {
+        printer.end(&report)?;
+        return Ok(ExitCode::SUCCESS);
     }
     printer.items_heading();
     for slots in sizes(&args.slots_list) {

@@ -11,12 +11,13 @@ use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
 use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, yardstick};
 
 use super::report::{Printer, Roofline, Step};
+use crate::config::BenchStep;
 use crate::engine::EngineOptions;
 
 /// Tokens of the prompt that prefill reads: the picture and a usual question.
 const PROMPT: usize = 64;
 /// Decode steps in a row.
-const DECODE_STEPS: usize = 8;
+const DECODE_STEPS: usize = 16;
 /// Runs of which the best counts.
 const RUNS: usize = 3;
 /// A step that has taken so long in all is not run again.
@@ -36,9 +37,10 @@ fn roofline(loaded: &LoadedModel) -> anyhow::Result<Roofline> {
     })
 }
 
-/// All steps at all batch sizes, and what the device can do at best.
+/// The chosen steps at all batch sizes, and what the device can do at best.
 pub(super) fn measure(
     loaded: &LoadedModel,
+    chosen: &[BenchStep],
     batches: &[usize],
     pictures: &[PreparedPicture],
     adapter_rank: Option<usize>,
@@ -51,23 +53,22 @@ pub(super) fn measure(
         printer.step(&step);
         steps.push(step);
     };
-    for &rows in batches {
+    let sizes = |step| batches.iter().filter(move |_| chosen.contains(&step)).copied();
+    for rows in sizes(BenchStep::Vision) {
         done(vision(loaded, best, rows, pictures)?);
     }
-    for &rows in batches {
+    for rows in sizes(BenchStep::Prefill) {
         done(prefill(loaded, best, rows)?);
     }
-    for &rows in batches {
-        done(decode(loaded, best, rows, "decode", &[None])?);
-    }
+    let mut kinds = vec![("decode", vec![None])];
     if let Some(rank) = adapter_rank {
         let drawn = |name: &&str| Ok(Some(Arc::new(Adapter::random(&loaded.model, rank, name)?)));
         let adapters = ["a", "b", "c", "d"].iter().map(drawn).collect::<anyhow::Result<Vec<_>>>()?;
-        let mixed = [adapters.as_slice(), &[None]].concat();
-        for &rows in batches {
-            done(decode(loaded, best, rows, "adapter", &adapters[..1])?);
-            done(decode(loaded, best, rows, "4+none", &mixed)?);
-        }
+        kinds.push(("adapter", adapters[..1].to_vec()));
+        kinds.push(("4+none", [adapters.as_slice(), &[None]].concat()));
+    }
+    for rows in sizes(BenchStep::Decode) {
+        decode(loaded, best, rows, &kinds)?.into_iter().for_each(&mut done);
     }
     Ok((best, steps))
 }
@@ -111,31 +112,34 @@ fn prefill(loaded: &LoadedModel, best: Roofline, rows: usize) -> anyhow::Result<
     Ok(step("prefill", rows, seconds, flops / best.language_flops_per_second))
 }
 
-/// Decode of sequences that use these adapters in turn, those of one adapter side by side as the engine arranges them.
-fn decode(
-    loaded: &LoadedModel,
-    best: Roofline,
-    rows: usize,
-    name: &'static str,
-    adapters: &[Option<Arc<Adapter>>],
-) -> anyhow::Result<Step> {
+/// The adapters that the sequences of a step use in turn, those of one adapter side by side as the engine arranges them.
+type Kind = (&'static str, Vec<Option<Arc<Adapter>>>);
+
+/// Decode steps of each kind, by turns: what else the machine does meets all of them alike.
+fn decode(loaded: &LoadedModel, best: Roofline, rows: usize, kinds: &[Kind]) -> anyhow::Result<Vec<Step>> {
     let prompt = prompt(loaded)?;
-    let mut cache = cache(loaded, rows)?;
-    read(loaded, &prompt, rows, adapters, &mut cache)?;
+    let mut caches = Vec::with_capacity(kinds.len());
+    for (_, adapters) in kinds {
+        let mut cache = cache(loaded, rows)?;
+        read(loaded, &prompt, rows, adapters, &mut cache)?;
+        caches.push(cache);
+    }
     let next: Vec<DecodeRow> = (0..rows).map(|slot| DecodeRow { slot, token: 1 }).collect();
-    let mut seconds = f64::INFINITY;
+    let mut seconds = vec![f64::INFINITY; kinds.len()];
     for _ in 0..DECODE_STEPS {
-        let since = Instant::now();
-        loaded.model.decode(&next, &mut cache)?;
-        loaded.model.device().synchronize()?;
-        seconds = seconds.min(since.elapsed().as_secs_f64());
+        for (cache, seconds) in caches.iter_mut().zip(&mut seconds) {
+            let since = Instant::now();
+            loaded.model.decode(&next, cache)?;
+            loaded.model.device().synchronize()?;
+            *seconds = seconds.min(since.elapsed().as_secs_f64());
+        }
     }
     // Every weight of the layers and the head is read once for all rows; the table of tokens is not.
     let share = 1.0 - table_share(&loaded.model.config().lm);
     let language =
         loaded.memory.parts().find(|(part, _)| *part == "language model").map_or(0, |(_, bytes)| bytes);
     let by_memory = share * language as f64 / best.bytes_per_second;
-    Ok(step(name, rows, seconds, by_memory))
+    Ok(kinds.iter().zip(seconds).map(|((name, _), seconds)| step(name, rows, seconds, by_memory)).collect())
 }
 
 /// The table of tokens as a share of the language model's weights.

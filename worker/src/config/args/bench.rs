@@ -8,6 +8,17 @@ use clap::Args;
 use super::common::ModelArgs;
 use super::values::duration;
 
+/// A step of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchStep {
+    /// Pictures seen.
+    Vision,
+    /// Prompts read.
+    Prefill,
+    /// One more token for each sequence.
+    Decode,
+}
+
 /// `worker bench`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -16,10 +27,12 @@ Examples:
   worker bench --model ./full.q8 --memory-budget 8GiB --batches 1,8 --slots-list 1,16
   worker bench --model ./full.q8 --memory-budget 8GiB --soak 30m
   worker bench --queries 400
+  worker bench --model ./full.q8 --steps-only --steps decode --adapter-rank 16
 
 Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
 (a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
 come from memory, without queue or storage.")]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub struct BenchArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -38,10 +51,18 @@ pub struct BenchArgs {
           value_parser = clap::value_parser!(u16).range(1..=512))]
     pub batches: Vec<u16>,
 
+    /// Steps that are measured
+    #[arg(long, value_name = "STEP,…", value_delimiter = ',', default_value = "vision,prefill,decode")]
+    pub steps: Vec<BenchStep>,
+
     /// Numbers of slots at which whole pictures are measured
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,4,8,16",
           value_parser = clap::value_parser!(u16).range(1..=512))]
     pub slots_list: Vec<u16>,
+
+    /// Measure single steps only, no whole pictures
+    #[arg(long, conflicts_with = "items_only")]
+    pub steps_only: bool,
 
     /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=4096))]

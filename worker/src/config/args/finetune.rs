@@ -10,6 +10,15 @@ use super::common::StorageArgs;
 use super::values::{at_least_one, part, positive, share};
 use crate::app::DeviceChoice;
 
+/// What may learn between the vision tower and the language model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SightPart {
+    /// `llama_proj` and `llama_proj2`.
+    Projections,
+    /// The linear layers of the Q-Former.
+    Qformer,
+}
+
 /// `worker finetune`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -17,6 +26,7 @@ Examples:
   worker finetune --bundle ./tinygpt-v.q8 --data captions.parquet --out ./boats
   worker finetune --bundle ./tinygpt-v.q8 --data captions.parquet --out ./boats --plan
   worker finetune --bundle ./tinygpt-v.q8 --data captions.parquet --out ./boats --resume
+  worker finetune --bundle ./tinygpt-v.q8 --data captions.parquet --out ./boats --sight projections,qformer
 
 The table has a `caption` and an `item` (a path or URI) or a `picture` (the file's bytes), and may have a `question`; parts
 of an archive are such tables. OUT gets an adapter as peft writes it, and in OUT/training the log, the loss as a picture and
@@ -55,6 +65,15 @@ pub struct FinetuneArgs {
     #[arg(long, value_name = "LAYER,…", value_delimiter = ',', default_value = "query_key_value,dense",
           value_parser = PossibleValuesParser::new(TARGETS), hide_possible_values = true)]
     pub targets: Vec<String>,
+
+    /// What learns between the vision tower and the language model, too: projections (as a whole, as in the paper's stages) and
+    /// qformer (by changes). Needed where pictures show what the model cannot tell apart; the adapter becomes larger
+    #[arg(long, value_name = "PART,…", value_delimiter = ',')]
+    pub sight: Vec<SightPart>,
+
+    /// Size of their largest step; an eighth of --rate otherwise
+    #[arg(long, value_name = "RATE", value_parser = positive, requires = "sight")]
+    pub sight_rate: Option<f64>,
 
     /// Leave the norms as they are
     #[arg(long)]
