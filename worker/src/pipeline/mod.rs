@@ -36,6 +36,7 @@ mod settle;
 mod spool;
 mod task;
 mod timeline;
+mod viewing;
 mod watch;
 
 #[cfg(test)]
