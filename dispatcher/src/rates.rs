@@ -14,7 +14,7 @@ const PARTS: usize = 64;
 /// A rate, and where it was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// What one picture or frame took.
+    /// What one picture or captioned frame took.
     pub rate: Rate,
     /// The run.
     pub run: RunId,
@@ -54,8 +54,9 @@ pub async fn measured(archive: &dyn Storage, wish: &Wish) -> Result<Option<Measu
 }
 
 fn rate(tally: &Tally) -> Option<Rate> {
-    let looks = tally.looked_at() as f64;
+    // Frames that needed no row took next to nothing.
+    let rows = tally.rows() as f64;
     let (device, worker) = (tally.effort.device_seconds(), tally.effort.worker_seconds());
-    (looks > 0.0 && worker > 0.0)
-        .then(|| Rate { device_seconds: Some(device / looks), worker_seconds: worker / looks })
+    (rows > 0.0 && worker > 0.0)
+        .then(|| Rate { device_seconds: Some(device / rows), worker_seconds: worker / rows })
 }

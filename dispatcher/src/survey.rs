@@ -16,6 +16,7 @@ use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::video::{Film, VideoError, VideoLimits, probe};
 use futures::StreamExt as _;
+use header::Outline;
 use std::collections::HashMap;
 
 /// Videos that are looked at side by side.
@@ -49,6 +50,6 @@ async fn look(item: &Item, stores: &Stores) -> anyhow::Result<Film> {
     if let Some(path) = stores.local_path(&item.uri).await? {
         return Ok(probe(&path, &limits).await?);
     }
-    let header = header::fetch(&item.uri, stores).await.context("read the header")?;
-    Ok(probe(header.path(), &limits).await?)
+    let outline = Outline::fetch(&item.uri, stores).await.context("read the header")?;
+    Ok(probe(outline.path(), &limits).await?)
 }

@@ -108,3 +108,46 @@ async fn three_workers_share_a_film_and_one_may_die() {
         assert!(worker.wait(Duration::from_secs(30)).await.unwrap().success(), "{}", worker.output());
     }
 }
+
+/// Of what lies in a bucket only ranges are read: the index of some containers leads to their middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_looks_into_films_of_a_bucket() {
+    let fleet = Fleet::new("plans").unwrap();
+    let folder = fleet.folder().join("in");
+    std::fs::create_dir_all(&folder).unwrap();
+    let stores = Stores::new(StorageOptions {
+        s3_endpoint: Some(fleet.s3_endpoint().to_owned()),
+        ..StorageOptions::default()
+    });
+    let bucket = fleet.s3_uri("in");
+    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap();
+    let store = stores.bucket(name).await.unwrap();
+    // Still but noisy, so that it is large and nearly every frame like the one before.
+    let source = "smptebars=size=320x240:rate=2:duration=600,noise=alls=30:allf=t";
+    for name in ["a.mp4", "b.mkv", "c.ts"] {
+        let made = Command::new("ffmpeg")
+            .args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", source])
+            .args(["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-g", "20"])
+            .arg(folder.join(name))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let film = folder.join(name);
+        assert!(std::fs::metadata(&film).unwrap().len() > 8 << 20, "ranges are less than the whole");
+        store.put_file(&format!("{prefix}/{name}"), &film).await.unwrap();
+        let here = fleet.folder().join("archive").display().to_string();
+        let source = format!("{bucket}/{name}");
+        let plan = ["plan", &source, "--archive", &here, "--s3-endpoint", fleet.s3_endpoint(), "--json"];
+        let options = ["--seconds-per-item", "0.5", "--workers", "1"];
+        let plan =
+            dispatcher([&plan[..], &options].concat()).await.unwrap().success().unwrap().json().unwrap();
+        assert_eq!(
+            (&plan["videos"]["frames"], &plan["videos"]["frames_kept"]),
+            (&600.into(), &10.into()),
+            "{name}: {plan}"
+        );
+        // The model's time goes into the frames that are left.
+        let hours = plan["estimate"]["fleets"][0]["worker_hours"].as_f64().unwrap();
+        assert!((hours * 3600.0 - 5.0).abs() < 0.01, "{name}: {plan}");
+    }
+}

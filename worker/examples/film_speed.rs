@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use captionfleet_model::preprocess::{Picture, resize_square};
 use captionfleet_proto::job::{SampleBy, Sampling};
-use captionfleet_worker::video::{Decoding, Sampler, Seen, Signature, Span, VideoLimits, probe};
+use captionfleet_worker::video::{Approach, Decoding, Sampler, Seen, Signature, Span, VideoLimits, probe};
 
 /// Side of the full-size network's input.
 const SIDE: usize = 224;
@@ -38,7 +38,8 @@ async fn main() -> anyhow::Result<()> {
     let started = Instant::now();
     let film = probe(&path, &limits).await?;
     let span = Span { start_ms: 0, end_ms: None };
-    let mut decoding = Decoding::start(&path, &film, span, &sampling, true, &limits)?;
+    let mut decoding =
+        Decoding::start(&path, &film, span, &sampling, Approach { from_ms: 0, strict: true }, &limits)?;
     let mut sampler = Sampler::new(sampling);
     let (mut looked_at, mut kept) = (0_u64, 0_u64);
     while let Some(frame) = decoding.next().await? {

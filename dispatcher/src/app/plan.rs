@@ -41,7 +41,7 @@ struct Estimate {
     /// The run whose rows told the rate; absent if it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     measured_in: Option<RunId>,
-    /// What a picture or frame takes.
+    /// What a picture or captioned frame takes.
     rate: Rate,
     /// Seconds that devices will compute.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,9 +70,9 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
     let stores = Stores::new(settings.fleet.storage.clone());
     let display = Display::choose(args.output.quiet);
     let prepared = prepare(&settings, &stores, display).await?;
-    let estimate = estimate(&args, &prepared).await?;
+    let videos = videos(&prepared.plan, &settings.wish.sample, &stores, display).await;
+    let estimate = estimate(&args, &prepared, videos.as_ref()).await?;
     let plan = prepared.plan;
-    let videos = videos(&plan, &settings.wish.sample, &stores, display).await;
     let answer = Answer {
         archive: settings.archive.to_string(),
         items: plan.listed,
@@ -104,7 +104,7 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
         ByteSize(answer.bytes_to_do)
     ));
     if let Some(videos) = &answer.videos {
-        let kept = videos.frames_kept.map_or("in a bucket, not sampled".to_owned(), |kept| {
+        let kept = videos.frames_kept.map_or("no sample could be taken".to_owned(), |kept| {
             format!("about {kept} to caption, by a sample")
         });
         output::line(format!("videos         {} new, {:.1} h", videos.new, videos.hours));
@@ -125,7 +125,11 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
 }
 
 /// What fleets of the sizes asked for need; `None` without work, or if nothing tells how fast workers are.
-async fn estimate(args: &PlanArgs, prepared: &Prepared) -> anyhow::Result<Option<Estimate>> {
+async fn estimate(
+    args: &PlanArgs,
+    prepared: &Prepared,
+    videos: Option<&Videos>,
+) -> anyhow::Result<Option<Estimate>> {
     let plan = &prepared.plan;
     if plan.is_empty() {
         return Ok(None);
@@ -137,7 +141,8 @@ async fn estimate(args: &PlanArgs, prepared: &Prepared) -> anyhow::Result<Option
             None => return Ok(None),
         },
     };
-    let amount = Amount { looks: plan.weight(), jobs: plan.jobs() };
+    let frames = videos.map_or(0, |videos| videos.frames_kept.unwrap_or(videos.frames));
+    let amount = Amount { looks: plan.pictures() + frames, jobs: plan.jobs() };
     let price = args.work.price.price_per_hour;
     Ok(Some(Estimate {
         measured_in,

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// What one picture or frame takes.
+/// What one picture or captioned frame takes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Rate {
     /// Seconds that the device computes; unknown where only the whole was measured.
@@ -15,7 +15,7 @@ pub struct Rate {
 /// How much there is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Amount {
-    /// Pictures and frames.
+    /// Pictures, and frames that are captioned.
     pub looks: u64,
     /// Jobs that they are shared out in.
     pub jobs: u64,

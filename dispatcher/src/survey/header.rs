@@ -3,6 +3,8 @@
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_proto::uri::{ItemUri, Location};
 use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Arc;
 use tempfile::NamedTempFile;
 
 /// Bytes of the beginning: headers of all containers but MP4's index.
@@ -13,39 +15,56 @@ const TAIL: u64 = 1 << 20;
 const MOST_INDEX: u64 = 64 << 20;
 /// Most boxes of an MP4 that are walked over.
 const MOST_BOXES: usize = 64;
+/// Bytes that are asked for at a time.
+const PIECE: u64 = 8 << 20;
 
-/// Copies what tells the length of the video at `uri`.
-pub(super) async fn fetch(uri: &ItemUri, stores: &Stores) -> anyhow::Result<NamedTempFile> {
-    let Location::S3 { bucket, key } = uri.location() else { anyhow::bail!("{uri} is not in a bucket") };
-    let store = stores.bucket(&bucket).await?;
-    let size = store.head(&key).await?.size;
-    let file = NamedTempFile::with_prefix("captionfleet-header-")?;
-    file.as_file().set_len(size)?;
-    let object = Object { store: &*store, key: &key, size };
-    object.copy(&file, 0, HEAD).await?;
-    object.copy(&file, size.saturating_sub(TAIL), TAIL).await?;
-    if let Some((start, length)) = object.index().await? {
-        object.copy(&file, start, length.min(MOST_INDEX)).await?;
-    }
-    Ok(file)
-}
-
-struct Object<'a> {
-    store: &'a dyn Storage,
-    key: &'a str,
+/// A file as long as the video, of which only parts are there.
+pub(super) struct Outline {
+    file: NamedTempFile,
+    store: Arc<dyn Storage>,
+    key: String,
     size: u64,
 }
 
-impl Object<'_> {
-    async fn copy(&self, file: &NamedTempFile, start: u64, length: u64) -> anyhow::Result<()> {
-        let length = length.min(self.size.saturating_sub(start));
-        if length == 0 {
-            return Ok(());
+impl Outline {
+    /// Copies what tells the length of the video at `uri`.
+    pub(super) async fn fetch(uri: &ItemUri, stores: &Stores) -> anyhow::Result<Self> {
+        let Location::S3 { bucket, key } = uri.location() else { anyhow::bail!("{uri} is not in a bucket") };
+        let store = stores.bucket(&bucket).await?;
+        let size = store.head(&key).await?.size;
+        let file = NamedTempFile::with_prefix("captionfleet-header-")?;
+        file.as_file().set_len(size)?;
+        let outline = Self { file, store, key, size };
+        outline.fill(0, HEAD).await?;
+        outline.fill(size.saturating_sub(TAIL), TAIL).await?;
+        if let Some((start, length)) = outline.index().await? {
+            outline.fill(start, length.min(MOST_INDEX)).await?;
         }
-        let piece = self.store.get_range(self.key, start, length).await?;
-        let mut file = file.as_file();
-        file.seek(SeekFrom::Start(start))?;
-        file.write_all(&piece.bytes)?;
+        Ok(outline)
+    }
+
+    /// Where the file is, for as long as this lives.
+    pub(super) fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Bytes of the whole video.
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Copies a part of the video, as much of it as there is.
+    pub(super) async fn fill(&self, start: u64, length: u64) -> anyhow::Result<()> {
+        let end = start.saturating_add(length).min(self.size);
+        let mut at = start;
+        while at < end {
+            let piece = self.store.get_range(&self.key, at, PIECE.min(end - at)).await?.bytes;
+            anyhow::ensure!(!piece.is_empty(), "the object became shorter");
+            let mut file = self.file.as_file();
+            file.seek(SeekFrom::Start(at))?;
+            file.write_all(&piece)?;
+            at += piece.len() as u64;
+        }
         Ok(())
     }
 
@@ -56,7 +75,7 @@ impl Object<'_> {
             if at + 16 > self.size {
                 return Ok(None);
             }
-            let bytes = self.store.get_range(self.key, at, 16).await?.bytes;
+            let bytes = self.store.get_range(&self.key, at, 16).await?.bytes;
             let Some((kind, length)) = box_at(&bytes, self.size - at) else { return Ok(None) };
             match &kind {
                 b"moov" => return Ok(Some((at, length))),

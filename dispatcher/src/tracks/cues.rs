@@ -13,8 +13,10 @@ pub struct Cue {
     pub text: String,
 }
 
-/// Shortest chapter.
+/// Shortest chapter of a long film.
 const CHAPTER_MS: u64 = 10_000;
+/// Shortest chapter of a short one, as a part of it.
+const CHAPTERS: u64 = 10;
 /// Most captions of a summary.
 const TYPICAL: usize = 5;
 
@@ -36,19 +38,20 @@ pub fn cues(rows: &[Row]) -> Vec<Cue> {
     cues
 }
 
-/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for more than a moment. Each is called
-/// by the caption that lasts longest in it; neighbours of one name are one.
+/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for 10 s or a tenth of what is captioned,
+/// whichever is shorter. Each is called by the caption that lasts longest in it; neighbours of one name are one.
 pub fn chapters(cues: &[Cue]) -> Vec<Cue> {
+    let shortest = CHAPTER_MS.min(spent(cues) / CHAPTERS);
     let mut pieces: Vec<Vec<Cue>> = Vec::new();
     for cue in cues {
         match pieces.last_mut() {
-            Some(piece) if spent(piece) < CHAPTER_MS => piece.push(cue.clone()),
+            Some(piece) if spent(piece) < shortest => piece.push(cue.clone()),
             _ => pieces.push(vec![cue.clone()]),
         }
     }
     // What is left at the end is no chapter of its own.
     if pieces.len() > 1
-        && let Some(rest) = pieces.pop_if(|piece| spent(piece) < CHAPTER_MS)
+        && let Some(rest) = pieces.pop_if(|piece| spent(piece) < shortest)
         && let Some(last) = pieces.last_mut()
     {
         last.extend(rest);
@@ -114,11 +117,20 @@ mod tests {
     fn a_moment_makes_no_chapter() {
         let cues = film(&[(20, "a boat"), (2, "a gull"), (30, "a boat"), (40, "a house"), (3, "a cat")]);
         assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (52, "a house")]);
-        let even = film(&[(6, "a"), (6, "b"), (6, "c"), (6, "d"), (6, "e")]);
-        assert_eq!(names(&chapters(&even)), [(0, "a"), (12, "c")]);
-        let short = film(&[(2, "a"), (3, "b"), (2, "a")]);
-        assert_eq!(names(&chapters(&short)), [(0, "a")]);
+        let even = film(&[(6, "a"); 9]);
+        assert_eq!(names(&chapters(&even)), [(0, "a")]);
+        let quick: Vec<_> = (0..240).map(|second| (1, if second % 20 < 12 { "a" } else { "b" })).collect();
+        let quick = chapters(&film(&quick));
+        assert!(quick.iter().all(|chapter| chapter.end_ms - chapter.start_ms >= CHAPTER_MS), "{quick:?}");
         assert!(chapters(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_short_film_has_a_chapter_for_each_scene() {
+        let scenes = film(&[(3, "a"), (3, "b"), (3, "c"), (3, "d")]);
+        assert_eq!(names(&chapters(&scenes)), [(0, "a"), (3, "b"), (6, "c"), (9, "d")]);
+        let short = film(&[(2, "a"), (3, "b"), (2, "a")]);
+        assert_eq!(names(&chapters(&short)), [(0, "a"), (2, "b"), (5, "a")]);
     }
 
     #[test]

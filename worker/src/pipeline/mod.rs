@@ -38,6 +38,7 @@ mod spool;
 mod task;
 mod timeline;
 mod turn;
+mod viewing;
 mod watch;
 
 #[cfg(test)]

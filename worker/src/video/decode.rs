@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Instant;
 
 use captionfleet_proto::job::{SampleBy, Sampling};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -16,16 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::selection;
-use super::tool::{self, VideoLimits};
+use super::tool::{self, VideoLimits, Words};
 use super::{Film, VideoError};
 
 const PROGRAM: &str = "ffmpeg";
-/// How far before a segment decoding begins: frames may be stored later than others that are shown after them, and the
-/// first frame's predecessor is needed to see a cut.
-const LEAD_MS: u64 = 1000;
-/// The same where decoding cannot begin cleanly at any key frame.
-const LONG_LEAD_MS: u64 = 20_000;
-
 /// A piece of a film's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -33,6 +28,15 @@ pub struct Span {
     pub start_ms: u64,
     /// Where the next one begins; `None` for the last.
     pub end_ms: Option<u64>,
+}
+
+/// How a decoder goes about its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Approach {
+    /// Where in the film it begins to read; at the last key frame before, if the container knows where they are.
+    pub from_ms: u64,
+    /// Whether the first damage ends it; if not, it goes on as well as it can.
+    pub strict: bool,
 }
 
 /// A frame that was chosen.
@@ -48,7 +52,9 @@ pub struct Frame {
 pub struct Ending {
     /// When the first frame behind the segment is shown, if there is one.
     pub next_ms: Option<u64>,
-    /// When the last decoded frame inside is shown.
+    /// When the first decoded frame inside is shown.
+    pub first_ms: Option<u64>,
+    /// When the last one is, as far as the film is whole.
     pub last_ms: Option<u64>,
     /// When it ends, as far as its neighbours tell.
     pub last_end_ms: Option<u64>,
@@ -64,15 +70,20 @@ pub struct Ending {
 pub struct Decoding {
     span: Span,
     film: Film,
-    silence: std::time::Duration,
+    limits: VideoLimits,
+    started: Instant,
     child: Child,
     times: mpsc::UnboundedReceiver<std::io::Result<String>>,
     pixels: ChildStdout,
-    words: JoinHandle<String>,
+    words: JoinHandle<Words>,
     /// The time on the line that was read last.
     at: Option<u64>,
+    /// Of all decoded frames, and of those inside the segment.
+    first: Option<u64>,
+    inside: Option<u64>,
     last: Option<u64>,
-    widest_gap: u64,
+    /// The longest time between two frames, and when the one before it is shown.
+    widest_gap: Option<(u64, u64)>,
     next: Option<u64>,
     taken: Option<u64>,
     lost: bool,
@@ -81,9 +92,6 @@ pub struct Decoding {
 impl Decoding {
     /// Starts decoding `span` of the film at `path`.
     ///
-    /// A `strict` decoder ends at the first damage. One that is not goes on as well as it can, and begins earlier: where
-    /// a container is entered in the middle, what precedes the first key frame looks like damage.
-    ///
     /// # Errors
     /// When `ffmpeg` cannot be started.
     pub fn start(
@@ -91,19 +99,18 @@ impl Decoding {
         film: &Film,
         span: Span,
         sampling: &Sampling,
-        strict: bool,
+        approach: Approach,
         limits: &VideoLimits,
     ) -> Result<Self, VideoError> {
         let talk = |source| VideoError::Talk { program: PROGRAM, source };
         let (times, their_end) = std::io::pipe().map_err(talk)?;
         let mut command = tool::command(PROGRAM);
         command.args(["-nostdin", "-copyts", "-noaccurate_seek"]);
-        if strict {
+        if approach.strict {
             command.arg("-xerror");
         }
-        if span.start_ms > 0 {
-            let lead = if strict { LEAD_MS } else { LONG_LEAD_MS };
-            let seek = film.origin_us + (span.start_ms.saturating_sub(lead) * 1000) as i64;
+        if approach.from_ms > 0 {
+            let seek = film.origin_us.saturating_add_unsigned(approach.from_ms.saturating_mul(1000));
             command.args(["-seek_timestamp", "1", "-ss", &format!("{seek}us")]);
         }
         if sampling.by == SampleBy::Keyframes {
@@ -124,14 +131,17 @@ impl Decoding {
         Ok(Self {
             span,
             film: film.clone(),
-            silence: limits.silence,
+            limits: *limits,
+            started: Instant::now(),
             child,
             times: drain(times),
             pixels,
             words: tokio::spawn(tool::words(errors)),
             at: None,
+            first: None,
+            inside: None,
             last: None,
-            widest_gap: 0,
+            widest_gap: None,
             next: None,
             taken: None,
             lost: false,
@@ -169,65 +179,92 @@ impl Decoding {
         Ok(None)
     }
 
+    /// When the first frame is shown that was decoded at all, wherever it lies; `None` as long as there was none.
+    pub fn first_ms(&self) -> Option<u64> {
+        self.first
+    }
+
     fn see(&mut self) {
+        self.first = self.first.or(self.at);
         let Some(ms) = self.at.filter(|ms| *ms >= self.span.start_ms) else { return };
+        if let Some(last) = self.last {
+            let gap = ms.saturating_sub(last);
+            if self.widest_gap.is_none_or(|(widest, _)| gap > widest) {
+                self.widest_gap = Some((gap, last));
+            }
+        }
         if self.span.end_ms.is_some_and(|end| ms >= end) {
             self.next = Some(ms);
             return;
         }
-        if let Some(last) = self.last {
-            self.widest_gap = self.widest_gap.max(ms.saturating_sub(last));
-        }
+        self.inside = self.inside.or(Some(ms));
         self.last = Some(self.last.map_or(ms, |last| last.max(ms)));
     }
 
     /// Says how the segment ended, and ends the decoder.
     ///
     /// # Errors
-    /// When ffmpeg falls silent, or cannot be talked to.
+    /// When ffmpeg falls silent, cannot be talked to, or was ended from outside.
     pub async fn end(mut self) -> Result<Ending, VideoError> {
         if self.next.is_some() {
             let _ = self.child.kill().await;
-            return Ok(self.ending(None));
+            let words = (&mut self.words).await.unwrap_or_default();
+            return Ok(self.ending(None, &words));
         }
-        let status = timeout(self.silence, self.child.wait()).await;
-        let status = status.map_err(|_| VideoError::Stalled { program: PROGRAM, silence: self.silence })?;
+        let status = timeout(self.limits.silence, self.child.wait()).await;
+        let status =
+            status.map_err(|_| VideoError::Stalled { program: PROGRAM, silence: self.limits.silence })?;
         let status = status.map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
         let words = (&mut self.words).await.unwrap_or_default();
         let failure = if status.success() {
             self.missing().or_else(|| {
                 // Nothing could be decoded, but there was something.
-                (self.last.is_none() && !words.is_empty()).then(|| VideoError::from_words(&words))
+                (self.last.is_none() && !words.text.is_empty()).then(|| VideoError::from_words(&words.text))
             })
-        } else if let (None, Some(signal)) =
-            (status.code(), std::os::unix::process::ExitStatusExt::signal(&status))
-        {
-            Some(VideoError::Limit(format!("signal {signal}")))
         } else {
-            Some(VideoError::from_words(&words))
+            let ran = self.started.elapsed();
+            let failure = tool::failure(PROGRAM, status, &words.text, ran, &self.limits);
+            if failure.is_local() {
+                return Err(failure);
+            }
+            Some(failure)
         };
-        Ok(self.ending(failure))
+        Ok(self.ending(failure, &words))
     }
 
-    /// Ends the decoder because of `failure`.
-    pub fn abandon(self, failure: VideoError) -> Ending {
-        self.ending(Some(failure))
+    /// Ends the decoder before its time, because of `failure` if there is one.
+    pub fn abandon(self, failure: Option<VideoError>) -> Ending {
+        self.ending(failure, &Words::default())
     }
 
-    fn ending(&self, failure: Option<VideoError>) -> Ending {
-        Ending {
-            next_ms: self.next,
-            last_ms: self.last,
-            last_end_ms: self.last.map(|last| last + self.film.frame_ms.min(self.gap()).max(1)),
+    fn ending(&self, failure: Option<VideoError>, words: &Words) -> Ending {
+        let ending = |next_ms, last: Option<u64>, failure| Ending {
+            next_ms,
+            first_ms: self.inside,
+            last_ms: last,
+            last_end_ms: last.map(|last| last + self.film.frame_ms.min(self.gap()).max(1)),
             taken_ms: self.taken,
             lost: self.lost,
             failure,
+        };
+        match self.widest_gap {
+            Some((gap, before)) if failure.is_none() && self.is_hole(gap, words) => {
+                ending(None, Some(before), Some(VideoError::Corrupt(words.text.clone())))
+            }
+            _ => ending(self.next, self.last, failure),
         }
+    }
+
+    /// Whether frames are missing where two are so far apart: some containers are read on behind damage, and no decoder
+    /// notices it.
+    fn is_hole(&self, gap: u64, words: &Words) -> bool {
+        let is_damage = || matches!(VideoError::from_words(&words.text), VideoError::Corrupt(_));
+        words.of_container && 2 * gap > 3 * self.film.frame_ms && is_damage()
     }
 
     /// The longest time between two frames.
     fn gap(&self) -> u64 {
-        if self.widest_gap > 0 { self.widest_gap } else { self.film.frame_ms }
+        self.widest_gap.map_or(self.film.frame_ms, |(gap, _)| gap)
     }
 
     /// Whether the file ended clearly before the film should have.
@@ -239,9 +276,9 @@ impl Decoding {
     }
 
     async fn line(&mut self) -> Result<Option<String>, VideoError> {
-        match timeout(self.silence, self.times.recv()).await {
+        match timeout(self.limits.silence, self.times.recv()).await {
             Ok(line) => line.transpose().map_err(|source| VideoError::Talk { program: PROGRAM, source }),
-            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence }),
         }
     }
 
@@ -250,13 +287,13 @@ impl Decoding {
         let mut rgb = vec![0; self.film.width as usize * self.film.height as usize * 3];
         let (mut filled, mut lines) = (0, self.times.len());
         while filled < rgb.len() {
-            match timeout(self.silence, self.pixels.read(&mut rgb[filled..])).await {
+            match timeout(self.limits.silence, self.pixels.read(&mut rgb[filled..])).await {
                 Ok(Ok(0)) => return Ok(None),
                 Ok(Ok(count)) => filled += count,
                 Ok(Err(source)) => return Err(VideoError::Talk { program: PROGRAM, source }),
                 // The last pixels may be held back until the next frame is chosen: decoding goes on meanwhile.
                 Err(_) if self.times.len() > lines => lines = self.times.len(),
-                Err(_) => return Err(VideoError::Stalled { program: PROGRAM, silence: self.silence }),
+                Err(_) => return Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence }),
             }
         }
         Ok(Some(rgb))

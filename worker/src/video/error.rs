@@ -21,6 +21,12 @@ pub enum VideoError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Somebody ended the program, probably with everything else on this machine.
+    #[error("{program} was ended from outside")]
+    Stopped {
+        /// The program.
+        program: &'static str,
+    },
     /// A playlist: it would have other files read.
     #[error("a playlist ({0}) names other files and is not followed: give the videos themselves")]
     Playlist(&'static str),
@@ -83,7 +89,7 @@ impl VideoError {
     /// The row's error code.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NoTool { .. } | Self::Talk { .. } => "internal",
+            Self::NoTool { .. } | Self::Talk { .. } | Self::Stopped { .. } => "internal",
             Self::Playlist(_) => "source_refused",
             Self::Empty => "empty",
             Self::Unsupported(_) | Self::NoVideo(_) => "unsupported_format",
@@ -98,14 +104,19 @@ impl VideoError {
 
     /// Whether the fault lies in this machine: another one may do better.
     pub fn is_local(&self) -> bool {
-        matches!(self, Self::NoTool { .. } | Self::Talk { .. })
+        matches!(self, Self::NoTool { .. } | Self::Talk { .. } | Self::Stopped { .. })
     }
 
     /// Sorts what ffmpeg or ffprobe said before they gave up.
     pub(super) fn from_words(words: &str) -> Self {
         let said = if words.is_empty() { "no reason was given".to_owned() } else { words.to_owned() };
         let has = |any: &[&str]| any.iter().any(|part| words.contains(part));
-        if has(&["moov atom not found", "partial file", "ended prematurely", "End of file"]) {
+        if has(&["Format not on whitelist"]) {
+            Self::Unsupported(
+                "a kind of file that is not read as a video: MP4, MOV, Matroska, WebM, AVI, MPEG, FLV, ASF, Ogg and MXF are"
+                    .to_owned(),
+            )
+        } else if has(&["moov atom not found", "partial file", "ended prematurely", "End of file"]) {
             Self::Truncated(said)
         } else if has(&[
             "Decoder not found",
@@ -132,6 +143,7 @@ mod tests {
     fn words_become_codes() {
         for (words, code) in [
             ("[mov] moov atom not found", "truncated"),
+            ("Format not on whitelist 'mov,avi'; Invalid argument", "unsupported_format"),
             ("stream 0, offset 0x1234: partial file", "truncated"),
             ("Decoder (codec none) not found for input stream #0:0", "unsupported_format"),
             ("Error while decoding stream #0:0: Invalid data found", "corrupt"),

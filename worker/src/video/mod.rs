@@ -8,6 +8,7 @@
 
 mod decode;
 mod error;
+mod packets;
 mod probe;
 mod sampler;
 mod selection;
@@ -15,9 +16,10 @@ mod signature;
 mod thumbnail;
 mod tool;
 
-pub use decode::{Decoding, Ending, Frame, Span};
+pub use decode::{Approach, Decoding, Ending, Frame, Span};
 pub use error::VideoError;
-pub use probe::{Film, follows, probe};
+pub use packets::{Packet, Packets};
+pub use probe::{Film, probe};
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;
 pub use thumbnail::{small_jpeg, thumbnail};

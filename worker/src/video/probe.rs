@@ -3,22 +3,20 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::Output;
+use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::VideoError;
+use super::packets::Packets;
 use super::tool::{self, VideoLimits};
 
-const PROGRAM: &str = "ffprobe";
+pub(super) const PROGRAM: &str = "ffprobe";
 /// Containers whose clocks begin anywhere.
 const FREE_CLOCKS: [&str; 3] = ["mpegts", "mpeg", "wtv"];
 /// How long a frame is taken to last where nothing says it.
 const A_FRAME_MS: u64 = 40;
-/// How far behind damage a file is looked at for more.
-const LOOK_AHEAD_S: u64 = 120;
-/// What a decoder may have in hand when it gives up.
-const A_MOMENT_MS: u64 = 1000;
 /// Most seconds that a container may claim; more is nonsense, or meant to be endless.
 const SANE_SECONDS: f64 = 1e9;
 
@@ -61,14 +59,15 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
     look(path)?;
     let mut command = tool::command(PROGRAM);
     command.args(["-print_format", "json", "-show_entries", ENTRIES, "-i"]).arg(tool::input(path));
+    let started = Instant::now();
     let output = run(&mut command, limits).await?;
-    let words = tool::words(output.stderr.as_slice()).await;
+    let words = tool::words(output.stderr.as_slice()).await.text;
     if !output.status.success() {
-        return Err(VideoError::from_words(&words));
+        return Err(tool::failure(PROGRAM, output.status, &words, started.elapsed(), limits));
     }
     let mut film = Film::of_report(&output.stdout, &words, limits)?;
     if film.end_ms.is_none() {
-        film.end_ms = last_packet(path, &film, limits).await?;
+        film.end_ms = Packets::of(path, &film, None, limits)?.end_ms().await?;
     }
     match film.end_ms {
         Some(end) if end / 1000 > limits.max_seconds => {
@@ -108,48 +107,6 @@ fn look(path: &Path) -> Result<(), VideoError> {
     }
 }
 
-/// The end of the last packet, where no header tells the length: the file is read, and nothing decoded.
-async fn last_packet(path: &Path, film: &Film, limits: &VideoLimits) -> Result<Option<u64>, VideoError> {
-    let mut command = tool::command(PROGRAM);
-    let stream = film.stream.to_string();
-    command
-        .args([
-            "-select_streams",
-            &stream,
-            "-show_entries",
-            "packet=pts_time,duration_time",
-            "-of",
-            "csv=p=0",
-            "-i",
-        ])
-        .arg(tool::input(path));
-    let output = run(&mut command, limits).await?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let ends = text.lines().filter_map(|line| {
-        let mut fields = line.split(',').map(|field| field.trim().parse::<f64>().ok());
-        let start = fields.next()??;
-        Some(start + fields.next().flatten().unwrap_or(film.frame_ms as f64 / 1000.0))
-    });
-    let last = ends.fold(None, |most: Option<f64>, end| Some(most.map_or(end, |most| most.max(end))));
-    Ok(last.and_then(|seconds| milliseconds(seconds, film.origin_us)))
-}
-
-/// Whether anything of the video comes more than a moment after `after_ms`: if not, the file ends there.
-pub async fn follows(path: &Path, film: &Film, after_ms: u64, limits: &VideoLimits) -> bool {
-    let mut command = tool::command(PROGRAM);
-    let (stream, start) = (film.stream.to_string(), film.origin_us as f64 / 1e6 + after_ms as f64 / 1000.0);
-    let interval = format!("{start:.3}%+{LOOK_AHEAD_S}");
-    command
-        .args(["-select_streams", &stream, "-read_intervals", &interval, "-show_entries", "packet=pts_time"])
-        .args(["-of", "csv=p=0", "-i"])
-        .arg(tool::input(path));
-    // Without an answer the damage is taken for what it seemed to be.
-    let Ok(output) = run(&mut command, limits).await else { return true };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let times = text.lines().filter_map(|line| line.split(',').next()?.trim().parse::<f64>().ok());
-    times.filter_map(|seconds| milliseconds(seconds, film.origin_us)).any(|ms| ms > after_ms + A_MOMENT_MS)
-}
-
 async fn run(command: &mut tokio::process::Command, limits: &VideoLimits) -> Result<Output, VideoError> {
     let child = tool::start(command, PROGRAM, limits)?;
     match timeout(limits.silence, child.wait_with_output()).await {
@@ -159,7 +116,7 @@ async fn run(command: &mut tokio::process::Command, limits: &VideoLimits) -> Res
 }
 
 /// Milliseconds since the film's beginning; `None` for what no film has.
-fn milliseconds(seconds: f64, origin_us: i64) -> Option<u64> {
+pub(super) fn milliseconds(seconds: f64, origin_us: i64) -> Option<u64> {
     let ms = (seconds * 1000.0 - origin_us as f64 / 1000.0).round();
     (ms > 0.0 && ms < SANE_SECONDS * 1000.0).then_some(ms as u64)
 }

@@ -1,8 +1,9 @@
 //! ffmpeg and ffprobe as subprocesses that cannot do much.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -12,8 +13,12 @@ use super::VideoError;
 
 /// Demuxers that may open a file. None of them opens another one.
 const FORMATS: &str = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,dv,nut,mpegvideo,wtv";
-/// What is kept of an error stream.
-const WORDS: usize = 4096;
+/// SIGHUP, SIGINT and SIGTERM, which have these numbers everywhere.
+const TELLING: [i32; 3] = [1, 2, 15];
+/// What is kept of an error stream, in bytes.
+const WORDS: usize = 64 << 10;
+/// What is said of it, in bytes.
+const TOLD: usize = 4096;
 /// How much lower than ours the programs' priority is: the engine goes first.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
@@ -62,6 +67,8 @@ pub(super) fn command(program: &'static str) -> Command {
         // Reports and option files that the environment may ask for have no place here.
         .env_remove("FFREPORT")
         .env("AV_LOG_FORCE_NOCOLOR", "1")
+        // An interrupt from the terminal is meant for us, who finish what was begun.
+        .process_group(0)
         .kill_on_drop(true);
     command
 }
@@ -122,29 +129,73 @@ fn restrain(child: &Child, limits: &VideoLimits) {
 #[cfg(not(target_os = "linux"))]
 fn restrain(_: &Child, _: &VideoLimits) {}
 
-/// Reads a stream to its end and keeps the beginning, on one line.
-pub(super) async fn words(mut stream: impl AsyncRead + Unpin) -> String {
+/// Why a program failed that ran for so long and said this.
+///
+/// ffmpeg ends by itself when it is told to, without a word: be it by somebody who stops all processes of a service, or
+/// by the system because of its processor time.
+pub(super) fn failure(
+    program: &'static str,
+    status: ExitStatus,
+    words: &str,
+    ran: Duration,
+    limits: &VideoLimits,
+) -> VideoError {
+    let signal = status.signal();
+    let was_told = match signal {
+        Some(signal) => TELLING.contains(&signal),
+        None => status.code() == Some(255) && words.is_empty(),
+    };
+    let is_used_up = ran.as_secs() * (limits.threads as u64 + 1) >= limits.cpu_seconds;
+    match signal {
+        _ if was_told && !is_used_up => VideoError::Stopped { program },
+        Some(signal) => VideoError::Limit(format!("signal {signal}")),
+        None if was_told => VideoError::Limit("processor time".to_owned()),
+        None => VideoError::from_words(words),
+    }
+}
+
+/// What a program said on its error stream.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// The beginning of it, on one line.
+    pub(super) text: String,
+    /// Whether it was the reader of the container that complained, and not only a decoder.
+    pub(super) of_container: bool,
+}
+
+/// Reads a stream to its end.
+pub(super) async fn words(mut stream: impl AsyncRead + Unpin) -> Words {
     let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
         let room = WORDS.saturating_sub(kept.len()).min(count);
         kept.extend_from_slice(&buffer[..room]);
     }
-    let text = String::from_utf8_lossy(&kept);
-    let lines = text.lines().map(tidy).filter(|line| !line.is_empty());
-    lines.collect::<Vec<_>>().join("; ")
+    let mut words = Words::default();
+    for line in String::from_utf8_lossy(&kept).lines() {
+        let (text, of_container) = tidy(line);
+        words.of_container |= of_container;
+        let joint = if words.text.is_empty() || text.is_empty() { "" } else { "; " };
+        words.text.extend([joint, &text]);
+    }
+    words.text.truncate(words.text.floor_char_boundary(TOLD));
+    words
 }
 
-/// A log line without the addresses that it begins with.
-fn tidy(line: &str) -> String {
+/// A log line without the addresses that it begins with, and whether the reader of a container wrote it.
+fn tidy(line: &str) -> (String, bool) {
     let plain: String = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-    let mut rest = plain.trim();
+    let (mut rest, mut of_container) = (plain.trim(), false);
     while let Some((tag, text)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
-        if !(tag.contains(" @ 0x") || matches!(tag, "error" | "fatal")) {
-            break;
+        match tag.split_once(" @ 0x") {
+            Some((name, _)) => {
+                of_container |= name.split(',').any(|name| FORMATS.split(',').any(|format| format == name));
+            }
+            None if matches!(tag, "error" | "fatal") => {}
+            None => break,
         }
         rest = text.trim_start();
     }
-    rest.to_owned()
+    (rest.to_owned(), of_container)
 }
 
 #[cfg(test)]
@@ -154,9 +205,31 @@ mod tests {
 
     #[tokio::test]
     async fn words_are_short_and_plain() {
-        let said = b"[mov,mp4 @ 0x55] [error] moov atom\x1b not found\n\n[fatal] x\n";
-        assert_eq!(words(said.as_slice()).await, "moov atom  not found; x");
-        assert!(words(vec![b'a'; 100_000].as_slice()).await.len() <= WORDS);
+        let said = b"[h264 @ 0x55] [error] moov atom\x1b not found\n\n[fatal] x\n";
+        let said = words(said.as_slice()).await;
+        assert_eq!((said.text.as_str(), said.of_container), ("moov atom  not found; x", false));
+        let lines = "[matroska,webm @ 0x55] [error] 0x00 is no number\n".repeat(10_000);
+        let said = words(lines.as_bytes()).await;
+        assert!(said.of_container && said.text.len() <= TOLD);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_was_told_to_end_says_nothing_of_the_video() {
+        let limits = VideoLimits::default();
+        let (now, late) = (Duration::ZERO, Duration::from_secs(limits.cpu_seconds));
+        for (script, words, ran, code, is_local) in [
+            ("kill -TERM $$", "", now, "internal", true),
+            ("kill -INT $$", "x", now, "internal", true),
+            ("exit 255", "", now, "internal", true),
+            ("exit 255", "", late, "deadline", false),
+            ("kill -KILL $$", "", now, "deadline", false),
+            ("exit 1", "moov atom not found", now, "truncated", false),
+            ("exit 255", "Invalid data", now, "corrupt", false),
+        ] {
+            let status = Command::new("sh").args(["-c", script]).status().await.unwrap();
+            let told = failure("ffmpeg", status, words, ran, &limits);
+            assert_eq!((told.code(), told.is_local()), (code, is_local), "{script}: {told}");
+        }
     }
 
     #[test]

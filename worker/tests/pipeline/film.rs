@@ -60,6 +60,32 @@ pub fn every(ms: u64, min_change: f64) -> Sampling {
     Sampling { by: SampleBy::Interval { every_us: ms * 1000 }, min_change }
 }
 
+/// Makes a film of ffmpeg's moving test picture, of so many seconds.
+pub fn test_film(path: &Path, rate: u64, seconds: u64, encoder: &[&str]) {
+    let source = format!("testsrc2=size=64x48:rate={rate}:duration={seconds}");
+    ffmpeg(&[&["-f", "lavfi", "-i", &source][..], encoder].concat(), path);
+}
+
+/// Overwrites `bytes` bytes of a film from the first key frame on that is shown at `ms` or later.
+pub fn damage(path: &Path, ms: u64, bytes: usize) {
+    let told = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time,pos,flags"])
+        .args(["-of", "csv=p=0"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(told.stdout).unwrap();
+    let place = text.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(',').collect();
+        let is_it = fields[2].starts_with('K') && fields[0].parse::<f64>().ok()? * 1000.0 >= ms as f64;
+        is_it.then(|| fields[1].parse::<usize>().ok())?
+    });
+    let place = place.unwrap();
+    let mut film = std::fs::read(path).unwrap();
+    film[place..place + bytes].fill(0xa5);
+    std::fs::write(path, film).unwrap();
+}
+
 /// Makes a film, whatever it takes.
 pub fn ffmpeg(arguments: &[&str], out: &Path) {
     let made = Command::new("ffmpeg")

@@ -5,9 +5,9 @@ use captionfleet_proto::rows::{Row, Status};
 use captionfleet_world::{Verdict, check_caption};
 
 use crate::bench::{Bench, verdicts};
-use crate::film::{Film, every, ffmpeg, segment, times};
+use crate::film::{Film, every, ffmpeg, segment, test_film, times};
 
-async fn rows_of(bench: &Bench, job: &str, items: Vec<JobItem>) -> Vec<Row> {
+pub(crate) async fn rows_of(bench: &Bench, job: &str, items: Vec<JobItem>) -> Vec<Row> {
     bench.publish(Lane::Bulk, &bench.job(job, items)).await;
     let worker = bench.start();
     let outcome = bench.outcome().await;
@@ -20,11 +20,11 @@ async fn rows_of(bench: &Bench, job: &str, items: Vec<JobItem>) -> Vec<Row> {
     rows
 }
 
-fn spans(rows: &[Row]) -> Vec<(u64, u64)> {
+pub(crate) fn spans(rows: &[Row]) -> Vec<(u64, u64)> {
     rows.iter().map(|row| (row.frame_ms.unwrap(), row.span_ms.unwrap())).collect()
 }
 
-fn assert_gapless(rows: &[Row], end_ms: u64) {
+pub(crate) fn assert_gapless(rows: &[Row], end_ms: u64) {
     let mut at = 0;
     for (start, span) in spans(rows) {
         assert_eq!(start, at, "{:?}", spans(rows));
@@ -85,6 +85,39 @@ async fn a_cut_film_has_the_rows_of_an_uncut_one() {
         );
         assert!(whole.len() >= 20, "{name}: {:?}", spans(&whole));
         assert_true(&film, &whole);
+    }
+}
+
+/// Containers without an index are entered anywhere, and key frames may be further apart than that.
+#[tokio::test(flavor = "multi_thread")]
+async fn key_frames_may_be_far_from_where_a_film_is_cut() {
+    let bench = Bench::new().await;
+    for (name, codec) in [
+        ("a.ts", "libx264"),
+        ("b.mpg", "mpeg2video"),
+        ("c.avi", "mpeg4"),
+        ("d.wmv", "wmv2"),
+        ("e.ogv", "libtheora"),
+    ] {
+        let path = bench.folder.path().join(name);
+        // A rate that MPEG-2 knows.
+        test_film(&path, 25, 64, &["-c:v", codec, "-g", "83"]);
+        for (by, sampling) in [
+            ("every", every(2000, 0.0)),
+            ("scenes", Sampling { by: SampleBy::Scenes { cut: 0.5 }, min_change: 0.0 }),
+            ("keys", Sampling { by: SampleBy::Keyframes, min_change: 0.0 }),
+        ] {
+            let whole = vec![segment(&path, 0, None, sampling)];
+            let whole = rows_of(&bench, &format!("{by}-{name}-whole"), whole).await;
+            let cut = vec![segment(&path, 0, Some(60_000), sampling), segment(&path, 60_000, None, sampling)];
+            let cut = rows_of(&bench, &format!("{by}-{name}-cut"), cut).await;
+            assert_eq!(spans(&cut), spans(&whole), "{by} of {name}");
+            assert_eq!(
+                cut.iter().map(|row| &row.embedding).collect::<Vec<_>>(),
+                whole.iter().map(|row| &row.embedding).collect::<Vec<_>>(),
+                "{by} of {name}"
+            );
+        }
     }
 }
 
@@ -156,6 +189,55 @@ async fn a_segment_does_not_wait_for_the_rest_of_the_film() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn awkward_films_are_shown_as_players_show_them() {
+    let bench = Bench::new().await;
+    let file = |name: &str| bench.folder.path().join(name);
+    let (plain, cover) = (file("plain.mp4"), file("cover.png"));
+    test_film(&plain, 10, 5, &["-c:v", "libx264", "-g", "10"]);
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc=size=32x32", "-frames:v", "1"], &cover);
+    let (from, cover) = (["-i", plain.to_str().unwrap()], ["-i", cover.to_str().unwrap()]);
+    let copied = |name: &str, before: &[&str], after: &[&str]| {
+        ffmpeg(&[before, &from, &["-c", "copy"], after].concat(), &file(name));
+    };
+    copied("cut in an edit list.mp4", &["-ss", "2.35"], &[]);
+    copied("before its clock.mkv", &[], &["-output_ts_offset", "-1.5", "-avoid_negative_ts", "disabled"]);
+    copied("late.mp4", &[], &["-output_ts_offset", "3"]);
+    let order = ["-map", "0", "-map", "1", "-disposition:v:0", "attached_pic"];
+    copied("a cover first.mp4", &cover, &order);
+    copied("a 'quoted' \"name\"\n#1?%41 [pipe:0].mp4", &[], &[]);
+    test_film(&file("a moment.mp4"), 25, 1, &["-frames:v", "3"]);
+    test_film(&file("fast.mp4"), 1000, 2, &["-c:v", "libx264", "-preset", "ultrafast"]);
+    test_film(&file("interlaced.mpg"), 25, 2, &["-c:v", "mpeg2video", "-flags", "+ildct+ilme"]);
+    test_film(&file("deep.mp4"), 10, 2, &["-c:v", "libx264", "-pix_fmt", "yuv420p10le"]);
+    test_film(&file("clear.mov"), 10, 2, &["-c:v", "png", "-pix_fmt", "rgba"]);
+    // A clock of 33 bits at 90 kHz begins anew after 95,443.7 s.
+    let clock = ["-c:v", "libx264", "-muxdelay", "0", "-output_ts_offset", "95442"];
+    test_film(&file("past the end of its clock.ts"), 10, 4, &clock);
+    let seconds = |count: u64| (0..count).map(|second| (second * 1000, 1000)).collect::<Vec<_>>();
+    for (name, expected) in [
+        ("cut in an edit list.mp4", [seconds(2), vec![(2000, 650)]].concat()),
+        ("before its clock.mkv", [seconds(3), vec![(3000, 500)]].concat()),
+        ("late.mp4", [vec![(0, 3000)], seconds(8).split_off(3)].concat()),
+        ("a cover first.mp4", seconds(5)),
+        ("a 'quoted' \"name\"\n#1?%41 [pipe:0].mp4", seconds(5)),
+        ("a moment.mp4", vec![(0, 120)]),
+        ("fast.mp4", seconds(2)),
+        ("interlaced.mpg", seconds(2)),
+        ("deep.mp4", seconds(2)),
+        ("clear.mov", seconds(2)),
+        ("past the end of its clock.ts", seconds(4)),
+    ] {
+        let job = name.replace(|letter: char| !letter.is_ascii_alphanumeric(), "-");
+        let rows = rows_of(&bench, &job, vec![segment(&file(name), 0, None, every(1000, 0.0))]).await;
+        assert_eq!(spans(&rows), expected, "{name}: {:?}", verdicts(&rows));
+        let status = if name == "late.mp4" { Status::Skipped } else { Status::Ok };
+        assert_eq!(rows[0].status, status, "{name}: {:?}", verdicts(&rows));
+        assert!(rows[1..].iter().all(|row| row.status == Status::Ok), "{name}: {:?}", verdicts(&rows));
+        assert_eq!((rows[0].width, rows[0].height), (Some(64), Some(48)), "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn films_of_any_shape_are_shown_upright() {
     let bench = Bench::new().await;
     let film = Film::of_scenes(&bench, "upright.mp4", &[10]);
@@ -178,79 +260,5 @@ async fn films_of_any_shape_are_shown_upright() {
         let rows = rows_of(&bench, name, vec![segment(&path, 0, None, Sampling::default())]).await;
         let shown = rows[0].width.zip(rows[0].height).map(|(width, height)| format!("{width}x{height}"));
         assert_eq!((rows.len(), rows[0].status, shown.as_deref()), (1, Status::Ok, Some(size)));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_broken_film_is_one_failed_row() {
-    let bench = Bench::new().await;
-    let file = |name: &str| bench.folder.path().join(name);
-    let source = ["-f", "lavfi", "-i", "testsrc=size=160x120:rate=10:duration=9"];
-    ffmpeg(&[&source[..], &["-c:v", "libx264", "-g", "10"]].concat(), &file("good.mp4"));
-    let good = std::fs::read(file("good.mp4")).unwrap();
-    std::fs::write(file("no moov.mp4"), &good[..good.len() / 2]).unwrap();
-    std::fs::write(file("empty.mp4"), b"").unwrap();
-    std::fs::write(file("words.mkv"), b"these are words and no film at all, however long they go on")
-        .unwrap();
-    ffmpeg(&["-f", "lavfi", "-i", "sine=duration=2", "-c:a", "aac"], &file("audio.m4v"));
-    std::fs::write(file("list.m3u8"), format!("#EXTM3U\n#EXTINF:9,\n{}\n", file("good.mp4").display()))
-        .unwrap();
-    std::fs::write(file("list.mp4"), format!("#EXTM3U\n#EXTINF:9,\n{}\n", file("good.mp4").display()))
-        .unwrap();
-    std::fs::write(
-        file("list.ffconcat"),
-        format!("ffconcat version 1.0\nfile '{}'\n", file("good.mp4").display()),
-    )
-    .unwrap();
-    // A codec that nobody knows: the name of the sample description is changed.
-    let unknown: Vec<u8> = {
-        let mut bytes = good.clone();
-        let at = bytes.windows(4).position(|four| four == b"avc1").unwrap();
-        let at = bytes[at + 4..].windows(4).position(|four| four == b"avc1").map_or(at, |next| at + 4 + next);
-        bytes[at..at + 4].copy_from_slice(b"xyz1");
-        bytes
-    };
-    std::fs::write(file("unknown.mp4"), unknown).unwrap();
-    for (name, code) in [
-        ("no moov.mp4", "truncated"),
-        ("empty.mp4", "empty"),
-        ("words.mkv", "corrupt"),
-        ("audio.m4v", "unsupported_format"),
-        ("list.m3u8", "source_refused"),
-        ("list.mp4", "source_refused"),
-        ("list.ffconcat", "source_refused"),
-        ("unknown.mp4", "unsupported_format"),
-        ("absent.mp4", "not_found"),
-    ] {
-        let job = name.replace(' ', "-");
-        let rows = rows_of(&bench, &job, vec![segment(&file(name), 0, None, Sampling::default())]).await;
-        let told: Vec<_> = rows.iter().map(|row| (&row.error_code, &row.error_message)).collect();
-        assert_eq!(verdicts(&rows), [code], "{name}: {told:?}");
-        assert_eq!((rows[0].frame_ms, rows[0].frames), (Some(0), Some(0)), "{name}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_comes_before_the_damage_is_kept() {
-    let bench = Bench::new().await;
-    let file = |name: &str| bench.folder.path().join(name);
-    let source = ["-f", "lavfi", "-i", "testsrc2=size=320x240:rate=10:duration=20"];
-    let encoder = ["-c:v", "libx264", "-g", "10", "-movflags", "+faststart"];
-    ffmpeg(&[&source[..], &encoder].concat(), &file("good.mp4"));
-    let good = std::fs::read(file("good.mp4")).unwrap();
-    std::fs::write(file("cut off.mp4"), &good[..good.len() / 2]).unwrap();
-    let mut damaged = good.clone();
-    let middle = good.len() / 2;
-    damaged[middle..middle + 20_000].fill(0xa5);
-    std::fs::write(file("damaged.mp4"), damaged).unwrap();
-    for (name, code) in [("cut off.mp4", "truncated"), ("damaged.mp4", "corrupt")] {
-        let job = name.replace(' ', "-");
-        let rows = rows_of(&bench, &job, vec![segment(&file(name), 0, None, every(1000, 0.0))]).await;
-        let (last, before) = rows.split_last().unwrap();
-        assert!(before.len() > 5 && before.len() < 18, "{name}: {:?}", spans(&rows));
-        assert!(before.iter().all(|row| row.status == Status::Ok), "{name}: {:?}", verdicts(&rows));
-        assert_eq!(last.error_code.as_deref(), Some(code), "{name}: {:?}", last.error_message);
-        assert!((5000..18_000).contains(&last.frame_ms.unwrap()), "{name}: {:?}", spans(&rows));
-        assert_gapless(&rows, 20_000);
     }
 }
