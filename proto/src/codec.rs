@@ -1,8 +1,8 @@
 //! Versioned bytes and back: JSON for messages and manifests, with limits that hold before anything is believed.
 //!
 //! A message of another *minor* version is read, and the fields it has more are kept; what of a later one cannot be read is
-//! reported as [`DecodeError::LaterVersion`]. One of another *major* version is reported as [`DecodeError::UnknownVersion`]
-//! without looking further. In both cases whoever holds the bytes passes them on untouched.
+//! reported as [`DecodeError::LaterVersion`], and whoever holds the bytes passes them on untouched. One of another *major*
+//! version is reported as [`DecodeError::UnknownVersion`] without looking further, and kept untouched.
 
 mod check;
 mod version;
@@ -96,11 +96,6 @@ impl DecodeError {
             Self::TooManyItems { .. } => "message_too_many_items",
             Self::Invalid { .. } => "message_invalid",
         }
-    }
-
-    /// Whether a program of another version may well read it.
-    pub fn is_of_another_version(&self) -> bool {
-        matches!(self, Self::UnknownVersion { .. } | Self::LaterVersion { .. })
     }
 
     /// The same, if it is of a later minor version: that is what is wrong with it then.

@@ -44,10 +44,7 @@ pub(super) async fn hostile(_: Scale) -> anyhow::Result<Figures> {
     let mut dead = BTreeMap::new();
     for (reason, body) in bodies {
         *dead.entry(reason.to_owned()).or_insert(0) += 1;
-        // What another version may have written is waited with for a while: it went round for long enough.
-        let first_failed_at = Some("2020-01-01T00:00:00Z".parse()?);
-        let message = Message { first_failed_at, ..Message::new("hostile", body) };
-        scenario.broker.publish(&scenario.lane(), message).await?;
+        scenario.broker.publish(&scenario.lane(), Message::new("hostile", body)).await?;
     }
     scenario.publish(&good).await?;
     scenario.wait_for_parts(1).await?;

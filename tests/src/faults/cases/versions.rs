@@ -17,12 +17,12 @@ const LIMIT: Duration = Duration::from_secs(180);
 const JOBS: usize = 6;
 
 /// Case 18: two workers of today, then beside them one of the next version, then that one alone. Jobs of today, of a later minor
-/// version that says more, of one that says what nobody here knows, and of the next major version: every one is done once, those
-/// that only the new worker knows by it, as they came, and none becomes a dead letter.
+/// version that says more, and of one that says what nobody here knows: every one is done once, those that only the new worker
+/// knows by it, as they came, and none becomes a dead letter. Jobs of the next major version are kept as they came.
 pub(super) async fn side_by_side(_: Scale) -> anyhow::Result<Figures> {
     let scenario = Arc::new(Scenario::new("versions", Corpus::shared().await?, 4 * JOBS).await?);
     let mut old = [scenario.worker("one", &[])?, scenario.worker("two", &[])?];
-    let mut unknown = BTreeSet::new();
+    let (mut unknown, mut foreign) = (BTreeSet::new(), BTreeSet::new());
     for (number, files) in scenario.files.chunks(1).enumerate() {
         let name = format!("job-{number}");
         let mut job: Value = serde_json::from_slice(&codec::encode_job(&scenario.job(&name, files).await?)?)?;
@@ -43,6 +43,9 @@ pub(super) async fn side_by_side(_: Scale) -> anyhow::Result<Figures> {
         if is_unknown(&job) {
             unknown.insert(body.clone());
         }
+        if job["version"] == "2.0" {
+            foreign.insert(body.clone());
+        }
         scenario.broker.publish(&scenario.lane(), Message::new(name, body)).await?;
     }
     scenario.wait_for_parts(2 * JOBS).await?;
@@ -62,7 +65,14 @@ pub(super) async fn side_by_side(_: Scale) -> anyhow::Result<Figures> {
         member.child.signal("TERM");
         member.child.wait(LIMIT).await?;
     }
-    scenario.wait_for_parts(4 * JOBS).await?;
+    scenario.wait_for_parts(3 * JOBS).await?;
+    let kept = scenario.drain(&scenario.topology.dead_queue()).await?;
+    for message in &kept {
+        let reason = message.dead.as_ref().map(|reason| reason.code.as_str());
+        anyhow::ensure!(reason == Some("message_unknown_version"), "{reason:?}");
+    }
+    let kept = kept.iter().map(|message| String::from_utf8_lossy(&message.body).into_owned()).collect();
+    anyhow::ensure!(foreign == kept, "what is of another major version was changed, or is not kept");
     scenario.judge(&Expected::default()).await?;
     let came = new.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (count, came) = (came.len(), BTreeSet::from_iter(came));
@@ -71,7 +81,10 @@ pub(super) async fn side_by_side(_: Scale) -> anyhow::Result<Figures> {
         "{count} of {} came, or were changed",
         unknown.len()
     );
-    Ok(Figures::default().with("jobs", 4 * JOBS).with("for the new worker alone", count))
+    Ok(Figures::default()
+        .with("jobs", 4 * JOBS)
+        .with("for the new worker alone", count)
+        .with("kept untouched", kept.len()))
 }
 
 /// A worker of the next version: knows what it alone knows, and all that the others know. Behind it works one of today.
@@ -118,5 +131,5 @@ impl NewWorker {
 
 /// Whether a worker of today does not know what the job says.
 fn is_unknown(job: &Value) -> bool {
-    job["version"] == "2.0" || job["prompt"]["task"] == "haiku"
+    job["prompt"]["task"] == "haiku"
 }
