@@ -302,7 +302,12 @@ def test_a_frame_plays_its_film(watched):
     film = page.locator("video")
     watched.until("document.querySelector('video')?.currentTime > 0")
     assert abs(film.evaluate("film => film.currentTime") * 1000 - frame["frame_ms"]) < 500
+    # The player itself has read the track, which says at this time what the row says.
     watched.until("document.querySelector('video').textTracks[0]?.cues?.length > 0")
+    cues = film.evaluate("film => Array.from(film.textTracks[0].cues, cue => [cue.text, cue.startTime, cue.endTime])")
+    now = [text for text, start, end in cues if start * 1000 <= frame["frame_ms"] < end * 1000]
+    assert now == [frame["caption"]], (cues, frame)
+    assert len(cues) > 1, cues
     expect(page.locator("h1")).to_contain_text(" at 0:")
     watched.accessible("film")
     watched.shot("film")
