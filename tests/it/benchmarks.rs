@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use captionfleet_proto::rows::{Projection, Row, Status, read_part};
-use captionfleet_tests::fleet::{Fleet, dispatcher, http};
+use captionfleet_tests::faults::{Fault, Rule, S3Front};
+use captionfleet_tests::fleet::{Endpoints, Fleet, dispatcher, http};
 use captionfleet_world::export::ExportedScene;
+use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::service::{port, until_at};
@@ -81,14 +83,15 @@ async fn a_benchmark_over_a_fleet_scores_as_on_one_machine_and_goes_on_after_a_k
     assert!(kind("query", "own") >= 0.85, "{expected}");
 
     let archive = fleet.s3_uri("archive");
-    let workers = ["one", "two"].map(|name| fleet.start_worker(name, &["--slots", "2"]).unwrap());
+    // Some parts are not written before the dispatcher is gone, however fast the workers are.
+    let front = S3Front::start(fleet.s3_endpoint(), 7).await.unwrap();
+    front.set([Rule::always(Fault::Hold).method(Method::PUT).path("/parts/").chance(0.3)]);
+    let services = Endpoints { s3: front.endpoint(), ..fleet.endpoints().clone() };
+    let _workers = ["one", "two"]
+        .map(|name| fleet.start_worker_through(&services, name, "off", &["--slots", "2"]).unwrap());
     let arguments = eval(&data, &archive, &fleet.service_options());
     let mut doomed = fleet.start_command("doomed", &arguments).unwrap();
     fleet::wait_for_part(&fleet, &archive).await;
-    // Nothing more is done before the dispatcher is gone.
-    for worker in &workers {
-        worker.signal("STOP");
-    }
     doomed.signal("KILL");
     doomed.wait(Duration::from_secs(10)).await.unwrap();
     let objects =
@@ -97,9 +100,7 @@ async fn a_benchmark_over_a_fleet_scores_as_on_one_machine_and_goes_on_after_a_k
     let run = parts.read_dir().unwrap().next().unwrap().unwrap().path();
     let before = files(&run);
     assert!(!before.is_empty() && before.len() < 50, "{} of 50 parts", before.len());
-    for worker in &workers {
-        worker.signal("CONT");
-    }
+    front.set([]);
 
     let report = dispatcher(&arguments).await.unwrap().success().unwrap().json().unwrap();
     assert_eq!(scores(&report), scores(&expected), "{report}");
