@@ -73,10 +73,11 @@ async fn what_is_no_job_is_a_dead_letter_with_a_reason_and_the_worker_goes_on() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_another_version_wrote_goes_round_untouched_until_its_time_is_over() {
+async fn what_a_later_version_wrote_goes_round_untouched_until_its_time_is_over() {
     let bench = Bench::new().await;
     let mut future = serde_json::to_value(bench.job("job-1", bench.scenes(1))).unwrap();
-    future["version"] = "2.0".into();
+    future["version"] = "1.9".into();
+    future["prompt"] = serde_json::json!({"task": "haiku"});
     let body = future.to_string().into_bytes();
     bench.publish_body(Lane::Bulk, "job-1", body.clone()).await;
     let worker = bench.start();
@@ -104,6 +105,20 @@ async fn what_another_version_wrote_goes_round_untouched_until_its_time_is_over(
     assert_eq!((&*reason.code, reason.first_failed_at), ("message_unknown_version", Some(long_ago)));
     assert!(bench.outcome().await.error.unwrap().starts_with("message_unknown_version"));
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_of_another_major_version_is_kept_as_it_came() {
+    let bench = Bench::new().await;
+    let mut future = serde_json::to_value(bench.job("job-1", bench.scenes(1))).unwrap();
+    future["version"] = "2.0".into();
+    let body = future.to_string().into_bytes();
+    bench.publish_body(Lane::Bulk, "job-1", body.clone()).await;
+    let worker = bench.start();
+    let dead = bench.dead_letter().await;
+    assert_eq!(dead.body, body);
+    assert_eq!(dead.dead.unwrap().code, "message_unknown_version");
+    assert_eq!(worker.stop().await.retried, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,7 +11,7 @@ use crate::sandbox::RabbitMqNode;
 
 const LIMIT: Duration = Duration::from_secs(300);
 /// What the broker lets a consumer hold a delivery for; it looks every half second.
-const CONSUMER_TIMEOUT: Duration = Duration::from_secs(15);
+const CONSUMER_TIMEOUT: Duration = Duration::from_secs(20);
 /// What the broker says when it has waited for longer.
 const TIMED_OUT: &str = "delivery acknowledgement";
 
