@@ -17,15 +17,15 @@ struct Width {
 /// For queries of one vector. Random vectors are the worst case and set all of these; see BENCHMARKS.md.
 const OF_ONE: Width = Width { first: 200.0, second: 6.0 };
 /// For queries of many: their scores, as means, lie closer together.
-const OF_MANY: Width = Width { first: 300.0, second: 10.0 };
+const OF_MANY: Width = Width { first: 300.0, second: 20.0 };
 /// Rows that reach the third layer at the least, and for each wanted hit.
 const LEAST: (usize, usize) = (2048, 16);
 /// Codes that one thread reads in a row.
 const AT_A_TIME: usize = 1024;
 /// How many typical errors a score is believed to be off at the most.
-const ERRORS: f32 = 2.5;
+const ERRORS: f32 = 3.0;
 /// Most rows that are in doubt, for each wanted hit and beside them.
-const DOUBTFUL: (usize, usize) = (4, 128);
+const DOUBTFUL: (usize, usize) = (8, 256);
 
 impl View {
     /// The rows whose vectors answer `probe` best among those that `filter` lets through: about `count` and the ones that
