@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_tests::fleet::{Fleet, dispatcher};
 use captionfleet_world::{Scene, Split, render};
 use serde_json::Value;
@@ -69,15 +68,9 @@ async fn three_workers_share_a_film_and_one_may_die() {
     let expected = dispatcher([&["caption", &source, "--archive", &alone][..], &options].concat()).await;
     let expected = expected.unwrap().success().unwrap().json().unwrap();
 
-    let stores = Stores::new(StorageOptions {
-        s3_endpoint: Some(fleet.s3_endpoint().to_owned()),
-        ..StorageOptions::default()
-    });
-    let bucket = fleet.s3_uri("in");
-    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-    let store = stores.bucket(name).await.unwrap();
+    let (bucket, store) = (fleet.s3_uri("in"), fleet.objects("in").await.unwrap());
     let film = fleet.folder().join("in/a long film.mp4");
-    store.put_file(&format!("{prefix}/a long film.mp4"), &film).await.unwrap();
+    store.put_file("a long film.mp4", &film).await.unwrap();
 
     let mut workers = Vec::new();
     for name in ["doomed", "one", "other"] {
@@ -115,13 +108,7 @@ async fn a_plan_looks_into_films_of_a_bucket() {
     let fleet = Fleet::new("plans").unwrap();
     let folder = fleet.folder().join("in");
     std::fs::create_dir_all(&folder).unwrap();
-    let stores = Stores::new(StorageOptions {
-        s3_endpoint: Some(fleet.s3_endpoint().to_owned()),
-        ..StorageOptions::default()
-    });
-    let bucket = fleet.s3_uri("in");
-    let (name, prefix) = bucket.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-    let store = stores.bucket(name).await.unwrap();
+    let (bucket, store) = (fleet.s3_uri("in"), fleet.objects("in").await.unwrap());
     // Still but noisy, so that it is large and nearly every frame like the one before.
     let source = "smptebars=size=320x240:rate=2:duration=600,noise=alls=30:allf=t";
     for name in ["a.mp4", "b.mkv", "c.ts"] {
@@ -134,7 +121,7 @@ async fn a_plan_looks_into_films_of_a_bucket() {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let film = folder.join(name);
         assert!(std::fs::metadata(&film).unwrap().len() > 8 << 20, "ranges are less than the whole");
-        store.put_file(&format!("{prefix}/{name}"), &film).await.unwrap();
+        store.put_file(name, &film).await.unwrap();
         let here = fleet.folder().join("archive").display().to_string();
         let source = format!("{bucket}/{name}");
         let plan = ["plan", &source, "--archive", &here, "--s3-endpoint", fleet.s3_endpoint(), "--json"];

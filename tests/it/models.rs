@@ -2,25 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytes::Bytes;
-use captionfleet_proto::storage::{PutMode, Storage, StorageOptions, Stores};
+use captionfleet_proto::storage::PutMode;
 use captionfleet_tests::fleet::{Endpoints, Fleet, Ran, worker};
 
 /// A fleet whose programs keep what they fetch in `cache`.
 fn fleet(name: &str, cache: &Path) -> Fleet {
     let environment = BTreeMap::from([("CAPTIONFLEET_CACHE", cache.display().to_string())]);
     Fleet::at(Endpoints::from_environment().unwrap(), environment, name).unwrap()
-}
-
-/// The store, and the prefix in it, of this fleet's models.
-async fn models(fleet: &Fleet) -> (Arc<dyn Storage>, String) {
-    let s3_endpoint = Some(fleet.s3_endpoint().to_owned());
-    let stores = Stores::new(StorageOptions { s3_endpoint, ..StorageOptions::default() });
-    let uri = fleet.s3_uri("models");
-    let (bucket, prefix) = uri.strip_prefix("s3://").unwrap().split_once('/').unwrap();
-    (stores.bucket(bucket).await.unwrap(), prefix.to_owned())
 }
 
 /// What `worker doctor` says about a model.
@@ -42,7 +32,7 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
 async fn a_model_in_a_bucket_is_fetched_once_and_checked() {
     let cache = tempfile::tempdir().unwrap();
     let fleet = fleet("models", cache.path());
-    let (store, prefix) = models(&fleet).await;
+    let store = fleet.objects("models").await.unwrap();
     let local = fleet.folder().join("local");
     for form in ["folder", "file.tar"] {
         let out = local.join(form);
@@ -57,7 +47,7 @@ async fn a_model_in_a_bucket_is_fetched_once_and_checked() {
         keys.push(format!("folder/{}", path.file_name().unwrap().display()));
     }
     for key in &keys {
-        store.put_file(&format!("{prefix}/{key}"), &local.join(key)).await.unwrap();
+        store.put_file(key, &local.join(key)).await.unwrap();
     }
 
     let says_its_tokens = |told: &Ran| told.stdout.contains("says its golden tokens");
@@ -69,8 +59,8 @@ async fn a_model_in_a_bucket_is_fetched_once_and_checked() {
     assert_eq!(kept.len(), keys.len(), "{kept:?}");
 
     // The weights are here: whoever starts again needs the manifest alone.
-    let weights = format!("{prefix}/folder/weights.gguf");
-    store.delete(&weights).await.unwrap();
+    let weights = "folder/weights.gguf";
+    store.delete(weights).await.unwrap();
     let told = doctor(&fleet, &fleet.s3_uri("models/folder")).await;
     assert!(says_its_tokens(&told), "{}{}", told.stdout, told.stderr);
 
@@ -78,7 +68,7 @@ async fn a_model_in_a_bucket_is_fetched_once_and_checked() {
     let mut damaged = std::fs::read(local.join("folder/weights.gguf")).unwrap();
     let middle = damaged.len() / 2;
     damaged[middle] ^= 1;
-    store.put(&weights, Bytes::from(damaged), PutMode::Overwrite).await.unwrap();
+    store.put(weights, Bytes::from(damaged), PutMode::Overwrite).await.unwrap();
     let empty = tempfile::tempdir().unwrap();
     let newcomer = self::fleet("newcomer", empty.path());
     let told = doctor(&newcomer, &fleet.s3_uri("models/folder")).await;

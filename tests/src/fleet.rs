@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
+use captionfleet_proto::uri::ArchiveUri;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
@@ -101,6 +104,16 @@ impl Fleet {
     #[must_use]
     pub fn s3_uri(&self, leaf: &str) -> String {
         format!("s3://{BUCKET}/{}/{leaf}", self.name)
+    }
+
+    /// This test's objects below `leaf`.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub async fn objects(&self, leaf: &str) -> anyhow::Result<Arc<dyn Storage>> {
+        let s3_endpoint = Some(self.s3_endpoint().to_owned());
+        let stores = Stores::new(StorageOptions { s3_endpoint, ..StorageOptions::default() });
+        Ok(stores.archive(&ArchiveUri::parse(&self.s3_uri(leaf))?).await?)
     }
 
     /// The options that point either program at this test's services.
