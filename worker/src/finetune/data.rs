@@ -1,6 +1,6 @@
 //! From tables of captioned pictures to examples that the trainer takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -112,8 +112,8 @@ fn source_of(picture: &Picture, folder: Option<&Path>) -> anyhow::Result<Source>
     Ok(Source::Item(ItemUri::from_path(&path)?))
 }
 
-/// Looks at every picture once, as far as nothing learns, and makes examples; `held_out` of the pictures, chosen by their names
-/// and `seed`, are kept apart. `tell` hears how many have been looked at.
+/// Looks at every picture once, as far as nothing learns, and makes examples; `held_out` of the readable pictures, chosen by
+/// their names and `seed`, are kept apart. `tell` hears how many have been looked at.
 ///
 /// # Errors
 /// When no picture can be read, or an example does not fit the model.
@@ -151,7 +151,8 @@ pub async fn see(
         "no picture can be read: {}",
         unreadable.join("; ")
     );
-    let apart = held_out_pictures(&captioned.pictures, held_out, seed);
+    let readable = (0..seen.len()).filter(|at| seen[*at].is_some()).collect();
+    let apart = held_out_pictures(&captioned.pictures, readable, held_out, seed);
     let mut lessons = Lessons { train: Vec::new(), held_out: Vec::new(), digest: String::new(), unreadable };
     let mut digest = Sha256::new();
     digest.update(format!("{held_out} {seed}"));
@@ -168,7 +169,7 @@ pub async fn see(
             "{name}: picture, prompt and caption have {tokens} tokens, the model takes {most}"
         );
         digest.update(format!("{name}\n{prompt}\n{}\n", example.caption));
-        let list = if apart[*at] { &mut lessons.held_out } else { &mut lessons.train };
+        let list = if apart.contains(at) { &mut lessons.held_out } else { &mut lessons.train };
         list.push(sample);
     }
     lessons.digest = hex::encode(digest.finalize());
@@ -189,16 +190,9 @@ fn prompt_of(prompts: &PromptTemplates, example: &Example) -> anyhow::Result<Str
     }
 }
 
-/// The same pictures in every life of a training: those with the smallest hashes.
-fn held_out_pictures(pictures: &[Source], share: f32, seed: u64) -> Vec<bool> {
-    let mut order: Vec<(Vec<u8>, usize)> = pictures
-        .iter()
-        .enumerate()
-        .map(|(at, source)| (Sha256::digest(format!("{seed} {}", source.name())).to_vec(), at))
-        .collect();
-    order.sort_unstable();
-    let count = (pictures.len() as f32 * share).round() as usize;
-    let mut apart = vec![false; pictures.len()];
-    order.iter().take(count).for_each(|(_, at)| apart[*at] = true);
-    apart
+/// The same pictures in every life of a training: those of the `readable` with the smallest hashes.
+fn held_out_pictures(pictures: &[Source], mut readable: Vec<usize>, share: f32, seed: u64) -> HashSet<usize> {
+    let count = (readable.len() as f32 * share).round() as usize;
+    readable.sort_by_cached_key(|at| Sha256::digest(format!("{seed} {}", pictures[*at].name())));
+    readable.into_iter().take(count).collect()
 }
