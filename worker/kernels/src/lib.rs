@@ -40,6 +40,7 @@ mod error;
 mod finish;
 mod format;
 mod half_bits;
+mod huge_pages;
 mod inputs;
 mod kernels;
 mod matrix;

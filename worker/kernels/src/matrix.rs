@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use crate::{
     Backend, Epilogue, Format, PackError, Packer, ProductError,
     cells::{Bf16Cell, Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
+    huge_pages,
     multiply::{self, Operands},
     output::overwritten,
 };
@@ -63,8 +64,11 @@ fn zeros<C: Cell>(outputs: usize, inputs: usize) -> Vec<C> {
     if count < WORTH_THREADS {
         return vec![C::ZERO; count];
     }
+    let mut cells = Vec::with_capacity(count);
+    huge_pages::ask_for(cells.spare_capacity_mut());
     // The first write to a page takes time, most of all when a model is loaded.
-    rayon::iter::repeat_n(C::ZERO, count).collect()
+    cells.par_extend(rayon::iter::repeat_n(C::ZERO, count));
+    cells
 }
 
 fn format_of<C: Cell>(_: &[C]) -> Format {

@@ -57,13 +57,11 @@ impl KvCache {
             return Err(ConfigError::new("lm.max_positions", reason).into());
         }
         let shape = (slots, config.num_heads, max_len, config.head_dim());
+        // Not zeros: on a CPU those are pages that the system has only promised, and a worker without the memory for its
+        // slots would be killed in the middle of its work instead of at its start.
+        let written = || Tensor::ones(shape, dtype, device);
         let layers = (0..config.num_layers)
-            .map(|_| {
-                Ok(LayerCache {
-                    keys: Tensor::zeros(shape, dtype, device)?,
-                    values: Tensor::zeros(shape, dtype, device)?,
-                })
-            })
+            .map(|_| Ok(LayerCache { keys: written()?, values: written()? }))
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
         Ok(Self { layers, lengths: vec![0; slots], adapters: vec![None; slots], max_len })
