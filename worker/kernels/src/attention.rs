@@ -27,12 +27,12 @@ pub struct Heads<'a> {
 }
 
 impl Heads<'_> {
-    fn row(&self, head: usize, row: usize, width: usize) -> &[f32] {
+    pub(crate) fn row(&self, head: usize, row: usize, width: usize) -> &[f32] {
         &self.values[head * self.head_stride + row * self.row_stride..][..width]
     }
 
     /// Refuses an operand that ends before its last row does.
-    fn check(&self, heads: usize, rows: usize, width: usize) -> Result<(), ProductError> {
+    pub(crate) fn check(&self, heads: usize, rows: usize, width: usize) -> Result<(), ProductError> {
         let last = (heads - 1).checked_mul(self.head_stride);
         let last = last.zip((rows - 1).checked_mul(self.row_stride));
         let needed = last.and_then(|(head, row)| head.checked_add(row)?.checked_add(width));

@@ -4,7 +4,7 @@
 //! instruction set. Products and sums are not fused anywhere, so **every processor gives the same bits**.
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-use crate::{Backend, backend::Detected, kernels::Sums};
+use crate::kernels::Sums;
 
 /// A function that follows a product, value by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Activation {
 }
 
 /// Lanes of a sum: its order is the same whatever the width of a vector.
-const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 /// Adding it rounds to a whole number, which lies in the lower bits: 1.5 · 2^23.
 const ROUNDER: f32 = 12_582_912.0;
 /// ln 2 in two parts, of which the first times any exponent is exact.
@@ -27,9 +27,9 @@ const LEAST_EXPONENT: f32 = -87.3;
 const LARGEST_EXPONENT: f32 = 88.7;
 
 macro_rules! compiled_for_each_processor {
-    ($(#[$doc:meta])* $name:ident($($argument:ident: $kind:ty),*) = $body:ident) => {
+    ($(#[$doc:meta])* $visible:vis $name:ident($($argument:ident: $kind:ty),*) = $body:ident) => {
         $(#[$doc])*
-        pub fn $name(backend: Backend, $($argument: $kind),*) {
+        $visible fn $name(backend: $crate::Backend, $($argument: $kind),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2")]
@@ -42,10 +42,10 @@ macro_rules! compiled_for_each_processor {
                 }
                 match backend.detect() {
                     // SAFETY: each value is proof that the processor has the features.
-                    Ok(Detected::Avx2(_)) => return unsafe { avx2($($argument),*) },
+                    Ok($crate::backend::Detected::Avx2(_)) => return unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
-                    Ok(Detected::Avx512(_) | Detected::Avx512Bf16(_)) => return unsafe { avx512($($argument),*) },
-                    Ok(Detected::Portable) | Err(_) => {}
+                    Ok($crate::backend::Detected::Avx512(_) | $crate::backend::Detected::Avx512Bf16(_)) => return unsafe { avx512($($argument),*) },
+                    Ok($crate::backend::Detected::Portable) | Err(_) => {}
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]
@@ -54,35 +54,36 @@ macro_rules! compiled_for_each_processor {
         }
     };
 }
+pub(crate) use compiled_for_each_processor;
 
 compiled_for_each_processor! {
     /// The exact GELU, `x Φ(x)` (Hendrycks & Gimpel 2016), of the values of `xs` into as many of `out`.
     ///
     /// It is at most 1e-7 (1 + |x|) away. `backend` only chooses instructions; one that the processor lacks counts as
     /// [`Backend::Portable`].
-    gelu_erf(xs: &[f32], out: &mut [f32]) = gelu_erf_of
+    pub gelu_erf(xs: &[f32], out: &mut [f32]) = gelu_erf_of
 }
 
 compiled_for_each_processor! {
     /// Its tanh approximation, of the values of `xs` into as many of `out`; at most 2e-7 (1 + |x|) away from the formula.
-    gelu_tanh(xs: &[f32], out: &mut [f32]) = gelu_tanh_of
+    pub gelu_tanh(xs: &[f32], out: &mut [f32]) = gelu_tanh_of
 }
 
 compiled_for_each_processor! {
     /// Softmax of a row in place. Minus infinity becomes zero; a row with NaN, or with nothing but minus infinity, NaN.
-    softmax(row: &mut [f32]) = softmax_of
+    pub softmax(row: &mut [f32]) = softmax_of
 }
 
 compiled_for_each_processor! {
     /// LayerNorm of a row (Ba et al. 2016): `out = (row - mean) / sqrt(variance + eps) * weight + bias`, all as long as `row`.
     ///
     /// Two passes, mean and then squared distances from it: a single one loses most digits where the mean is far from zero.
-    layer_norm(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) = layer_norm_of
+    pub layer_norm(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) = layer_norm_of
 }
 
 compiled_for_each_processor! {
     /// RMSNorm of a row (Zhang & Sennrich 2019): `out = row / sqrt(mean square + eps) * weight`, all as long as `row`.
-    rms_norm(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) = rms_norm_of
+    pub rms_norm(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) = rms_norm_of
 }
 
 #[inline(always)]
@@ -146,7 +147,7 @@ pub(crate) fn activate(activation: Activation, sums: &mut Sums) {
 }
 
 #[inline(always)]
-fn softmax_of(row: &mut [f32]) {
+pub(crate) fn softmax_of(row: &mut [f32]) {
     let mut most = [f32::NEG_INFINITY; LANES];
     let chunks = row.as_chunks::<LANES>();
     for chunk in chunks.0 {

@@ -18,7 +18,7 @@
 //! | bf16 | as it is | rounded to bf16 where the processor multiplies bf16 fast, otherwise f32 |
 //! | `Q8_0`, `Q4_0`, `Q4_K` | integer, scaled by block | rounded to 8 bits with one scale per 32 inputs |
 //!
-//! [`Attention`] is made of the same products, in f32.
+//! [`Attention`] is made of the same products, in f32; [`SingleQueries`] is that of a decode step.
 //!
 //! An activation that is no finite number makes its whole output row NaN, or infinite where f32
 //! arithmetic says so.
@@ -47,6 +47,7 @@ mod matrix;
 mod multiply;
 mod output;
 mod pack;
+mod single_queries;
 mod split;
 
 pub use attention::{Attention, Heads};
@@ -57,3 +58,4 @@ pub use format::Format;
 pub use matrix::PackedMatrix;
 pub use multiply::Epilogue;
 pub use pack::Packer;
+pub use single_queries::{Past, SingleQueries};

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::{Attention, Backend, Heads, ProductError};
+use captionfleet_kernels::{Attention, Backend, Heads, Past, ProductError, SingleQueries};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use support::{activations, backends, on_threads};
 
@@ -113,4 +113,92 @@ fn what_does_not_fit_is_refused() {
         run(&Attention { queries: 2, ..attention }, [whole; 3]),
         Err(ProductError::Outputs { .. })
     ));
+}
+
+/// Sequences of random lengths, each with keys and values of its own.
+struct Decode {
+    heads: usize,
+    width: usize,
+    lengths: Vec<usize>,
+    /// `(sequences, heads, width)`.
+    queries: Vec<f32>,
+    /// `(length, heads, width)` each.
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Decode {
+    fn random(rng: &mut StdRng) -> Self {
+        let (heads, width) = (rng.random_range(1..5), rng.random_range(1..100));
+        let lengths: Vec<usize> = (0..rng.random_range(1..6)).map(|_| rng.random_range(1..200)).collect();
+        let mut rows = |rows: usize| activations(rows * heads * width, 1.0, rng.random());
+        Self {
+            heads,
+            width,
+            queries: rows(lengths.len()),
+            keys: lengths.iter().map(|&length| rows(length)).collect(),
+            values: lengths.iter().map(|&length| rows(length)).collect(),
+            lengths,
+        }
+    }
+
+    fn side_by_side<'a>(&self, values: &'a [f32]) -> Heads<'a> {
+        Heads { values, head_stride: self.width, row_stride: self.heads * self.width }
+    }
+
+    fn run(&self, backend: Backend, sequences: std::ops::Range<usize>) -> Vec<f32> {
+        let past = |at: usize| Past {
+            keys: self.side_by_side(&self.keys[at]),
+            values: self.side_by_side(&self.values[at]),
+            length: self.lengths[at],
+        };
+        let pasts: Vec<_> = sequences.clone().map(past).collect();
+        let each = self.heads * self.width;
+        let attention = SingleQueries { heads: self.heads, width: self.width, scale: 0.3, pasts: &pasts };
+        let mut out = vec![f32::NAN; pasts.len() * each];
+        attention.run(backend, self.side_by_side(&self.queries[sequences.start * each..]), &mut out).unwrap();
+        out
+    }
+}
+
+#[test]
+fn single_queries_agree_with_f64_alone_and_together() {
+    let mut rng = StdRng::seed_from_u64(2);
+    for _ in 0..40 {
+        let decode = Decode::random(&mut rng);
+        let (heads, width, count) = (decode.heads, decode.width, decode.lengths.len());
+        let each = heads * width;
+        for backend in backends() {
+            let together = on_threads(3, || decode.run(backend, 0..count));
+            for (at, &keys) in decode.lengths.iter().enumerate() {
+                let attention = Attention { heads, width, queries: 1, keys, scale: 0.3, mask: None };
+                let query = &decode.queries[at * each..][..each];
+                let operands = [query, &decode.keys[at], &decode.values[at]];
+                let found = &together[at * each..][..each];
+                for (column, &found) in found.iter().enumerate() {
+                    let expected = exact(&attention, operands, 0, column / width, column % width);
+                    assert!((f64::from(found) - expected).abs() < 2e-5, "{backend:?} {found} {expected}");
+                }
+                assert_eq!(on_threads(1, || decode.run(backend, at..at + 1)), found, "{backend:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn single_queries_that_do_not_fit_are_refused() {
+    let values = [0.0; 40];
+    let whole = Heads { values: &values, head_stride: 4, row_stride: 8 };
+    let mut out = [0.0; 16];
+    let mut run = |length: usize, count: usize| {
+        let pasts = vec![Past { keys: whole, values: whole, length }; count];
+        let attention = SingleQueries { heads: 2, width: 4, scale: 1.0, pasts: &pasts };
+        attention.run(Backend::Portable, whole, &mut out)
+    };
+    assert_eq!(run(5, 2), Ok(()));
+    assert!(matches!(run(6, 2), Err(ProductError::Heads { rows: 6, .. })));
+    assert!(matches!(run(5, 1), Err(ProductError::Outputs { .. })));
+    // A query without a past has nothing to say.
+    assert_eq!(run(0, 2), Ok(()));
+    assert!(out.iter().all(|value| value.is_nan()));
 }

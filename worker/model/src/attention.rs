@@ -1,6 +1,6 @@
-//! Scaled dot-product attention of one sequence.
+//! Scaled dot-product attention: of one sequence, and of single queries of several.
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
-use captionfleet_kernels::{Attention, Backend, Heads};
+use captionfleet_kernels::{Attention, Backend, Heads, Past, SingleQueries};
 
 use crate::activation::softmax;
 
@@ -32,6 +32,20 @@ pub(crate) fn attend(
     };
     let weights = softmax(&scores)?.to_dtype(dtype)?;
     weights.matmul(&readable(values)?)?.to_dtype(DType::F32)?.transpose(0, 1)?.reshape((rows, heads * width))
+}
+
+/// Attends with one query a sequence, `queries` `(heads, rows, d)` times `scale`, to that sequence's place in `keys` and `values`
+/// `(slots, heads, n, d)`, on a CPU in f32; `seen` says slot and length of every row. Returns `(rows, heads * d)`.
+///
+/// A row's numbers do not depend on the others.
+pub(crate) fn attend_singly(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    scale: f64,
+    seen: Vec<(usize, usize)>,
+) -> Result<Tensor> {
+    side_by_side(queries)?.apply_op3_no_bwd(keys, values, &Singly { scale: scale as f32, seen })
 }
 
 /// Zero where position `offset + i` may look at position `j` (`j` not later), minus infinity
@@ -91,9 +105,47 @@ impl CustomOp3 for Fused {
     }
 }
 
+/// Slot and length of every query's sequence.
+struct Singly {
+    scale: f32,
+    seen: Vec<(usize, usize)>,
+}
+
+impl CustomOp3 for Singly {
+    fn name(&self) -> &'static str {
+        "attention of single queries"
+    }
+
+    fn cpu_fwd(
+        &self,
+        queries: &CpuStorage,
+        queries_layout: &Layout,
+        keys: &CpuStorage,
+        keys_layout: &Layout,
+        values: &CpuStorage,
+        values_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (heads, rows, width) = queries_layout.shape().dims3()?;
+        if rows != self.seen.len() {
+            bail!("{rows} queries, and {} sequences", self.seen.len());
+        }
+        let past = |&(slot, length): &(usize, usize)| {
+            let keys = operand(keys, &keys_layout.narrow(0, slot, 1)?.narrow(2, 0, length)?)?;
+            let values = operand(values, &values_layout.narrow(0, slot, 1)?.narrow(2, 0, length)?)?;
+            Ok(Past { keys, values, length })
+        };
+        let pasts = self.seen.iter().map(past).collect::<Result<Vec<_>>>()?;
+        let attention = SingleQueries { heads, width, scale: self.scale, pasts: &pasts };
+        let mut out = vec![0f32; rows * heads * width];
+        attention.run(Backend::best(), operand(queries, queries_layout)?, &mut out).map_err(Error::wrap)?;
+        Ok((CpuStorage::F32(out), Shape::from((rows, heads * width))))
+    }
+}
+
+/// The last three dimensions, from the layout's first value on.
 fn operand<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<Heads<'a>> {
     match (storage, layout.stride()) {
-        (CpuStorage::F32(values), &[head_stride, row_stride, 1]) => {
+        (CpuStorage::F32(values), &[.., head_stride, row_stride, 1]) => {
             Ok(Heads { values: &values[layout.start_offset()..], head_stride, row_stride })
         }
         _ => bail!("attention takes f32 with the values of a row side by side"),

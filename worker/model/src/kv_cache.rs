@@ -3,7 +3,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{Adapter, ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
+use crate::{
+    Adapter, ConfigError, ModelError, PhiConfig, TinyGptV,
+    attention::{attend, attend_singly, causal_mask},
+    error::DuringStep,
+};
 
 /// The key-value cache of all layers.
 ///
@@ -175,15 +179,36 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds; returns
-    /// views of all the slot's keys and values `(heads, held + tokens, head_dim)`.
-    pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        let view = |store: &Tensor, new: &Tensor| {
-            let slot = store.narrow(0, span.slot, 1)?;
-            slot.slice_set(&new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?, 2, span.held)?;
-            slot.squeeze(0)?.narrow(1, 0, span.held + span.tokens)
-        };
-        Ok((view(&self.keys, keys)?, view(&self.values, values)?))
+    /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds.
+    pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<()> {
+        for (store, new) in [(&self.keys, keys), (&self.values, values)] {
+            let new = new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?;
+            store.narrow(0, span.slot, 1)?.slice_set(&new, 2, span.held)?;
+        }
+        Ok(())
+    }
+
+    /// Attends with the span's queries `(heads, tokens, head_dim)` to all that its slot holds, the span included; returns
+    /// `(tokens, heads * head_dim)`.
+    pub(crate) fn attend(&self, queries: &Tensor, span: &Span, scale: f64) -> Result<Tensor> {
+        if self.reads_in_place() && span.tokens == 1 {
+            return self.attend_singly(queries, std::slice::from_ref(span), scale);
+        }
+        let seen = |store: &Tensor| store.get(span.slot)?.narrow(1, 0, span.held + span.tokens);
+        let mask =
+            (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
+        attend(queries, &seen(&self.keys)?, &seen(&self.values)?, scale, mask.as_ref())
+    }
+
+    /// The same for all `spans` at once, each of a single token, where [`LayerCache::reads_in_place`].
+    pub(crate) fn attend_singly(&self, queries: &Tensor, spans: &[Span], scale: f64) -> Result<Tensor> {
+        let seen = spans.iter().map(|span| (span.slot, span.held + 1)).collect();
+        attend_singly(queries, &self.keys, &self.values, scale, seen)
+    }
+
+    /// Whether single queries are answered where keys and values lie.
+    pub(crate) fn reads_in_place(&self) -> bool {
+        self.keys.device().is_cpu() && self.keys.dtype() == DType::F32
     }
 
     fn copy_slot(&self, from: usize, to: usize, tokens: usize) -> Result<()> {

@@ -7,7 +7,6 @@ use crate::{
     ModelError, PhiConfig, WeightError, Weights,
     activation::gelu,
     adapter::{LayerAdapter, LowRank, Shares},
-    attention::{attend, causal_mask},
     error::DuringStep,
     kv_cache::{KvCache, LayerCache, Span},
     linear::{Linear, TokenTable},
@@ -226,18 +225,28 @@ impl Attention {
         let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
         let keys = rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
+        let mut start = 0;
+        for span in spans {
+            let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
+            cache.append(span, &row(&keys)?, &row(&values)?)?;
+            start += span.tokens;
+        }
+        let attended = self.attend(&queries, spans, cache)?;
+        own.changed(&self.dense, &attended, |layer| layer.dense.as_ref())
+    }
+
+    /// Every span's queries, of `(heads, T, head_dim)`, to what its slot holds: `(T, heads * head_dim)`.
+    fn attend(&self, queries: &Tensor, spans: &[Span], cache: &LayerCache) -> Result<Tensor> {
         let scale = (self.head_dim as f64).powf(-0.5);
+        if cache.reads_in_place() && spans.iter().all(|span| span.tokens == 1) {
+            return cache.attend_singly(queries, spans, scale);
+        }
         let mut start = 0;
         let mut rows = Vec::with_capacity(spans.len());
         for span in spans {
-            let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
-            let (seen_keys, seen_values) = cache.append(span, &row(&keys)?, &row(&values)?)?;
-            let mask = (span.tokens > 1)
-                .then(|| causal_mask(span.held, span.tokens, normed.device()))
-                .transpose()?;
-            rows.push(attend(&row(&queries)?, &seen_keys, &seen_values, scale, mask.as_ref())?);
+            rows.push(cache.attend(&queries.narrow(1, start, span.tokens)?, span, scale)?);
             start += span.tokens;
         }
-        own.changed(&self.dense, &Tensor::cat(&rows, 0)?, |layer| layer.dense.as_ref())
+        Tensor::cat(&rows, 0)
     }
 }

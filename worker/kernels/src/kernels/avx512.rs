@@ -5,7 +5,7 @@
 //! whole arrays go through a pointer.
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
-use super::{Kernels, Sums, by_rows};
+use super::{Kernels, Sums, by_rows, prefetch};
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, TILE},
     finish::Finish,
@@ -123,6 +123,7 @@ fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[F32Input], sums: &mut [Sums
 fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R]) {
     let mut acc = [[_mm512_setzero_ps(); 2]; R];
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
+        prefetch(cell);
         let mut integers = [[_mm512_setzero_si512(); 2]; R];
         for (integers, x) in integers.iter_mut().zip(xs) {
             *integers = [_mm512_set1_epi32(x.correction); 2];
@@ -145,6 +146,7 @@ fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R])
 fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R]) {
     let mut acc = [[_mm512_setzero_ps(); 2]; R];
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
+        prefetch(cell);
         let mut integers = [[_mm512_setzero_si512(); 2]; R];
         for (integers, x) in integers.iter_mut().zip(xs) {
             *integers = [_mm512_set1_epi32(x.correction); 2];
@@ -169,6 +171,7 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
     let mut panel = panel.as_chunks::<R>().0.iter();
     for cell in cells {
         for (block, xs) in cell.blocks.iter().zip(panel.by_ref()) {
+            prefetch(block);
             let mut integers = [[_mm512_setzero_si512(); 2]; R];
             for i in 0..8 {
                 let (low, high) = nibbles(&block.quants, i);
