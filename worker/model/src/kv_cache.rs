@@ -194,10 +194,9 @@ impl LayerCache {
         if self.reads_in_place() && span.tokens == 1 {
             return self.attend_singly(queries, std::slice::from_ref(span), scale);
         }
-        let seen = |store: &Tensor| store.get(span.slot)?.narrow(1, 0, span.held + span.tokens);
         let mask =
             (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
-        attend(queries, &seen(&self.keys)?, &seen(&self.values)?, scale, mask.as_ref())
+        attend(queries, &seen(&self.keys, span)?, &seen(&self.values, span)?, scale, mask.as_ref())
     }
 
     /// The same for all `spans` at once, each of a single token, where [`LayerCache::reads_in_place`].
@@ -219,6 +218,11 @@ impl LayerCache {
         }
         Ok(())
     }
+}
+
+/// All that the span's slot holds in `store`, the span included: `(heads, held + tokens, head_dim)`.
+fn seen(store: &Tensor, span: &Span) -> Result<Tensor> {
+    store.get(span.slot)?.narrow(1, 0, span.held + span.tokens)
 }
 
 #[cfg(test)]
@@ -251,7 +255,8 @@ mod tests {
         cache.commit(&spans);
         let spans = cache.plan([(1, 1)]).unwrap();
         let second = tokens(&[9., 10., 11., 12.], 1);
-        let (keys, _) = cache.layers[0].append(&spans[0], &second, &second).unwrap();
+        cache.layers[0].append(&spans[0], &second, &second).unwrap();
+        let keys = seen(&cache.layers[0].keys, &spans[0]).unwrap();
         cache.commit(&spans);
         let keys: Vec<f32> = keys.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(keys, [1., 2., 3., 4., 9., 10., 5., 6., 7., 8., 11., 12.]);
