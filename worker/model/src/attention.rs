@@ -2,7 +2,10 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
 use captionfleet_kernels::{Attention, Backend, Heads};
 
-use crate::activation::softmax;
+use crate::{
+    activation::softmax,
+    kv_cache::{LayerCache, Span},
+};
 
 /// Attends with `queries` `(heads, t, d)`, times `scale`, to `keys` and `values` `(heads, s, d)`; returns
 /// `(t, heads * d)` in f32.
@@ -32,6 +35,27 @@ pub(crate) fn attend(
     };
     let weights = softmax(&scores)?.to_dtype(dtype)?;
     weights.matmul(&readable(values)?)?.to_dtype(DType::F32)?.transpose(0, 1)?.reshape((rows, heads * width))
+}
+
+/// Appends keys and values `(heads, T, d)` to their slots, and attends with each sequence's queries `(heads, T, d)` to what its
+/// slot holds then; returns `(T, heads * d)` in f32. The spans' tokens lie one behind the other.
+pub(crate) fn attend_in_slots(
+    [queries, keys, values]: [&Tensor; 3],
+    spans: &[Span],
+    cache: &LayerCache,
+) -> Result<Tensor> {
+    let scale = (queries.dim(2)? as f64).powf(-0.5);
+    let mut start = 0;
+    let mut rows = Vec::with_capacity(spans.len());
+    for span in spans {
+        let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
+        let (seen_keys, seen_values) = cache.append(span, &row(keys)?, &row(values)?)?;
+        let mask =
+            (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
+        rows.push(attend(&row(queries)?, &seen_keys, &seen_values, scale, mask.as_ref())?);
+        start += span.tokens;
+    }
+    Tensor::cat(&rows, 0)
 }
 
 /// Zero where position `offset + i` may look at position `j` (`j` not later), minus infinity

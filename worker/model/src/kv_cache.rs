@@ -18,12 +18,9 @@ pub struct KvCache {
     max_len: usize,
 }
 
-/// Keys and values of one layer, each `(slots, heads, max_len, head_dim)`.
+/// Keys and values of one layer, `(2, slots, heads, max_len, head_dim)`: in one tensor, so that one kernel can write both.
 #[derive(Debug)]
-pub(crate) struct LayerCache {
-    keys: Tensor,
-    values: Tensor,
-}
+pub(crate) struct LayerCache(Tensor);
 
 /// Tokens about to be appended to one slot.
 #[derive(Clone, Copy, Debug)]
@@ -56,14 +53,9 @@ impl KvCache {
             let reason = format!("slots of {max_len} tokens exceed it");
             return Err(ConfigError::new("lm.max_positions", reason).into());
         }
-        let shape = (slots, config.num_heads, max_len, config.head_dim());
+        let shape = (2, slots, config.num_heads, max_len, config.head_dim());
         let layers = (0..config.num_layers)
-            .map(|_| {
-                Ok(LayerCache {
-                    keys: Tensor::zeros(shape, dtype, device)?,
-                    values: Tensor::zeros(shape, dtype, device)?,
-                })
-            })
+            .map(|_| Ok(LayerCache(Tensor::zeros(shape, dtype, device)?)))
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
         Ok(Self { layers, lengths: vec![0; slots], adapters: vec![None; slots], max_len })
@@ -177,19 +169,31 @@ impl KvCache {
 }
 
 impl LayerCache {
+    /// Over a tensor `(2, slots, heads, max_len, head_dim)`, keys before values.
+    pub(crate) fn of(store: Tensor) -> Self {
+        Self(store)
+    }
+
+    /// The tensor, for a kernel.
+    pub(crate) fn store(&self) -> &Tensor {
+        &self.0
+    }
+
     /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds; returns
     /// views of all the slot's keys and values `(heads, held + tokens, head_dim)`.
     pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
-        let view = |store: &Tensor, new: &Tensor| {
+        let view = |half: usize, new: &Tensor| {
+            let store = self.0.get(half)?;
             let slot = store.narrow(0, span.slot, 1)?;
             slot.slice_set(&new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?, 2, span.held)?;
             slot.squeeze(0)?.narrow(1, 0, span.held + span.tokens)
         };
-        Ok((view(&self.keys, keys)?, view(&self.values, values)?))
+        Ok((view(0, keys)?, view(1, values)?))
     }
 
     fn copy_slot(&self, from: usize, to: usize, tokens: usize) -> Result<()> {
-        for store in [&self.keys, &self.values] {
+        for half in [0, 1] {
+            let store = self.0.get(half)?;
             // `force_contiguous` makes a copy: a slot cannot be read and written at once.
             let held = store.narrow(0, from, 1)?.narrow(2, 0, tokens)?.force_contiguous()?;
             store.narrow(0, to, 1)?.slice_set(&held, 2, 0)?;
@@ -235,7 +239,7 @@ mod tests {
         assert_eq!((cache.len(0), cache.len(1)), (0, 3));
 
         cache.copy_slot(1, 0).unwrap();
-        let copied = cache.layers[0].keys.get(0).unwrap().flatten_all().unwrap();
+        let copied = cache.layers[0].store().get(0).unwrap().get(0).unwrap().flatten_all().unwrap();
         assert_eq!(copied.to_vec1::<f32>().unwrap(), keys);
         cache.free(1);
         assert_eq!((cache.len(0), cache.len(1)), (3, 0));
