@@ -1,8 +1,9 @@
 //! CUDA kernels of the network, and how they are launched, as data.
 //!
 //! candle has a kernel for every operation; these do in one launch what takes it several, where that counts: [`Finish`]
-//! what follows a matrix product, [`Norm`] a residual and its norm, [`DecodeAttention`] everything between the fused
-//! projection and the output projection of a decode step. All arithmetic is in f32, whatever the type of what is read.
+//! what follows a matrix product, [`LayerNorm`] and [`RmsNorm`] a residual and its norm, [`DecodeAttention`] everything
+//! between the fused projection and the output projection of a decode step. All arithmetic is in f32, whatever the type
+//! of what is read.
 //!
 //! A kernel is described by its sizes and the addresses of its operands; [`Launch`] is what the driver wants to know.
 //! Whoever can launch kernels does: the network on a GPU, and the tests, which run the same sources on a CPU with the same
