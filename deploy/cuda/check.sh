@@ -5,7 +5,8 @@
 #
 #   1. the reference's golden tensors on the device      4. the same caption alone and in company
 #   2. the demo model's answers on scenes never seen     5. memory under a budget of 8 GiB, as the device counts it
-#   3. load time, every step, pictures per second        6. with --peer: Hugging Face on the same work (torch, transformers)
+#   3. load time, steps with and without our kernels,    6. with --peer: Hugging Face on the same work (torch, transformers)
+#      pictures per second
 #
 # Steps 3 to 5 run on full-size bundles with drawn weights, which are made here (one minute, 5.3 GB each); --small takes the
 # demo model's dimensions instead. Results are printed and left in --out as JSON. It fails if anything is not as it should be.
@@ -67,6 +68,9 @@ for weights in q8_0:f16 f16:f16 q4_0:q8_0; do
   step "3. steps and pictures, $language and $vision"
   try "$worker" bench --model "$bundle" --device "$device" --batches 1,8,16,32 --slots-list 1,8,16,32 --json \
     >"$out/bench-$language-$vision.json"
+  # What our own kernels gain.
+  try "$worker" bench --model "$bundle" --device "$device" --batches 1,8,16,32 --steps-only --stock-kernels --json \
+    >"$out/stock-$language-$vision.json"
   if [ $language = q8_0 ]; then
     step "4. alone and in company"
     try "$worker" bench --model "$bundle" --device "$device" --invariance --count 200 | tee "$out/invariance.txt"
@@ -105,6 +109,16 @@ for path in sorted(glob.glob(f"{out}/bench-*.json")):
         shares[step["step"]] = max(shares.get(step["step"], 0), step["roofline_share"])
     steps = ", ".join(f"{name} {100 * share:.0f} % of the roofline" for name, share in shares.items())
     print(f"{os.path.basename(path)}: {best['pictures_per_second']:.2f} captions/s with {best['slots']} slots; {steps}")
+    try:
+        stock = json.load(open(path.replace("/bench-", "/stock-")))
+    except (OSError, ValueError):
+        continue
+    own = ", ".join(report["own_kernels"]) or "none"
+    seconds = {(step["step"], step["rows"]): step["seconds"] for step in stock["steps"]}
+    gains = ", ".join(
+        f"{step['step']} of {step['rows']} {seconds[step['step'], step['rows']] / step['seconds']:.2f} x" for step in report["steps"]
+        if (step["step"], step["rows"]) in seconds)
+    print(f"  own kernels: {own}; against candle's alone {gains}")
 try:
     peer = json.load(open(f"{out}/peer.json"))
     print(f"{peer['peer']}: {peer['best']:.2f} captions/s at batch {peer['best_batch']}")

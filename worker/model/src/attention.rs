@@ -2,7 +2,10 @@
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
 use captionfleet_kernels::{Attention, Backend, Heads, Past, SingleQueries};
 
-use crate::activation::softmax;
+use crate::{
+    activation::softmax,
+    kv_cache::{LayerCache, Span},
+};
 
 /// Attends with `queries` `(heads, t, d)`, times `scale`, to `keys` and `values` `(heads, s, d)`; returns
 /// `(t, heads * d)` in f32.
@@ -34,18 +37,43 @@ pub(crate) fn attend(
     weights.matmul(&readable(values)?)?.to_dtype(DType::F32)?.transpose(0, 1)?.reshape((rows, heads * width))
 }
 
-/// Attends with one query a sequence, `queries` `(heads, rows, d)` times `scale`, to that sequence's place in `keys` and `values`
-/// `(slots, heads, n, d)`, on a CPU in f32; `seen` says slot and length of every row. Returns `(rows, heads * d)`.
-///
-/// A row's numbers do not depend on the others.
-pub(crate) fn attend_singly(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
-    scale: f64,
-    seen: Vec<(usize, usize)>,
+/// Appends keys and values `(heads, T, d)` to their slots, and attends with each sequence's queries `(heads, T, d)` to what its
+/// slot holds then; returns `(T, heads * d)` in f32. The spans' tokens lie one behind the other.
+pub(crate) fn attend_in_slots(
+    [queries, keys, values]: [&Tensor; 3],
+    spans: &[Span],
+    cache: &LayerCache,
 ) -> Result<Tensor> {
-    side_by_side(queries)?.apply_op3_no_bwd(keys, values, &Singly { scale: scale as f32, seen })
+    let scale = (queries.dim(2)? as f64).powf(-0.5);
+    let reads_in_place = queries.device().is_cpu() && cache.store().dtype() == DType::F32;
+    let is_single = |span: &Span| reads_in_place && span.tokens == 1;
+    let mut start = 0;
+    let mut sequences = Vec::with_capacity(spans.len());
+    for span in spans {
+        let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
+        sequences.push((span, row(queries)?, cache.append(span, &row(keys)?, &row(values)?)?));
+        start += span.tokens;
+    }
+    if spans.iter().all(is_single) {
+        return attend_singly(queries, spans, cache, scale);
+    }
+    let one = |(span, queries, (keys, values)): (&Span, Tensor, (Tensor, Tensor))| {
+        if is_single(span) {
+            return attend_singly(&queries, std::slice::from_ref(span), cache, scale);
+        }
+        let mask =
+            (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
+        attend(&queries, &keys, &values, scale, mask.as_ref())
+    };
+    Tensor::cat(&sequences.into_iter().map(one).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// Attends with one query a sequence, `queries` `(heads, rows, d)` times `scale`, to what its slot holds, the query's own token
+/// included, on a CPU in f32; returns `(rows, heads * d)`. A row's numbers do not depend on the others.
+fn attend_singly(queries: &Tensor, spans: &[Span], cache: &LayerCache, scale: f64) -> Result<Tensor> {
+    let seen = spans.iter().map(|span| (span.slot, span.held + 1)).collect();
+    let (keys, values) = (cache.store().get(0)?, cache.store().get(1)?);
+    side_by_side(queries)?.apply_op3_no_bwd(&keys, &values, &Singly { scale: scale as f32, seen })
 }
 
 /// Zero where position `offset + i` may look at position `j` (`j` not later), minus infinity

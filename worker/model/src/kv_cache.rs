@@ -3,11 +3,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{
-    Adapter, ConfigError, ModelError, PhiConfig, TinyGptV,
-    attention::{attend, attend_singly, causal_mask},
-    error::DuringStep,
-};
+use crate::{Adapter, ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
 
 /// The key-value cache of all layers.
 ///
@@ -22,12 +18,9 @@ pub struct KvCache {
     max_len: usize,
 }
 
-/// Keys and values of one layer, each `(slots, heads, max_len, head_dim)`.
+/// Keys and values of one layer, `(2, slots, heads, max_len, head_dim)`: in one tensor, so that one kernel can write both.
 #[derive(Debug)]
-pub(crate) struct LayerCache {
-    keys: Tensor,
-    values: Tensor,
-}
+pub(crate) struct LayerCache(Tensor);
 
 /// Tokens about to be appended to one slot.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +53,11 @@ impl KvCache {
             let reason = format!("slots of {max_len} tokens exceed it");
             return Err(ConfigError::new("lm.max_positions", reason).into());
         }
-        let shape = (slots, config.num_heads, max_len, config.head_dim());
+        let shape = (2, slots, config.num_heads, max_len, config.head_dim());
         // Not zeros: on a CPU those are pages that the system has only promised, and a worker without the memory for its
         // slots would be killed in the middle of its work instead of at its start.
-        let written = || Tensor::ones(shape, dtype, device);
         let layers = (0..config.num_layers)
-            .map(|_| Ok(LayerCache { keys: written()?, values: written()? }))
+            .map(|_| Ok(LayerCache(Tensor::ones(shape, dtype, device)?)))
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
         Ok(Self { layers, lengths: vec![0; slots], adapters: vec![None; slots], max_len })
@@ -179,50 +171,37 @@ impl KvCache {
 }
 
 impl LayerCache {
-    /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds.
-    pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<()> {
-        for (store, new) in [(&self.keys, keys), (&self.values, values)] {
-            let new = new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?;
-            store.narrow(0, span.slot, 1)?.slice_set(&new, 2, span.held)?;
-        }
-        Ok(())
+    /// Over a tensor `(2, slots, heads, max_len, head_dim)`, keys before values.
+    pub(crate) fn of(store: Tensor) -> Self {
+        Self(store)
     }
 
-    /// Attends with the span's queries `(heads, tokens, head_dim)` to all that its slot holds, the span included; returns
-    /// `(tokens, heads * head_dim)`.
-    pub(crate) fn attend(&self, queries: &Tensor, span: &Span, scale: f64) -> Result<Tensor> {
-        if self.reads_in_place() && span.tokens == 1 {
-            return self.attend_singly(queries, std::slice::from_ref(span), scale);
-        }
-        let mask =
-            (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
-        attend(queries, &seen(&self.keys, span)?, &seen(&self.values, span)?, scale, mask.as_ref())
+    /// The tensor, for a kernel.
+    pub(crate) fn store(&self) -> &Tensor {
+        &self.0
     }
 
-    /// The same for all `spans` at once, each of a single token, where [`LayerCache::reads_in_place`].
-    pub(crate) fn attend_singly(&self, queries: &Tensor, spans: &[Span], scale: f64) -> Result<Tensor> {
-        let seen = spans.iter().map(|span| (span.slot, span.held + 1)).collect();
-        attend_singly(queries, &self.keys, &self.values, scale, seen)
-    }
-
-    /// Whether single queries are answered where keys and values lie.
-    pub(crate) fn reads_in_place(&self) -> bool {
-        self.keys.device().is_cpu() && self.keys.dtype() == DType::F32
+    /// Writes keys and values `(heads, tokens, head_dim)` behind what the slot holds; returns
+    /// views of all the slot's keys and values `(heads, held + tokens, head_dim)`.
+    pub(crate) fn append(&self, span: &Span, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
+        let view = |half: usize, new: &Tensor| {
+            let store = self.0.get(half)?;
+            let slot = store.narrow(0, span.slot, 1)?;
+            slot.slice_set(&new.to_dtype(store.dtype())?.contiguous()?.unsqueeze(0)?, 2, span.held)?;
+            slot.squeeze(0)?.narrow(1, 0, span.held + span.tokens)
+        };
+        Ok((view(0, keys)?, view(1, values)?))
     }
 
     fn copy_slot(&self, from: usize, to: usize, tokens: usize) -> Result<()> {
-        for store in [&self.keys, &self.values] {
+        for half in [0, 1] {
+            let store = self.0.get(half)?;
             // `force_contiguous` makes a copy: a slot cannot be read and written at once.
             let held = store.narrow(0, from, 1)?.narrow(2, 0, tokens)?.force_contiguous()?;
             store.narrow(0, to, 1)?.slice_set(&held, 2, 0)?;
         }
         Ok(())
     }
-}
-
-/// All that the span's slot holds in `store`, the span included: `(heads, held + tokens, head_dim)`.
-fn seen(store: &Tensor, span: &Span) -> Result<Tensor> {
-    store.get(span.slot)?.narrow(1, 0, span.held + span.tokens)
 }
 
 #[cfg(test)]
@@ -255,15 +234,14 @@ mod tests {
         cache.commit(&spans);
         let spans = cache.plan([(1, 1)]).unwrap();
         let second = tokens(&[9., 10., 11., 12.], 1);
-        cache.layers[0].append(&spans[0], &second, &second).unwrap();
-        let keys = seen(&cache.layers[0].keys, &spans[0]).unwrap();
+        let (keys, _) = cache.layers[0].append(&spans[0], &second, &second).unwrap();
         cache.commit(&spans);
         let keys: Vec<f32> = keys.flatten_all().unwrap().to_vec1().unwrap();
         assert_eq!(keys, [1., 2., 3., 4., 9., 10., 5., 6., 7., 8., 11., 12.]);
         assert_eq!((cache.len(0), cache.len(1)), (0, 3));
 
         cache.copy_slot(1, 0).unwrap();
-        let copied = cache.layers[0].keys.get(0).unwrap().flatten_all().unwrap();
+        let copied = cache.layers[0].store().get(0).unwrap().get(0).unwrap().flatten_all().unwrap();
         assert_eq!(copied.to_vec1::<f32>().unwrap(), keys);
         cache.free(1);
         assert_eq!((cache.len(0), cache.len(1)), (3, 0));

@@ -8,6 +8,8 @@ use candle_core::{
 use captionfleet_kernels::Activation;
 
 use crate::{
+    norm::{LayerNorm, RmsNorm},
+    own_kernels::{OwnKernels, Unfinished},
     packed::{Packed, Then},
     weight_memory::HoldsWeights,
 };
@@ -17,6 +19,7 @@ use crate::{
 pub struct Linear {
     weight: Matrix,
     bias: Option<Tensor>,
+    kernels: OwnKernels,
 }
 
 #[derive(Clone, Debug)]
@@ -31,7 +34,7 @@ enum Matrix {
 
 impl Linear {
     pub(crate) fn packed(weight: Packed, bias: Option<Tensor>) -> Self {
-        Self { weight: Matrix::Packed(weight), bias }
+        Self { weight: Matrix::Packed(weight), bias, kernels: OwnKernels::NONE }
     }
 
     /// A layer made of floats `(outputs, inputs)`: in f32, packed on a CPU.
@@ -43,7 +46,12 @@ impl Linear {
     }
 
     pub(crate) fn dense(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Matrix::Dense(weight), bias }
+        Self { weight: Matrix::Dense(weight), bias, kernels: OwnKernels::NONE }
+    }
+
+    /// The same layer, which uses these kernels of ours on its GPU.
+    pub(crate) fn with_kernels(self, kernels: OwnKernels) -> Self {
+        Self { kernels, ..self }
     }
 
     /// Weight `(outputs, inputs)` in f32, and bias: a copy that may learn.
@@ -57,7 +65,8 @@ impl Linear {
     }
 
     pub(crate) fn quantised(weight: Arc<QTensor>, bias: Option<Tensor>) -> Result<Self> {
-        Ok(Self { weight: Matrix::Quantised(QMatMul::from_arc(weight)?), bias })
+        let weight = Matrix::Quantised(QMatMul::from_arc(weight)?);
+        Ok(Self { weight, bias, kernels: OwnKernels::NONE })
     }
 }
 
@@ -68,39 +77,96 @@ impl Module for Linear {
 }
 
 impl Linear {
-    /// A function of the layer's output, without the output itself ever being written.
+    /// A function of the layer's output, without the output itself ever being written. On a GPU it may come in the type in
+    /// which the next layer multiplies.
     pub(crate) fn activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         self.apply(xs, Then::Activate(activation))
     }
 
     /// The layer's output added to `residual`, of the same shape.
     pub(crate) fn added_to(&self, residual: &Tensor, xs: &Tensor) -> Result<Tensor> {
-        let width = residual.dim(D::Minus1)?;
-        self.apply(xs, Then::Add(&residual.reshape(((), width))?))
+        self.apply(xs, Then::Add(&rows(residual)?))
+    }
+
+    /// The layer's output added to `residual`, and the norm of the sum.
+    pub(crate) fn added_and_normed(
+        &self,
+        residual: &Tensor,
+        xs: &Tensor,
+        norm: &LayerNorm,
+    ) -> Result<(Tensor, Tensor)> {
+        if let Some(product) = self.product_for_norm(xs, norm.width())? {
+            let (sum, normed) = OwnKernels::sum_and_norm(self.unfinished(&product), &rows(residual)?, norm)?;
+            return Ok((sum.reshape(residual.shape())?, normed.reshape(residual.shape())?));
+        }
+        let sum = self.added_to(residual, xs)?;
+        let normed = norm.forward(&sum)?;
+        Ok((sum, normed))
+    }
+
+    /// The norm of the layer's output, added to `residual`.
+    pub(crate) fn normed_and_added(&self, residual: &Tensor, xs: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+        if let Some(product) = self.product_for_norm(xs, norm.width())? {
+            let sum = OwnKernels::norm_and_sum(self.unfinished(&product), &rows(residual)?, norm)?;
+            return sum.reshape(residual.shape());
+        }
+        norm.forward(&self.forward(xs)?)? + residual
     }
 
     fn apply(&self, xs: &Tensor, then: Then<'_>) -> Result<Tensor> {
         let mut shape = xs.dims().to_vec();
-        let inputs = shape.pop().unwrap_or(1);
-        let flat = xs.reshape(((), inputs))?;
+        shape.pop();
+        let flat = rows(xs)?;
         let ys = match &self.weight {
             Matrix::Packed(weight) => weight.product(&flat, self.bias.as_ref(), then)?,
-            Matrix::Dense(weight) => {
-                let ys = flat.to_dtype(weight.dtype())?.matmul(&weight.t()?)?.to_dtype(DType::F32)?;
-                then.follow(self.biased(ys)?)?
-            }
-            Matrix::Quantised(weight) => then.follow(self.biased(weight.forward(&flat)?)?)?,
+            Matrix::Dense(weight) => self.finish(&dense_product(weight, &flat)?, &then)?,
+            Matrix::Quantised(weight) => self.finish(&quantised_product(weight, &flat)?, &then)?,
         };
         shape.push(ys.dim(1)?);
         ys.reshape(shape)
     }
 
-    fn biased(&self, ys: Tensor) -> Result<Tensor> {
-        match &self.bias {
-            Some(bias) => ys.broadcast_add(bias),
-            None => Ok(ys),
+    /// The product alone, where a kernel of ours takes care of its bias and of the norm of its `width` outputs.
+    fn product_for_norm(&self, xs: &Tensor, width: usize) -> Result<Option<Tensor>> {
+        match &self.weight {
+            _ if !self.kernels.norms(width) => Ok(None),
+            Matrix::Packed(_) => Ok(None),
+            Matrix::Dense(weight) => Ok(Some(dense_product(weight, &rows(xs)?)?)),
+            Matrix::Quantised(weight) => Ok(Some(quantised_product(weight, &rows(xs)?)?)),
         }
     }
+
+    fn unfinished<'a>(&'a self, product: &'a Tensor) -> Unfinished<'a> {
+        Unfinished { product, bias: self.bias.as_ref() }
+    }
+
+    /// What follows a product on a GPU.
+    fn finish(&self, product: &Tensor, then: &Then<'_>) -> Result<Tensor> {
+        if let Some(ys) = self.kernels.finish(self.unfinished(product), then)? {
+            return Ok(ys);
+        }
+        let ys = product.to_dtype(DType::F32)?;
+        then.follow(match &self.bias {
+            Some(bias) => ys.broadcast_add(bias)?,
+            None => ys,
+        })
+    }
+}
+
+/// `xs Wᵀ` in the type of the weights.
+fn dense_product(weight: &Tensor, xs: &Tensor) -> Result<Tensor> {
+    xs.to_dtype(weight.dtype())?.matmul(&weight.t()?)
+}
+
+/// `xs Wᵀ` in f32.
+fn quantised_product(weight: &QMatMul, xs: &Tensor) -> Result<Tensor> {
+    weight.forward(&xs.to_dtype(DType::F32)?)
+}
+
+/// `(…, width)` as rows `(rows, width)`.
+fn rows(xs: &Tensor) -> Result<Tensor> {
+    let width = xs.dim(D::Minus1)?;
+    xs.reshape(((), width))
 }
 
 /// A linear layer that does not learn, and through which gradients flow back.
@@ -118,7 +184,9 @@ impl FrozenLinear {
             Matrix::Dense(_) => (layer.weight.clone(), None),
             Matrix::Quantised(weight) => (Matrix::Dense(weight.dequantize_f16()?), None),
         };
-        Ok(Self { layer: Linear { weight, bias: layer.bias.clone() }, transposed })
+        // None of our kernels knows a way back.
+        let layer = Linear { weight, bias: layer.bias.clone(), kernels: OwnKernels::NONE };
+        Ok(Self { layer, transposed })
     }
 }
 

@@ -1,13 +1,13 @@
 //! The two norms over the last dimension, in f32.
 //!
-//! On a CPU they are those of [`captionfleet_kernels`]. The backend's own kernel takes one pass over a
+//! On a CPU they are those of [`captionfleet_kernels`], on a GPU our own where they are in use. The backend's take one pass over a
 //! row, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far from zero, as in the
 //! residual stream of a large vision tower.
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
 use captionfleet_kernels::{Backend, layer_norm, rms_norm};
 use rayon::prelude::*;
 
-use crate::{WeightError, Weights, cpu_values::contiguous};
+use crate::{WeightError, Weights, cpu_values::contiguous, own_kernels::OwnKernels};
 
 const NAME: &str = "a norm";
 
@@ -17,11 +17,19 @@ pub(crate) struct LayerNorm {
     weight: Tensor,
     bias: Tensor,
     eps: f64,
+    kernels: OwnKernels,
 }
 
 impl LayerNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
-        Ok(Self { weight: weights.tensor(width, "weight")?, bias: weights.tensor(width, "bias")?, eps })
+        let kernels = weights.kernels();
+        let of = Self::of(weights.tensor(width, "weight")?, weights.tensor(width, "bias")?, eps);
+        Ok(Self { kernels, ..of })
+    }
+
+    /// From its parts, with the backend's kernels.
+    pub(crate) fn of(weight: Tensor, bias: Tensor, eps: f64) -> Self {
+        Self { weight, bias, eps, kernels: OwnKernels::NONE }
     }
 
     /// Values of a row.
@@ -35,6 +43,7 @@ impl LayerNorm {
             weight: weight.unwrap_or_else(|| self.weight.clone()),
             bias: bias.unwrap_or_else(|| self.bias.clone()),
             eps: self.eps,
+            kernels: self.kernels,
         }
     }
 
@@ -50,7 +59,10 @@ impl Module for LayerNorm {
         if xs.device().is_cpu() {
             return xs.apply_op3_no_bwd(&self.weight, &self.bias, &Centred { eps: self.eps });
         }
-        candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps as f32)
+        match self.kernels.layer_norm(&xs, self)? {
+            Some(normed) => Ok(normed),
+            None => candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps as f32),
+        }
     }
 }
 
@@ -59,11 +71,18 @@ impl Module for LayerNorm {
 pub(crate) struct RmsNorm {
     weight: Tensor,
     eps: f64,
+    kernels: OwnKernels,
 }
 
 impl RmsNorm {
     pub(crate) fn load(weights: &Weights, width: usize, eps: f64) -> std::result::Result<Self, WeightError> {
-        Ok(Self { weight: weights.tensor(width, "weight")?, eps })
+        let kernels = weights.kernels();
+        Ok(Self { kernels, ..Self::of(weights.tensor(width, "weight")?, eps) })
+    }
+
+    /// From its parts, with the backend's kernels.
+    pub(crate) fn of(weight: Tensor, eps: f64) -> Self {
+        Self { weight, eps, kernels: OwnKernels::NONE }
     }
 
     /// Values of a row.
@@ -73,7 +92,7 @@ impl RmsNorm {
 
     /// The same norm with other weights.
     pub(crate) fn changed(&self, weight: Tensor) -> Self {
-        Self { weight, eps: self.eps }
+        Self { weight, eps: self.eps, kernels: self.kernels }
     }
 
     /// Weight, and what keeps the divisor from zero.
@@ -88,7 +107,10 @@ impl Module for RmsNorm {
         if xs.device().is_cpu() {
             return xs.apply_op2_no_bwd(&self.weight, &RootMeanSquare { eps: self.eps });
         }
-        candle_nn::ops::rms_norm(&xs, &self.weight, self.eps as f32)
+        match self.kernels.rms_norm(&xs, self)? {
+            Some(normed) => Ok(normed),
+            None => candle_nn::ops::rms_norm(&xs, &self.weight, self.eps as f32),
+        }
     }
 }
 

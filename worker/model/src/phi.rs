@@ -7,10 +7,12 @@ use crate::{
     ModelError, PhiConfig, WeightError, Weights,
     activation::gelu,
     adapter::{LayerAdapter, LowRank, Shares},
+    attention::attend_in_slots,
     error::DuringStep,
     kv_cache::{KvCache, LayerCache, Span},
     linear::{Linear, TokenTable},
     norm::{LayerNorm, RmsNorm},
+    own_kernels::{DecodeStep, OwnKernels},
     probe::{Point, Probe},
     rotary::{Rotary, RotaryRows},
 };
@@ -23,6 +25,8 @@ pub(crate) struct Phi {
     norm: LayerNorm,
     head: Linear,
     rotary: Rotary,
+    head_dim: usize,
+    kernels: OwnKernels,
 }
 
 impl Phi {
@@ -37,6 +41,8 @@ impl Phi {
             norm: LayerNorm::load(&model.pp("final_layernorm"), width, config.layer_norm_eps)?,
             head: weights.linear(width, config.vocab_size, "lm_head")?,
             rotary: Rotary::new(config, weights.device()).during("making of the rotary tables")?,
+            head_dim: config.head_dim(),
+            kernels: weights.kernels(),
         })
     }
 
@@ -74,10 +80,12 @@ impl Phi {
     ) -> Result<Tensor> {
         let positions: Vec<u32> = spans.iter().flat_map(Span::positions).collect();
         let rotary = self.rotary.rows(&positions)?;
+        let decode = self.kernels.decode_step(spans, self.head_dim, stream.device())?;
+        let batch = Batch { spans, rotary, decode };
         let mut stream = stream.clone();
         for (index, (layer, cache)) in self.layers.iter().zip(cache.layers()).enumerate() {
             let own = Own { layer: index, shares };
-            stream = layer.forward(&stream, spans, &rotary, cache, own)?;
+            stream = layer.forward(&stream, &batch, cache, own)?;
             probe(Point::LanguageLayer(index + 1), &stream);
         }
         let normed = shares.through(&self.norm, &stream, |adapter| adapter.final_norm.as_ref())?;
@@ -89,6 +97,14 @@ impl Phi {
     pub(crate) fn logits(&self, normed: &Tensor) -> Result<Tensor> {
         self.head.forward(normed)
     }
+}
+
+/// The rows of a step.
+struct Batch<'a> {
+    spans: &'a [Span],
+    rotary: RotaryRows,
+    /// For a kernel, if the step is one of decoding and there is one.
+    decode: Option<DecodeStep>,
 }
 
 /// What the rows' adapters have of their own for one layer.
@@ -106,6 +122,11 @@ impl<'a> Own<'a> {
         own: impl Fn(&'a LayerAdapter) -> Option<&'a M>,
     ) -> Result<Tensor> {
         self.shares.through(base, xs, |adapter| own(adapter.layer(self.layer)?))
+    }
+
+    /// Whether any adapter changes such a part of the layer.
+    fn any(self, changes: impl Fn(&'a LayerAdapter) -> bool) -> bool {
+        self.shares.any(|adapter| adapter.layer(self.layer).is_some_and(&changes))
     }
 
     /// `xs` through a linear layer of the base, with the adapters' changes.
@@ -143,16 +164,14 @@ impl Layer {
     fn forward(
         &self,
         stream: &Tensor,
-        spans: &[Span],
-        rotary: &RotaryRows,
+        batch: &Batch<'_>,
         cache: &LayerCache,
         own: Own<'_>,
     ) -> Result<Tensor> {
         let normed = own.through(&self.norm, stream, |layer| layer.norm.as_ref())?;
-        let attended = self.attention.forward(&normed, spans, rotary, cache, own)?;
-        let attended = own.through(&self.post_norm, &attended, |layer| layer.post_norm.as_ref())?;
-        let summed = (attended + stream)?;
-        if !own.shares.any(|adapter| adapter.layer(own.layer).is_some_and(LayerAdapter::changes_mlp)) {
+        let seen = self.attention.forward(&normed, batch, cache, own)?;
+        let summed = self.attended(stream, &seen, own)?;
+        if !own.any(LayerAdapter::changes_mlp) {
             let hidden = self.fc1.activated(&normed, Activation::GeluTanh)?;
             return self.fc2.added_to(&summed, &hidden);
         }
@@ -160,6 +179,16 @@ impl Layer {
         let hidden = own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?;
         let hidden = gelu(Activation::GeluTanh, &hidden)?;
         summed + own.changed(&self.fc2, &hidden, |layer| layer.fc2.as_ref())?
+    }
+
+    /// What was seen, through the output projection and its norm, added to the stream.
+    fn attended(&self, stream: &Tensor, seen: &Tensor, own: Own<'_>) -> Result<Tensor> {
+        let dense = &self.attention.dense;
+        if !own.any(|layer| layer.dense.is_some() || layer.post_norm.is_some()) {
+            return dense.normed_and_added(stream, seen, &self.post_norm);
+        }
+        let attended = own.changed(dense, seen, |layer| layer.dense.as_ref())?;
+        own.through(&self.post_norm, &attended, |layer| layer.post_norm.as_ref())? + stream
     }
 
     /// The linear layers: `query_key_value`, `dense`, `fc1`, `fc2`.
@@ -207,11 +236,11 @@ impl Attention {
         })
     }
 
+    /// What each row sees, before the output projection.
     fn forward(
         &self,
         normed: &Tensor,
-        spans: &[Span],
-        rotary: &RotaryRows,
+        batch: &Batch<'_>,
         cache: &LayerCache,
         own: Own<'_>,
     ) -> Result<Tensor> {
@@ -219,34 +248,16 @@ impl Attention {
         // The fused rows are ordered by head: query, key and value of head 0, then of head 1 …
         let fused = own.changed(&self.query_key_value, normed, |layer| layer.query_key_value.as_ref())?;
         let fused = fused.reshape((tokens, self.heads, 3, self.head_dim))?;
+        let changes_norms = |layer: &LayerAdapter| layer.query_norm.is_some() || layer.key_norm.is_some();
+        if let Some(step) = batch.decode.as_ref().filter(|_| !own.any(changes_norms)) {
+            return step.attend(&fused, (&self.query_norm, &self.key_norm), &batch.rotary, cache);
+        }
         let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
         let queries = own.through(&self.query_norm, &part(0)?, |layer| layer.query_norm.as_ref())?;
-        let queries = rotary.apply(&queries)?;
+        let queries = batch.rotary.apply(&queries)?;
         let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
-        let keys = rotary.apply(&keys)?;
+        let keys = batch.rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
-        let mut start = 0;
-        for span in spans {
-            let row = |xs: &Tensor| xs.narrow(1, start, span.tokens);
-            cache.append(span, &row(&keys)?, &row(&values)?)?;
-            start += span.tokens;
-        }
-        let attended = self.attend(&queries, spans, cache)?;
-        own.changed(&self.dense, &attended, |layer| layer.dense.as_ref())
-    }
-
-    /// Every span's queries, of `(heads, T, head_dim)`, to what its slot holds: `(T, heads * head_dim)`.
-    fn attend(&self, queries: &Tensor, spans: &[Span], cache: &LayerCache) -> Result<Tensor> {
-        let scale = (self.head_dim as f64).powf(-0.5);
-        if cache.reads_in_place() && spans.iter().all(|span| span.tokens == 1) {
-            return cache.attend_singly(queries, spans, scale);
-        }
-        let mut start = 0;
-        let mut rows = Vec::with_capacity(spans.len());
-        for span in spans {
-            rows.push(cache.attend(&queries.narrow(1, start, span.tokens)?, span, scale)?);
-            start += span.tokens;
-        }
-        Tensor::cat(&rows, 0)
+        attend_in_slots([&queries, &keys, &values], batch.spans, cache)
     }
 }

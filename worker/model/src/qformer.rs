@@ -258,7 +258,7 @@ impl Attention {
             .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, scale, mask))
             .collect::<Result<Vec<_>>>()?;
         let seen = Tensor::stack(&rows, 0)?;
-        self.norm.forward(&own.added(&self.output, stream, &seen, |layer| of(layer).output.as_ref())?)
+        own.added_and_normed(&self.output, &self.norm, stream, &seen, |layer| of(layer).output.as_ref())
     }
 }
 
@@ -287,6 +287,6 @@ impl FeedForward {
 
     fn forward(&self, stream: &Tensor, own: Own<'_>) -> Result<Tensor> {
         let hidden = own.activated(&self.intermediate, stream, |layer| layer.intermediate.as_ref())?;
-        self.norm.forward(&own.added(&self.output, stream, &hidden, |layer| layer.output.as_ref())?)
+        own.added_and_normed(&self.output, &self.norm, stream, &hidden, |layer| layer.output.as_ref())
     }
 }

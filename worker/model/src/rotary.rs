@@ -52,6 +52,18 @@ impl Rotary {
 }
 
 impl RotaryRows {
+    /// From cosines and sines `(positions, pairs)`.
+    pub(crate) fn of(cos: Tensor, sin: Tensor) -> Result<Self> {
+        let dim = 2 * cos.dim(1)?;
+        Ok(Self { cos, sin, dim })
+    }
+
+    /// Cosines and sines `(positions, pairs)`.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only kernels read it"))]
+    pub(crate) fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// As [`RotaryRows::apply`], for `(B, heads, T, d)` and with gradients.
     pub(crate) fn turn(&self, xs: &Tensor) -> Result<Tensor> {
         let (_, _, _, width) = xs.dims4()?;

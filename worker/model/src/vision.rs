@@ -95,8 +95,9 @@ impl Block {
     }
 
     fn forward(&self, stream: &Tensor) -> Result<Tensor> {
-        let stream = self.attention.added_to(stream, &self.norm1.forward(stream)?)?;
-        let hidden = self.fc1.activated(&self.norm2.forward(&stream)?, Activation::GeluErf)?;
+        let seen = self.attention.forward(&self.norm1.forward(stream)?)?;
+        let (stream, normed) = self.attention.proj.added_and_normed(stream, &seen, &self.norm2)?;
+        let hidden = self.fc1.activated(&normed, Activation::GeluErf)?;
         self.fc2.added_to(&stream, &hidden)
     }
 }
@@ -124,7 +125,8 @@ impl Attention {
         })
     }
 
-    fn added_to(&self, stream: &Tensor, xs: &Tensor) -> Result<Tensor> {
+    /// What each token sees, before the projection.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (batch, tokens, width) = xs.dims3()?;
         let head_dim = width / self.heads;
         let qkv = self.qkv.forward(xs)?.reshape((batch, tokens, 3, self.heads, head_dim))?;
@@ -135,6 +137,6 @@ impl Attention {
                 attend(&qkv.get(0)?, &qkv.get(1)?, &qkv.get(2)?, scale, None)
             })
             .collect::<Result<Vec<_>>>()?;
-        self.proj.added_to(stream, &Tensor::stack(&pictures, 0)?)
+        Tensor::stack(&pictures, 0)
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     bundle::{StoredTensor, WeightsFile},
     inventory::{TensorKind, TensorSpec},
     linear::{Linear, TokenTable},
+    own_kernels::OwnKernels,
     packed::Packed,
     weight_memory::{HoldsWeights, WeightMemory},
 };
@@ -60,6 +61,7 @@ pub struct Weights {
     memory: Arc<Mutex<WeightMemory>>,
     prefix: String,
     device: Device,
+    kernels: OwnKernels,
 }
 
 enum Source {
@@ -109,7 +111,19 @@ impl Weights {
             memory: Arc::default(),
             prefix: String::new(),
             device: device.clone(),
+            kernels: OwnKernels::NONE,
         }
+    }
+
+    /// The same weights, for a network that uses these kernels of ours on its GPU.
+    #[must_use]
+    pub fn with_kernels(self, kernels: OwnKernels) -> Self {
+        Self { kernels, ..self }
+    }
+
+    /// Which kernels of ours the network uses.
+    pub(crate) fn kernels(&self) -> OwnKernels {
+        self.kernels
     }
 
     /// Weights that exist only as shapes, for deriving the list of what a model needs.
@@ -133,6 +147,7 @@ impl Weights {
             memory: Arc::clone(&self.memory),
             prefix: self.full(&part.to_string()),
             device: self.device.clone(),
+            kernels: self.kernels,
         }
     }
 
@@ -167,11 +182,12 @@ impl Weights {
     ) -> Result<Linear, WeightError> {
         let name = self.full("weight");
         self.take(&name, Shape::from((outputs, inputs)), TensorKind::Matrix, |stored| {
-            Ok(match self.matrix(stored)? {
+            let layer = match self.matrix(stored)? {
                 Made::Packed(weight) => Linear::packed(weight, bias),
                 Made::Dense(weight) => Linear::dense(weight, bias),
                 Made::Quantised(weight) => Linear::quantised(weight.into(), bias)?,
-            })
+            };
+            Ok(layer.with_kernels(self.kernels))
         })
     }
 
@@ -186,13 +202,14 @@ impl Weights {
         let shape = Shape::from((outputs, channels, side, side));
         self.take(&name, shape, TensorKind::Matrix, |stored| {
             let flat = (outputs, channels * side * side);
-            Ok(match self.matrix(stored)? {
+            let layer = match self.matrix(stored)? {
                 Made::Packed(weight) => Linear::packed(weight, Some(bias)),
                 Made::Dense(weight) => Linear::dense(weight.reshape(flat)?, Some(bias)),
                 Made::Quantised(weight) => {
                     Linear::dense(weight.dequantize(&self.device)?.reshape(flat)?, Some(bias))
                 }
-            })
+            };
+            Ok(layer.with_kernels(self.kernels))
         })
     }
 

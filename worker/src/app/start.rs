@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use captionfleet_model::OwnKernels;
 use captionfleet_model::bundle::{Bundle, LoadedModel};
 
 use super::DeviceChoice;
@@ -14,6 +15,8 @@ use crate::engine::{Engine, EngineObserver, EngineOptions, try_steps};
 pub struct EngineSettings {
     /// Where the network runs.
     pub device: DeviceChoice,
+    /// On a GPU, none of our own kernels.
+    pub stock_kernels: bool,
     /// Sequences that decode together; as many as memory and the model's size suggest otherwise.
     pub slots: Option<usize>,
     /// Tokens of one slot: picture, prompt and caption.
@@ -41,12 +44,13 @@ impl ReadyModel {
     ///
     /// # Errors
     /// When any of these fails.
-    pub(crate) fn load(bundle: &Bundle, device: DeviceChoice) -> anyhow::Result<Self> {
-        let device = device.open()?;
+    pub(crate) fn load(bundle: &Bundle, settings: &EngineSettings) -> anyhow::Result<Self> {
+        let device = settings.device.open()?;
         let meter = Meter::new(&device);
         let available = meter.available();
+        let kernels = if settings.stock_kernels { OwnKernels::NONE } else { OwnKernels::checked(&device) };
         let since = Instant::now();
-        let loaded = Arc::new(bundle.load(&device)?);
+        let loaded = Arc::new(bundle.load_with(&device, kernels)?);
         let load = since.elapsed();
         let since = Instant::now();
         let near_ties = loaded.self_test()?;
@@ -120,5 +124,5 @@ pub fn start_engine(
     settings: EngineSettings,
     observer: Arc<dyn EngineObserver>,
 ) -> anyhow::Result<Engine> {
-    ReadyModel::load(bundle, settings.device)?.start(settings, observer)
+    ReadyModel::load(bundle, &settings)?.start(settings, observer)
 }

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::golden::{Replay, replay};
 use super::{BundleError, BundleManifest};
 use crate::{
-    Adapter, AdapterError, CaptionTokenizer, PromptTemplates, TextTokenizer, TinyGptV, WeightMemory,
+    Adapter, AdapterError, CaptionTokenizer, OwnKernels, PromptTemplates, TextTokenizer, TinyGptV,
+    WeightMemory,
 };
 
 /// A network with all that is needed to talk to it.
@@ -23,6 +24,8 @@ pub struct LoadedModel {
     pub manifest: BundleManifest,
     /// What the weights take on the device.
     pub memory: WeightMemory,
+    /// Kernels of ours that it uses on its GPU.
+    pub kernels: OwnKernels,
     pub(super) golden_picture: Vec<u8>,
 }
 

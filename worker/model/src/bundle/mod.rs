@@ -31,7 +31,7 @@ pub(crate) use golden::greedy_tokens;
 pub use loaded::LoadedModel;
 pub use manifest::{BUNDLE_FORMAT, BundleManifest, GoldenAnswer};
 
-use crate::{CaptionTokenizer, TextTokenizer, TinyGptV, Weights};
+use crate::{CaptionTokenizer, OwnKernels, TextTokenizer, TinyGptV, Weights};
 use files::BundleFiles;
 pub(crate) use files::FileBytes;
 pub(crate) use manifest::seal as seal_manifest;
@@ -109,23 +109,31 @@ impl Bundle {
         &self.manifest
     }
 
-    /// Builds the network on `device`, and checks the weights' hash meanwhile.
+    /// Builds the network on `device` with the kernels of ours that pass their check there, and checks the weights' hash meanwhile.
     ///
     /// # Errors
     /// When the weights are damaged, a tensor is missing or misshaped, or a tokenizer cannot be read.
     pub fn load(&self, device: &Device) -> Result<LoadedModel, BundleError> {
+        self.load_with(device, OwnKernels::checked(device))
+    }
+
+    /// As [`Bundle::load`], with these kernels of ours.
+    ///
+    /// # Errors
+    /// As [`Bundle::load`].
+    pub fn load_with(&self, device: &Device, kernels: OwnKernels) -> Result<LoadedModel, BundleError> {
         std::thread::scope(|scope| {
             let checking = scope.spawn(|| self.check_hash(WEIGHTS));
-            let loaded = self.build(device);
+            let loaded = self.build(device, kernels);
             // Said first: whatever else is wrong with damaged weights follows from it.
             checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             loaded
         })
     }
 
-    fn build(&self, device: &Device) -> Result<LoadedModel, BundleError> {
+    fn build(&self, device: &Device, kernels: OwnKernels) -> Result<LoadedModel, BundleError> {
         let config = &self.manifest.config;
-        let weights = self.weights(device)?;
+        let weights = self.weights(device)?.with_kernels(kernels);
         let model = TinyGptV::load(&weights, config).map_err(|source| self.unusable(WEIGHTS, source))?;
         for name in weights.unread() {
             tracing::warn!(tensor = name, "the bundle holds a tensor that the model does not know");
@@ -147,6 +155,7 @@ impl Bundle {
             golden_picture: self.files.bytes(GOLDEN_PICTURE)?.to_vec(),
             manifest: self.manifest.clone(),
             memory: weights.memory(),
+            kernels,
         })
     }
 

@@ -6,6 +6,7 @@ use captionfleet_kernels::Activation;
 use crate::activation::gelu;
 use crate::adapter::{LowRank, QFormerLayerAdapter, Shares};
 use crate::linear::Linear;
+use crate::norm::LayerNorm;
 
 /// What the pictures' adapters have of their own for one layer.
 #[derive(Clone, Copy)]
@@ -32,17 +33,18 @@ impl<'a> Own<'a> {
         }
     }
 
-    /// The same, added to a residual stream.
-    pub(super) fn added(
+    /// The same, added to a residual stream, and normed.
+    pub(super) fn added_and_normed(
         self,
         base: &Linear,
+        norm: &LayerNorm,
         residual: &Tensor,
         xs: &Tensor,
         change: impl Fn(&'a QFormerLayerAdapter) -> Option<&'a LowRank>,
     ) -> Result<Tensor> {
         match self.shares {
-            None => base.added_to(residual, xs),
-            Some(_) => residual + self.changed(base, xs, change)?,
+            None => Ok(base.added_and_normed(residual, xs, norm)?.1),
+            Some(_) => norm.forward(&(residual + self.changed(base, xs, change)?)?),
         }
     }
 

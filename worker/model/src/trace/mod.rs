@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 
 use crate::{
-    CaptionTokenizer, ModelError, PromptError, TextTokenizer, TinyGptV, TokenizerError,
+    CaptionTokenizer, ModelError, OwnKernels, PromptError, TextTokenizer, TinyGptV, TokenizerError,
     checkpoint::{self, CheckpointError, CheckpointFolder, GoldenStage},
     generate::GenerateError,
     preprocess::DecodeError,
@@ -138,7 +138,8 @@ pub enum TraceError {
 /// Traces one stage of a golden folder on `device` and writes its tensors to `out`.
 pub fn run(golden_dir: &Path, stage: Stage, device: &Device, out: &Path) -> Result<TraceReport, TraceError> {
     let assembly = checkpoint::golden_dir(golden_dir, stage.golden())?;
-    let model = TinyGptV::load(&assembly.weights(device)?, assembly.config())?;
+    let weights = assembly.weights(device)?.with_kernels(OwnKernels::checked(device));
+    let model = TinyGptV::load(&weights, assembly.config())?;
     let folder = CheckpointFolder::open(golden_dir)?;
     let settings = Settings::read(golden_dir)?;
     let pictures = pictures::decode_all(golden_dir, &settings.images(golden_dir)?)?;

@@ -48,8 +48,8 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
 
     // A large model takes minutes: what is known is told at once.
     let printer = Printer::new(args.json);
-    let (loading, device) = (bundle.clone(), args.model.device);
-    let model = tokio::task::spawn_blocking(move || ReadyModel::load(&loading, device)).await??;
+    let (loading, settings) = (bundle.clone(), args.model.engine());
+    let model = tokio::task::spawn_blocking(move || ReadyModel::load(&loading, &settings)).await??;
     let model = Arc::new(model);
     let mut report = Report::new(&model, open_seconds);
     printer.opening(&report);

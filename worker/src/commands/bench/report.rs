@@ -16,6 +16,8 @@ use crate::engine::memory::MemoryBudget;
 pub(super) struct Report {
     pub(super) bundle: String,
     pub(super) device: &'static str,
+    /// Our own kernels in use on a GPU.
+    pub(super) own_kernels: Vec<&'static str>,
     pub(super) threads: usize,
     /// Opening (every byte hashed), building the network, saying the golden tokens.
     pub(super) open_seconds: f64,
@@ -78,6 +80,7 @@ impl Report {
         Self {
             bundle: loaded.manifest.digest.clone(),
             device: if loaded.model.device().is_cpu() { "cpu" } else { "cuda" },
+            own_kernels: loaded.kernels.names(),
             threads: rayon::current_num_threads(),
             open_seconds,
             load_seconds: model.load.as_secs_f64(),
@@ -111,8 +114,13 @@ impl Printer {
     }
 
     pub(super) fn opening(self, report: &Report) {
+        let kernels = match report.own_kernels.as_slice() {
+            _ if report.device == "cpu" => String::new(),
+            [] => ", candle's kernels alone".to_owned(),
+            own => format!(", own kernels: {}", own.join(", ")),
+        };
         self.line(format_args!(
-            "bundle {} on {}, {} threads\nopen {:.2} s, load {:.2} s, self-test {:.2} s\n\nweights",
+            "bundle {} on {}{kernels}, {} threads\nopen {:.2} s, load {:.2} s, self-test {:.2} s\n\nweights",
             report.bundle.get(..12).unwrap_or(&report.bundle),
             report.device,
             report.threads,

@@ -44,6 +44,10 @@ pub struct ModelArgs {
     #[arg(long, default_value = "auto", env = "CAPTIONFLEET_DEVICE")]
     pub device: DeviceChoice,
 
+    /// On a GPU, leave out our own kernels and use candle's alone
+    #[arg(long, env = "CAPTIONFLEET_STOCK_KERNELS")]
+    pub stock_kernels: bool,
+
     /// Pictures captioned at the same time; more use the device better and take memory
     #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS", value_parser = at_least_one())]
     pub slots: Option<usize>,
@@ -66,6 +70,7 @@ impl ModelArgs {
     pub fn engine(&self) -> EngineSettings {
         EngineSettings {
             device: self.device,
+            stock_kernels: self.stock_kernels,
             slots: self.slots,
             slot_tokens: self.slot_tokens,
             memory_budget: self.memory_budget.map(|size| size.as_u64()),

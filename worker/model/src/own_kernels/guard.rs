@@ -1,0 +1,279 @@
+//! Each kernel once on small random numbers, before it is trusted with a network.
+use candle_core::{D, DType, Device, Result, Shape, Tensor};
+use captionfleet_kernels::Activation;
+
+use super::{DecodeStep, OwnKernels, Unfinished, cuda};
+use crate::{
+    attention::attend_in_slots,
+    kv_cache::{LayerCache, Span},
+    norm::{LayerNorm, RmsNorm},
+    packed::Then,
+    rotary::RotaryRows,
+};
+
+/// How far a value may be from the CPU's, relative to 1 and its size: more than bf16 rounds, less than any mistake.
+const LIMIT: f32 = 0.015;
+/// Rows and their width, which is more than a block has threads, and not round.
+const ROWS: (usize, usize) = (3, 300);
+/// Heads of the decode step, their width, and the pairs of it that are turned.
+const HEADS: (usize, usize, usize) = (3, 80, 16);
+/// Slots of its cache, and tokens that each can hold.
+const SLOTS: (usize, usize) = (4, 40);
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+const EPS: f64 = 1e-5;
+
+pub(super) fn checked(device: &Device) -> OwnKernels {
+    if !device.is_cuda() {
+        return OwnKernels::NONE;
+    }
+    OwnKernels {
+        products: agrees("products", products(device, cuda::finish)),
+        norms: agrees("norms", layer_norm(device, cuda::layer_norm))
+            && agrees("norms", rms_norm(device, cuda::rms_norm)),
+        attention: agrees("attention", attention(device, cuda::decode)),
+    }
+}
+
+/// Whether a kernel ran and came close to what was expected.
+fn agrees(kernel: &str, distance: Result<f32>) -> bool {
+    let problem = match distance {
+        Ok(distance) if distance <= LIMIT => return true,
+        // Also where it is no number.
+        Ok(distance) => format!("its values are up to {distance} away from the CPU's"),
+        Err(error) => format!("it cannot be run: {error}"),
+    };
+    tracing::warn!(
+        kernel,
+        problem,
+        "a kernel of ours is not used on this GPU, candle's are; please report it"
+    );
+    false
+}
+
+/// The largest distance of two tensors' values, relative to 1 and the expected value.
+fn distance(found: &Tensor, expected: &Tensor) -> Result<f32> {
+    let values = |tensor: &Tensor| {
+        tensor.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()
+    };
+    if found.dims() != expected.dims() {
+        return Ok(f32::INFINITY);
+    }
+    let each = values(found)?.into_iter().zip(values(expected)?);
+    let relative = each.map(|(found, expected)| (found - expected).abs() / (1.0 + expected.abs()));
+    Ok(relative.fold(0.0, larger))
+}
+
+/// The larger of two distances; one that is no number counts as larger than any.
+fn larger(one: f32, other: f32) -> f32 {
+    if one <= other || other.is_nan() { other } else { one }
+}
+
+/// Random values on the CPU, rounded to a type.
+fn drawn(shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
+    Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_dtype(dtype)
+}
+
+fn products(device: &Device, own: impl Fn(Unfinished<'_>, &Then<'_>) -> Result<Tensor>) -> Result<f32> {
+    let (bias, residual) = (drawn(ROWS.1, DType::F32)?, drawn(ROWS, DType::F32)?);
+    let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let product = drawn(ROWS, dtype)?;
+        let there = product.to_device(device)?;
+        let of = Unfinished { product: &there, bias: Some(&bias_there) };
+        let sum = product.to_dtype(DType::F32)?.broadcast_add(&bias)?;
+        for (then, expected) in [
+            (Then::Nothing, sum.clone()),
+            (Then::Activate(Activation::GeluErf), sum.gelu_erf()?),
+            (Then::Activate(Activation::GeluTanh), sum.gelu()?),
+            (Then::Add(&residual_there), (&residual + &sum)?),
+        ] {
+            most = larger(most, distance(&own(of, &then)?, &expected)?);
+        }
+    }
+    Ok(most)
+}
+
+fn layer_norm(
+    device: &Device,
+    own: impl Fn(Unfinished<'_>, Option<&Tensor>, &LayerNorm) -> Result<(Tensor, Tensor)>,
+) -> Result<f32> {
+    let vector = || drawn(ROWS.1, DType::F32);
+    let (weight, shift, bias, residual) = (vector()?, vector()?, vector()?, drawn(ROWS, DType::F32)?);
+    let norm = LayerNorm::of(weight.to_device(device)?, shift.to_device(device)?, EPS);
+    let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let product = drawn(ROWS, dtype)?;
+        let there = product.to_device(device)?;
+        let of = Unfinished { product: &there, bias: Some(&bias_there) };
+        let (own_sum, own_normed) = own(of, Some(&residual_there), &norm)?;
+        let sum = (product.to_dtype(DType::F32)?.broadcast_add(&bias)? + &residual)?;
+        let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
+        let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
+        let normed = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&shift)?;
+        most = larger(most, larger(distance(&own_sum, &sum)?, distance(&own_normed, &normed)?));
+    }
+    Ok(most)
+}
+
+fn rms_norm(
+    device: &Device,
+    own: impl Fn(Unfinished<'_>, Option<&Tensor>, &RmsNorm) -> Result<Tensor>,
+) -> Result<f32> {
+    let (weight, bias, residual) =
+        (drawn(ROWS.1, DType::F32)?, drawn(ROWS.1, DType::F32)?, drawn(ROWS, DType::F32)?);
+    let norm = RmsNorm::of(weight.to_device(device)?, EPS);
+    let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let product = drawn(ROWS, dtype)?;
+        let there = product.to_device(device)?;
+        let of = Unfinished { product: &there, bias: Some(&bias_there) };
+        let sum = product.to_dtype(DType::F32)?.broadcast_add(&bias)?;
+        let root = (sum.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
+        let expected = (sum.broadcast_div(&root)?.broadcast_mul(&weight)? + &residual)?;
+        most = larger(most, distance(&own(of, Some(&residual_there), &norm)?, &expected)?);
+    }
+    Ok(most)
+}
+
+/// Norms of queries and of keys.
+type Norms<'a> = (&'a LayerNorm, &'a LayerNorm);
+
+fn attention(
+    device: &Device,
+    own: impl Fn(&DecodeStep, &Tensor, Norms<'_>, &RotaryRows, &LayerCache) -> Result<Tensor>,
+) -> Result<f32> {
+    let ((heads, width, pairs), (slots, capacity)) = (HEADS, SLOTS);
+    // A full slot, an empty one, and one between.
+    let spans = [(2, capacity - 1), (0, 0), (3, 17)].map(|(slot, held)| Span { slot, held, tokens: 1 });
+    let fused = drawn((spans.len(), heads, 3, width), DType::F32)?;
+    let angles = drawn((spans.len(), pairs), DType::F32)?;
+    let norms = drawn((4, width), DType::F32)?;
+    let operands = |device: &Device| -> Result<_> {
+        let there = |tensor: Tensor| tensor.to_device(device);
+        let norm = |row: usize| -> Result<_> {
+            Ok(LayerNorm::of(there(norms.get(row)?)?, there(norms.get(row + 1)?)?, EPS))
+        };
+        Ok(((norm(0)?, norm(2)?), RotaryRows::of(there(angles.cos()?)?, there(angles.sin()?)?)?))
+    };
+    let ((query_norm, key_norm), rotary) = operands(&Device::Cpu)?;
+    let ((query_norm_there, key_norm_there), rotary_there) = operands(device)?;
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let store = drawn((2, slots, heads, capacity, width), dtype)?;
+        let own_cache = LayerCache::of(store.force_contiguous()?.to_device(device)?);
+        let step = DecodeStep::of(&spans, capacity, device)?;
+        let found = own(
+            &step,
+            &fused.to_device(device)?,
+            (&query_norm_there, &key_norm_there),
+            &rotary_there,
+            &own_cache,
+        )?;
+        let cache = LayerCache::of(store.to_dtype(DType::F32)?.force_contiguous()?);
+        let expected = step_by_step(&fused, &spans, (&query_norm, &key_norm), &rotary, &cache)?;
+        most = larger(most, distance(&found, &expected)?);
+        most = larger(most, distance(own_cache.store(), cache.store())?);
+    }
+    Ok(most)
+}
+
+/// The decode step as the language model takes it where there is no kernel.
+fn step_by_step(
+    fused: &Tensor,
+    spans: &[Span],
+    (query_norm, key_norm): Norms<'_>,
+    rotary: &RotaryRows,
+    cache: &LayerCache,
+) -> Result<Tensor> {
+    use candle_core::Module as _;
+    let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
+    let queries = rotary.apply(&query_norm.forward(&part(0)?)?)?;
+    let keys = rotary.apply(&key_norm.forward(&part(1)?)?)?;
+    attend_in_slots([&queries, &keys, &part(2)?.transpose(0, 1)?], spans, cache)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// What the network does without kernels, in their place.
+    fn plain(of: Unfinished<'_>) -> Result<Tensor> {
+        let ys = of.product.to_dtype(DType::F32)?;
+        of.bias.map_or_else(|| Ok(ys.clone()), |bias| ys.broadcast_add(bias))
+    }
+
+    fn added(of: Unfinished<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
+        residual.map_or_else(|| plain(of), |residual| plain(of)? + residual)
+    }
+
+    #[test]
+    fn what_the_network_does_without_kernels_passes() {
+        use candle_core::Module as _;
+        let cpu = &Device::Cpu;
+        assert!(agrees("products", products(cpu, |of, then| then.follow(plain(of)?))));
+        let layer_norms = layer_norm(cpu, |of, residual, norm| {
+            let sum = added(of, residual)?;
+            let normed = norm.forward(&sum)?;
+            Ok((sum, normed))
+        });
+        assert!(agrees("norms", layer_norms));
+        let rms_norms = rms_norm(cpu, |of, residual, norm| {
+            let normed = norm.forward(&plain(of)?)?;
+            residual.map_or_else(|| Ok(normed.clone()), |residual| &normed + residual)
+        });
+        assert!(agrees("norms", rms_norms));
+        let steps = attention(cpu, |step, fused, norms, rotary, cache| {
+            let held = step.held.to_vec1::<u32>()?;
+            let spans: Vec<Span> = (step.slots.to_vec1::<u32>()?.into_iter().zip(held))
+                .map(|(slot, held)| Span { slot: slot as usize, held: held as usize, tokens: 1 })
+                .collect();
+            // In f32, as there is no product of bf16 on a CPU.
+            let wide = LayerCache::of(cache.store().to_dtype(DType::F32)?.force_contiguous()?);
+            let seen = step_by_step(fused, &spans, norms, rotary, &wide)?;
+            cache.store().slice_set(&wide.store().to_dtype(cache.store().dtype())?, 0, 0)?;
+            Ok(seen)
+        });
+        assert!(agrees("attention", steps));
+    }
+
+    #[test]
+    fn a_kernel_that_is_a_little_wrong_is_found() {
+        let cpu = &Device::Cpu;
+        // The other GELU's neighbour: no bias.
+        assert!(!agrees("products", products(cpu, |of, then| then.follow(of.product.to_dtype(DType::F32)?))));
+        // A norm that forgets to take off the mean.
+        let wrong = layer_norm(cpu, |of, residual, norm| {
+            let sum = added(of, residual)?;
+            let (weight, shift, eps) = norm.parts();
+            let root = (sum.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+            let normed = sum.broadcast_div(&root)?.broadcast_mul(weight)?.broadcast_add(shift)?;
+            Ok((sum, normed))
+        });
+        assert!(!agrees("norms", wrong));
+        // Attention that writes nothing to the cache.
+        let silent = attention(cpu, |_, fused, _, _, _| {
+            Tensor::zeros(fused.dims4().map(|(r, h, _, w)| (r, h * w))?, DType::F32, cpu)
+        });
+        assert!(!agrees("attention", silent));
+    }
+
+    #[test]
+    fn neither_errors_nor_numbers_that_are_none_pass() {
+        assert!(!agrees("any", Err(candle_core::Error::Msg("no such function".to_owned()))));
+        assert!(!agrees("any", Ok(f32::NAN)));
+        let (found, expected) = ([f32::NAN, 1.0], [1f32, 1.0]);
+        let of = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap();
+        assert!(distance(&of(&found), &of(&expected)).unwrap().is_nan());
+        assert!(distance(&of(&found[..1]), &of(&expected)).unwrap().is_infinite());
+    }
+
+    #[test]
+    fn a_cpu_has_none() {
+        assert_eq!(OwnKernels::checked(&Device::Cpu), OwnKernels::NONE);
+        assert!(OwnKernels::NONE.names().is_empty());
+    }
+}
