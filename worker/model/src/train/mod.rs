@@ -19,6 +19,7 @@ use std::path::Path;
 
 use candle_core::backprop::GradStore;
 use candle_core::{D, DType, Tensor};
+use rayon::prelude::*;
 
 use learning::{Maker, Trained};
 pub use optimizer::{AdamW, Schedule};
@@ -184,20 +185,25 @@ impl<'a> Trainer<'a> {
         self.trained.iter().map(|trained| trained.var.elem_count()).sum()
     }
 
-    /// One step on these samples, `micro` at a time: their gradients add up to that of all of them.
+    /// One step on these samples, `micro` at a time: their gradients add up to that of all of them. With other threads on a CPU
+    /// they are added up in another order.
     ///
     /// # Errors
     /// When the device fails, or when there was no number for too many steps.
     pub fn step(&mut self, samples: &[Sample], micro: usize) -> Result<StepReport, TrainError> {
-        let tokens: usize = samples.iter().map(|sample| sample.answer.len()).sum();
+        let tokens = count_tokens(samples);
         let mut loss = 0.0;
         let mut sums: Vec<Option<Tensor>> = vec![None; self.trained.len()];
-        for part in samples.chunks(micro.max(1)) {
-            let share =
-                part.iter().map(|sample| sample.answer.len()).sum::<usize>() as f64 / tokens.max(1) as f64;
-            let (part_loss, gradients) = self.gradients(part, share)?;
-            loss += share * part_loss;
-            self.add(&mut sums, &gradients).during("the sum of gradients")?;
+        for some in samples.chunks(micro.max(1)) {
+            let parts = self.in_parts(some, |part| {
+                let share = count_tokens(part) as f64 / tokens.max(1) as f64;
+                let (loss, gradients) = self.gradients(part, share)?;
+                Ok((share * loss, gradients))
+            })?;
+            for (part_loss, gradients) in parts {
+                loss += part_loss;
+                self.add(&mut sums, &gradients).during("the sum of gradients")?;
+            }
         }
         let sums = self.complete(sums).during("the sum of gradients")?;
         let gradient = optimizer::length(&sums).during("the gradient's length")?;
@@ -224,13 +230,13 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// When the device fails.
     pub fn loss(&self, samples: &[Sample], micro: usize) -> Result<f64, TrainError> {
-        let (mut sum, mut tokens) = (0.0, 0);
-        for part in samples.chunks(micro.max(1)) {
-            let count: usize = part.iter().map(|sample| sample.answer.len()).sum();
-            sum += value(&self.cross_entropy(part)?)? * count as f64;
-            tokens += count;
+        let mut sum = 0.0;
+        for some in samples.chunks(micro.max(1)) {
+            let parts = self
+                .in_parts(some, |part| Ok(value(&self.cross_entropy(part)?)? * count_tokens(part) as f64))?;
+            sum += parts.iter().sum::<f64>();
         }
-        Ok(sum / tokens.max(1) as f64)
+        Ok(sum / count_tokens(samples).max(1) as f64)
     }
 
     /// Writes what has been learnt as a peft folder.
@@ -250,6 +256,20 @@ impl<'a> Trainer<'a> {
             .collect::<candle_core::Result<_>>()
             .during("the transfer of the adapter")?;
         Ok(save(folder, &config, &tensors, &self.base)?)
+    }
+
+    /// Does the same to a part of the samples on every thread of a CPU, whose operations are too small to share one; in the
+    /// samples' order. Together the parts need the memory of all samples at once.
+    fn in_parts<T: Send>(
+        &self,
+        samples: &[Sample],
+        work: impl Fn(&[Sample]) -> Result<T, TrainError> + Send + Sync,
+    ) -> Result<Vec<T>, TrainError> {
+        if !self.model.device().is_cpu() {
+            return Ok(vec![work(samples)?]);
+        }
+        let each = samples.len().div_ceil(rayon::current_num_threads()).max(1);
+        samples.par_chunks(each).map(work).collect()
     }
 
     fn gradients(&self, samples: &[Sample], share: f64) -> Result<(f64, GradStore), TrainError> {
@@ -295,6 +315,11 @@ impl<'a> Trainer<'a> {
         };
         run().during("the way forward")
     }
+}
+
+/// Tokens that are to be said.
+fn count_tokens(samples: &[Sample]) -> usize {
+    samples.iter().map(|sample| sample.answer.len()).sum()
 }
 
 fn value(loss: &Tensor) -> Result<f64, ModelError> {
