@@ -109,6 +109,8 @@ for path in sorted(glob.glob(f"{out}/bench-*.json")):
         shares[step["step"]] = max(shares.get(step["step"], 0), step["roofline_share"])
     steps = ", ".join(f"{name} {100 * share:.0f} % of the roofline" for name, share in shares.items())
     print(f"{os.path.basename(path)}: {best['pictures_per_second']:.2f} captions/s with {best['slots']} slots; {steps}")
+    if report["device"] == "cpu":
+        continue
     try:
         stock = json.load(open(path.replace("/bench-", "/stock-")))
     except (OSError, ValueError):
