@@ -10,6 +10,7 @@ use tokio::time::timeout;
 
 use super::VideoError;
 use super::packets::Packets;
+use super::pixels::{Pixels, Told};
 use super::tool::{self, VideoLimits};
 
 pub(super) const PROGRAM: &str = "ffprobe";
@@ -29,6 +30,8 @@ pub struct Film {
     pub width: u32,
     /// Rows, as shown.
     pub height: u32,
+    /// How its frames come out of the decoder.
+    pub pixels: Pixels,
     /// What its clock shows at its beginning, in microseconds.
     pub origin_us: i64,
     /// When it ends; `None` if nothing says so.
@@ -78,7 +81,7 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
 }
 
 const ENTRIES: &str = "format=format_name,start_time,duration:stream=index,codec_type,codec_name,width,height,\
-    start_time,duration,avg_frame_rate:stream_disposition=attached_pic:stream_side_data=rotation:stream_tags=DURATION";
+    pix_fmt,color_space,color_range,chroma_location,start_time,duration,avg_frame_rate:stream_disposition=attached_pic:stream_side_data=rotation:stream_tags=DURATION";
 
 /// Refuses what would have other files read, by its first bytes: an honest message is better than the demuxer's.
 fn look(path: &Path) -> Result<(), VideoError> {
@@ -150,6 +153,10 @@ struct Stream {
     start_time: Option<String>,
     duration: Option<String>,
     avg_frame_rate: Option<String>,
+    pix_fmt: Option<String>,
+    color_space: Option<String>,
+    color_range: Option<String>,
+    chroma_location: Option<String>,
     #[serde(default)]
     disposition: Disposition,
     #[serde(default)]
@@ -199,10 +206,11 @@ impl Report {
                 words => VideoError::from_words(words),
             });
         }
-        let turned = stream.side_data_list.iter().filter_map(|data| data.rotation).any(|angle| {
-            let quarter = (angle / 90.0).round() as i64;
-            quarter % 2 != 0
-        });
+        let quarters = || {
+            let angles = stream.side_data_list.iter().filter_map(|data| data.rotation);
+            angles.map(|angle| (angle / 90.0).round() as i64)
+        };
+        let turned = quarters().any(|quarter| quarter % 2 != 0);
         let (width, height) =
             if turned { (stream.height, stream.width) } else { (stream.width, stream.height) };
         if u64::from(width) * u64::from(height) > limits.max_pixels {
@@ -217,6 +225,7 @@ impl Report {
             origin_us,
             end_ms: end.and_then(|seconds| milliseconds(seconds, origin_us)),
             end_is_exact,
+            pixels: stream.pixels(quarters().any(|quarter| quarter % 4 != 0)),
             frame_ms: stream.frame_ms(),
         })
     }
@@ -249,6 +258,16 @@ impl Stream {
         let rate = self.avg_frame_rate.as_deref().and_then(|rate| {
             let (frames, seconds) = rate.split_once('/')?;
             Some(1000.0 * seconds.parse::<f64>().ok()? / frames.parse::<f64>().ok()?)
+    fn pixels(&self, is_turned: bool) -> Pixels {
+        Pixels::of(Told {
+            format: self.pix_fmt.as_deref(),
+            matrix: self.color_space.as_deref(),
+            range: self.color_range.as_deref(),
+            chroma: self.chroma_location.as_deref(),
+            is_turned,
+        })
+    }
+
         });
         match rate {
             Some(ms) if ms > 0.0 && ms.is_finite() => ms.round().clamp(1.0, SANE_SECONDS * 1000.0) as u64,
