@@ -98,6 +98,7 @@ impl Decoding {
         let (times, their_end) = std::io::pipe().map_err(talk)?;
         let mut command = tool::command(PROGRAM);
         command.args(["-nostdin", "-copyts", "-noaccurate_seek"]);
+        command.args(film.quirks.options());
         if approach.strict {
             command.arg("-xerror");
         }
@@ -261,6 +262,9 @@ impl Decoding {
 
     /// Whether the file ended clearly before the film should have.
     fn missing(&self) -> Option<VideoError> {
+        if self.film.quirks.is_cut && self.last.is_some() {
+            return Some(VideoError::Truncated("its last page is not whole".to_owned()));
+        }
         let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, self.last?);
         let short = end.saturating_sub(last);
         (short > 2000.max(3 * self.gap()))

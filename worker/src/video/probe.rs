@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::VideoError;
 use super::packets::Packets;
 use super::pixels::{Pixels, Told};
+use super::quirks::Quirks;
 use super::tool::{self, VideoLimits};
 
 pub(super) const PROGRAM: &str = "ffprobe";
@@ -40,6 +41,8 @@ pub struct Film {
     pub end_is_exact: bool,
     /// How long one frame lasts, if they all last as long.
     pub frame_ms: u64,
+    /// What has to be known about its kind.
+    pub quirks: Quirks,
 }
 
 impl Film {
@@ -69,6 +72,7 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
         return Err(tool::failure(PROGRAM, output.status, &words, started.elapsed(), limits));
     }
     let mut film = Film::of_report(&output.stdout, &words, limits)?;
+    film.quirks.look_at_end(path).map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
     if film.end_ms.is_none() {
         film.end_ms = Packets::of(path, &film, None, limits)?.end_ms().await?;
     }
@@ -150,13 +154,13 @@ struct Stream {
     width: u32,
     #[serde(default)]
     height: u32,
-    start_time: Option<String>,
-    duration: Option<String>,
-    avg_frame_rate: Option<String>,
     pix_fmt: Option<String>,
     color_space: Option<String>,
     color_range: Option<String>,
     chroma_location: Option<String>,
+    start_time: Option<String>,
+    duration: Option<String>,
+    avg_frame_rate: Option<String>,
     #[serde(default)]
     disposition: Disposition,
     #[serde(default)]
@@ -222,11 +226,12 @@ impl Report {
             stream: stream.index,
             width,
             height,
+            pixels: stream.pixels(quarters().any(|quarter| quarter % 4 != 0)),
             origin_us,
             end_ms: end.and_then(|seconds| milliseconds(seconds, origin_us)),
             end_is_exact,
-            pixels: stream.pixels(quarters().any(|quarter| quarter % 4 != 0)),
             frame_ms: stream.frame_ms(),
+            quirks: Quirks::of(&self.format.format_name, stream.codec_name.as_deref()),
         })
     }
 
@@ -254,10 +259,6 @@ impl Report {
 }
 
 impl Stream {
-    fn frame_ms(&self) -> u64 {
-        let rate = self.avg_frame_rate.as_deref().and_then(|rate| {
-            let (frames, seconds) = rate.split_once('/')?;
-            Some(1000.0 * seconds.parse::<f64>().ok()? / frames.parse::<f64>().ok()?)
     fn pixels(&self, is_turned: bool) -> Pixels {
         Pixels::of(Told {
             format: self.pix_fmt.as_deref(),
@@ -268,6 +269,10 @@ impl Stream {
         })
     }
 
+    fn frame_ms(&self) -> u64 {
+        let rate = self.avg_frame_rate.as_deref().and_then(|rate| {
+            let (frames, seconds) = rate.split_once('/')?;
+            Some(1000.0 * seconds.parse::<f64>().ok()? / frames.parse::<f64>().ok()?)
         });
         match rate {
             Some(ms) if ms > 0.0 && ms.is_finite() => ms.round().clamp(1.0, SANE_SECONDS * 1000.0) as u64,
