@@ -16,7 +16,7 @@ use captionfleet_worker::video::{Approach, Decoding, Film, Sampler, Seen, Span, 
 /// Side of the full-size network's input.
 const SIDE: usize = 224;
 const TURNS: usize = 3;
-/// Names, sources and lengths of the films that are made: ten, and half an hour of twenty seconds again and again.
+/// Names, sources and lengths in seconds of the films that are made: of twenty seconds again and again.
 const FILMS: [(&str, &str, &str); 2] = [
     ("moving", "testsrc2=size=640x360:rate=25:duration=20", "120"),
     ("still", "smptebars=size=640x360:rate=10:duration=20,noise=alls=1:allf=t", "1800"),
