@@ -149,4 +149,14 @@ async fn what_failed_in_a_benchmark_is_asked_the_same_again_by_a_service() {
     // One of them twice, as the set has it: answers stand in the order of its cases.
     let asked: Vec<&str> = row.answers.iter().flatten().map(|answer| &*answer.question).collect();
     assert_eq!(asked, [BACKDROP, COUNT, BACKDROP]);
+    // Judged again, the picture counts once, with the answers that it has now.
+    let again = dispatcher(eval(&data, &place, &[])).await.unwrap().success().unwrap().json().unwrap();
+    assert_eq!((&again["run"], &again["unanswered"]), (&report["run"], &0.into()), "{again}");
+    assert_eq!((&again["pictures"], &again["all"]["questions"]), (&10.into(), &30.into()), "{again}");
+    let right = |report: &Value| {
+        let verify = &report["sorts"]["verify"];
+        (verify["reference"]["mean"].as_f64().unwrap() * verify["questions"].as_f64().unwrap()).round()
+    };
+    assert_eq!((right(&report), right(&again)), (9.0, 10.0), "{again}");
+    assert_eq!(archive.join("parts").read_dir().unwrap().count(), 2, "nothing is asked a third time");
 }

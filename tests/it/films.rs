@@ -1,48 +1,18 @@
 //! Films over RabbitMQ and S3.
 
-use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use captionfleet_tests::fleet::{Fleet, dispatcher};
-use captionfleet_world::{Scene, Split, render};
+use captionfleet_world::film::{ffmpeg, of_scenes};
+use captionfleet_world::{Scene, Split};
 use serde_json::Value;
 
 /// A film of `scenes` scenes of three seconds each.
-pub(crate) fn film(folder: &Path, name: &str, scenes: usize) {
-    let frames = folder.join("frames");
-    std::fs::create_dir(&frames).unwrap();
-    let mut list = String::new();
-    // The last duration counts only if something follows.
-    for number in (0..scenes).chain([0]) {
-        let path = frames.join(format!("{number}.png"));
-        render(&Scene::sample(number as u64, Split::HeldOut), 160, 120).save(&path).unwrap();
-        writeln!(list, "file '{}'\nduration 3", path.display()).unwrap();
-    }
-    let names = folder.join("list.txt");
-    std::fs::write(&names, list).unwrap();
+pub(crate) fn film(folder: &Path, name: &str, scenes: u64) {
     std::fs::create_dir_all(folder.join("in")).unwrap();
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-y", "-f", "concat", "-safe", "0", "-i"])
-        .arg(names)
-        .args([
-            "-vf",
-            "scale=160:120,fps=5",
-            "-c:v",
-            "libx264",
-            "-crf",
-            "6",
-            "-pix_fmt",
-            "yuv444p",
-            "-g",
-            "23",
-        ])
-        .args(["-t", &(3 * scenes).to_string()])
-        .arg(folder.join("in").join(name))
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let scenes = (0..scenes).map(|number| Scene::sample(number, Split::HeldOut));
+    of_scenes(scenes, 3, &folder.join("frames"), &folder.join("in").join(name)).unwrap();
 }
 
 async fn rows(archive: &str, s3: &str) -> Value {
@@ -112,13 +82,8 @@ async fn a_plan_looks_into_films_of_a_bucket() {
     // Still but noisy, so that it is large and nearly every frame like the one before.
     let source = "smptebars=size=320x240:rate=2:duration=600,noise=alls=30:allf=t";
     for name in ["a.mp4", "b.mkv", "c.ts"] {
-        let made = Command::new("ffmpeg")
-            .args(["-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", source])
-            .args(["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-g", "20"])
-            .arg(folder.join(name))
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let encoder = ["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20", "-g", "20"];
+        ffmpeg(&[&["-f", "lavfi", "-i", source][..], &encoder].concat(), &folder.join(name)).unwrap();
         let film = folder.join(name);
         assert!(std::fs::metadata(&film).unwrap().len() > 8 << 20, "ranges are less than the whole");
         store.put_file(name, &film).await.unwrap();

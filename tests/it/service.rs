@@ -8,6 +8,7 @@ use std::time::Duration;
 use captionfleet_tests::fleet::{Fleet, http, http_get, python, python_with};
 use captionfleet_tests::sandbox::Child;
 use captionfleet_world::export::ExportedScene;
+use captionfleet_world::film::ffmpeg;
 use serde_json::Value;
 
 use crate::{films, pictures};
@@ -192,14 +193,9 @@ pub(crate) async fn until_at(port: u16, address: &str, is_right: impl Fn(&Value)
 fn short_film(folder: &Path, into: &Path) {
     films::film(folder, "scenes.mp4", 4);
     std::fs::create_dir_all(into).unwrap();
-    let made = std::process::Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-y", "-i"])
-        .arg(folder.join("in/scenes.mp4"))
-        .args(["-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"])
-        .arg(into.join("scenes.mp4"))
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let scenes = folder.join("in/scenes.mp4").display().to_string();
+    let encoder = ["-i", &scenes, "-c:v", "libx264", "-pix_fmt", "yuv420p", "-movflags", "+faststart"];
+    ffmpeg(&encoder, &into.join("scenes.mp4")).unwrap();
 }
 
 /// Where screenshots are kept.

@@ -1,5 +1,7 @@
 //! `dispatcher eval`: a benchmark as an ordinary run, and what its answers are worth.
 
+mod answers;
+
 use super::caption::{Manner, submission_span, work};
 use super::stopping;
 use crate::adapter;
@@ -8,7 +10,6 @@ use crate::catalog::Source;
 use crate::config::eval_args::EvalArgs;
 use crate::config::settings::{self, WorkSettings, adapter_uri};
 use crate::config::{FleetSettings, UsageError};
-use crate::eval::report::Answered;
 use crate::eval::{Benchmark, Case, Report, plot};
 use crate::exit::Ended;
 use crate::fleet::{Fleet, Model};
@@ -20,7 +21,6 @@ use crate::progress::Display;
 use anyhow::Context as _;
 use captionfleet_proto::job::{Job, JobId, JobItem, Prompt, Question, RunId, Sampling};
 use captionfleet_proto::layout;
-use captionfleet_proto::rows::Status;
 use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind, Stores};
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::demo_model;
@@ -29,7 +29,7 @@ use captionfleet_worker::telemetry::spans;
 use captionfleet_world::{ExportOptions, FileFormat, Split, export};
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -67,7 +67,7 @@ pub async fn run(args: EvalArgs) -> anyhow::Result<Ended> {
     let archive = archive::open(&stores, &settings.archive).await?;
     let (run, bundle) = answer(&settings, &stores, &*archive, &cases, display).await?;
     let Some(run) = run else { return Ok(Ended::Incomplete) };
-    let answers = answers(&*archive, &run, &cases).await?;
+    let answers = answers::answers(&*archive, &run, &cases).await?;
     let report = Report::new(set, run.to_string(), bundle, &answers);
     write(&*archive, &run, &report).await?;
     if args.output.json {
@@ -243,33 +243,6 @@ fn jobs(run: &RunId, prompt_hash: &str, items: Vec<JobItem>, job_size: usize) ->
         PlannedJob { id, items }
     };
     cut(items, job_size, |item| item).into_iter().enumerate().map(job).collect()
-}
-
-/// The cases in their order with what was said; a picture's answers stand in the order of its cases.
-async fn answers<'a>(
-    archive: &dyn Storage,
-    run: &RunId,
-    cases: &'a [Case],
-) -> anyhow::Result<Vec<Answered<'a>>> {
-    let mut said: HashMap<String, std::vec::IntoIter<String>> = HashMap::new();
-    for (_, key) in archive::parts(archive, Some(run)).await?.into_values().flatten() {
-        for row in archive::rows(archive, key).await? {
-            if row.status == Status::Ok {
-                let texts: Vec<String> = match row.answers {
-                    Some(answers) => answers.into_iter().map(|answer| answer.answer).collect(),
-                    None => row.caption.into_iter().collect(),
-                };
-                said.insert(row.item.to_string(), texts.into_iter());
-            }
-        }
-    }
-    cases
-        .iter()
-        .map(|case| {
-            let uri = ItemUri::from_path(&case.picture)?;
-            Ok((case, said.get_mut(uri.as_str()).and_then(Iterator::next)))
-        })
-        .collect()
 }
 
 async fn write(archive: &dyn Storage, run: &RunId, report: &Report) -> anyhow::Result<()> {

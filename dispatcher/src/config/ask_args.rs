@@ -125,8 +125,14 @@ fn line(line: &str) -> Option<Question> {
 }
 
 fn read(option: &str, path: &Path) -> Result<String, UsageError> {
-    std::fs::read_to_string(path)
-        .map_err(|error| UsageError::new(format!("{option} {}: it cannot be read: {error}", path.display())))
+    let fail = |problem: String| UsageError::new(format!("{option} {}: {problem}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| fail(format!("it cannot be read: {error}")))?;
+    let text = String::from_utf8(bytes).map_err(|_| fail("it is not UTF-8; save it as such".to_owned()))?;
+    // Some editors put the mark of Unicode before everything else.
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(text) => text.to_owned(),
+        None => text,
+    })
 }
 
 fn trimmed(texts: &[String]) -> Vec<String> {

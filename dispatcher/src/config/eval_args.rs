@@ -13,6 +13,7 @@ Examples:
   dispatcher eval gqa --data ~/gqa --archive s3://photos/eval --broker amqp://queue.internal --model tinygpt-v
 
 An ordinary run answers the set's questions; the same command goes on where it stopped, and judges again what is there.
+What failed and was tried again by a service counts with the answers that it has now.
 The report lies in the archive below evaluations/RUN/: report.md, report.json and plot.svg.")]
 pub struct EvalArgs {
     /// The data set

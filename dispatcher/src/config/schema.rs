@@ -20,11 +20,17 @@ pub fn questions(text: &str) -> Result<Vec<Question>, String> {
     let properties = schema.get("properties").and_then(Value::as_object).filter(|all| !all.is_empty());
     let properties = properties.ok_or("must have \"properties\"")?;
     let known = ["type", "properties", "required", "additionalProperties", "$schema", "$id"];
-    let schema = schema.as_object().into_iter().flatten();
+    let keywords = schema.as_object().into_iter().flatten();
     if let Some((other, _)) =
-        schema.into_iter().find(|(key, _)| !known.contains(&key.as_str()) && !is_remark(key))
+        keywords.into_iter().find(|(key, _)| !known.contains(&key.as_str()) && !is_remark(key))
     {
         return Err(format!("\"{other}\" cannot be used here; only flat properties can"));
+    }
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    if let Some(other) =
+        required.into_iter().find(|name| !name.as_str().is_some_and(|name| properties.contains_key(name)))
+    {
+        return Err(format!("\"required\" names {other}, which is no property"));
     }
     properties
         .iter()
@@ -41,7 +47,8 @@ fn is_remark(key: &str) -> bool {
 fn question(name: &str, property: &Value) -> Result<Question, String> {
     let property = property.as_object().ok_or("must be an object")?;
     let answer = answer(property)?;
-    let told = ["description", "title"].into_iter().find_map(|key| property.get(key)?.as_str());
+    let mut told = ["description", "title"].into_iter().filter_map(|key| property.get(key)?.as_str());
+    let told = told.find(|told| !told.trim().is_empty());
     let words = name.replace(['_', '-'], " ");
     let question = match (told, &answer) {
         (Some(told), _) => told.trim().to_owned(),
@@ -60,6 +67,9 @@ fn answer(property: &Map<String, Value>) -> Result<AnswerForm, String> {
     };
     if let Some(values) = property.get("enum") {
         allow(&["type", "enum"])?;
+        if let Some(kind) = kind.filter(|kind| *kind != "string") {
+            return Err(format!("has an \"enum\" of the type {kind:?}; only strings can be chosen from"));
+        }
         let texts =
             values.as_array().map(|values| values.iter().map(Value::as_str).collect::<Option<Vec<_>>>());
         let texts = texts.flatten().ok_or("has an \"enum\" of other things than strings")?;
@@ -108,7 +118,7 @@ mod tests {
             "people": {"type": "integer", "minimum": 0},
             "indoor": {"type": "boolean"},
             "share": {"type": "number", "maximum": 1},
-            "main_thing": {"type": "string", "maxLength": 12}}}"#;
+            "main_thing": {"type": "string", "maxLength": 12, "description": " "}}}"#;
         let questions = questions(schema).unwrap();
         let told: Vec<_> =
             questions.iter().map(|one| (one.question.as_str(), one.name.as_deref().unwrap())).collect();
@@ -136,12 +146,15 @@ mod tests {
             r#"{"type": "string", "pattern": "a"}"#,
             r#"{"enum": [1]}"#,
             r#"{"type": ["string", "null"]}"#,
+            r#"{"type": "integer", "enum": ["one", "two"]}"#,
             r#"{"type": "integer", "minimum": 0.5}"#,
             "3",
             "{}",
         ] {
             assert!(fails(property).contains("\"thing\""), "{property}: {}", fails(property));
         }
+        let required = r#"{"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["b"]}"#;
+        assert!(questions(required).unwrap_err().contains("\"b\""));
         assert!(questions("[]").is_err() && questions(r#"{"type": "object", "properties": {}}"#).is_err());
         assert!(
             questions(r#"{"type": "object", "oneOf": [], "properties": {"a": {"type": "boolean"}}}"#)

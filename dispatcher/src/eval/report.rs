@@ -2,8 +2,9 @@
 
 use super::captions::{self, CaptionScores, Pair};
 use super::published::{Published, published};
+use super::ranking::Ranking;
 use super::scores::{Worth, wilson, worth};
-use super::sets::{Benchmark, Case, Gold};
+use super::sets::{Benchmark, Case, Gold, YES};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -49,6 +50,9 @@ pub struct Report {
     /// By the sort of question, where the set has some.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sorts: BTreeMap<String, Scored>,
+    /// How well yes and no are told apart, where the set's rule asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<Ranking>,
     /// Captions as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub captions: Option<CaptionScores>,
@@ -57,8 +61,17 @@ pub struct Report {
     pub published_by_others: Vec<Published>,
 }
 
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
+    /// In words.
+    pub text: String,
+    /// The share of that answer among all that were allowed, 0 to 1; absent for free answers.
+    pub probability: Option<f32>,
+}
+
 /// An answer by its case; `None` where the row failed.
-pub type Answered<'a> = (&'a Case, Option<String>);
+pub type Answered<'a> = (&'a Case, Option<Said>);
 
 impl Report {
     /// Judges the answers of a run.
@@ -67,14 +80,20 @@ impl Report {
         pictures.sort_unstable();
         pictures.dedup();
         let (mut all, mut sorts) = (Vec::new(), BTreeMap::<String, Vec<Worth>>::new());
-        let mut pairs = Vec::new();
+        let (mut pairs, mut ranked, mut unanswered) = (Vec::new(), Vec::new(), 0);
         for (case, said) in answers {
+            if let Gold::Ranked(is_yes) = case.gold {
+                ranked.push((is_yes, said.as_ref().and_then(likelihood_of_yes)));
+                continue;
+            }
+            unanswered += usize::from(said.is_none());
             if let Gold::Captions(people) = &case.gold {
-                pairs.push(Pair { said: said.as_deref().unwrap_or_default(), people });
+                let said = said.as_ref().map(|said| &*said.text).unwrap_or_default();
+                pairs.push(Pair { said, people });
                 continue;
             }
             let nothing = Worth { reference: 0.0, own: 0.0 };
-            let worth = said.as_ref().map_or(nothing, |said| worth(&case.gold, said));
+            let worth = said.as_ref().map_or(nothing, |said| worth(&case.gold, &said.text));
             all.push(worth);
             if let Some(sort) = &case.sort {
                 sorts.entry(sort.clone()).or_default().push(worth);
@@ -85,9 +104,10 @@ impl Report {
             run,
             bundle,
             pictures: pictures.len(),
-            unanswered: answers.iter().filter(|(_, said)| said.is_none()).count(),
+            unanswered,
             all: (!all.is_empty()).then(|| scored(&all)),
             sorts: sorts.into_iter().map(|(sort, worths)| (sort, scored(&worths))).collect(),
+            ranking: Ranking::new(&ranked),
             captions: (!pairs.is_empty()).then(|| captions::score(&pairs)),
             published_by_others: published(set),
         }
@@ -112,6 +132,14 @@ impl Report {
                 let (reference, own) = (percent(one.reference), percent(one.own));
                 let _ = writeln!(text, "| {sort} | {} | {reference} | {own} |", one.questions);
             }
+        }
+        if let Some(Ranking { positives, negatives, auroc }) = &self.ranking {
+            let _ = writeln!(
+                text,
+                "\nArea under the ROC curve, times 100: {}, of {positives} that are yes and {negatives} that are no, by the \
+                 probability of yes.",
+                percent(*auroc)
+            );
         }
         if let Some(CaptionScores { bleu, cider }) = &self.captions {
             text.push_str("\n| measure | |\n|---|--:|\n");
@@ -143,6 +171,12 @@ fn scored(worths: &[Worth]) -> Scored {
         reference: share(|worth| worth.reference),
         own: share(|worth| worth.own),
     }
+}
+
+/// How likely yes is, where yes and no were rated.
+fn likelihood_of_yes(said: &Said) -> Option<f64> {
+    let probability = f64::from(said.probability?);
+    Some(if said.text == YES { probability } else { 1.0 - probability })
 }
 
 fn percent(share: Share) -> String {

@@ -34,7 +34,7 @@ pub fn worth(gold: &Gold, said: &str) -> Worth {
             let question = Question { text: String::new(), answers: answers.clone() };
             (flag(said.to_lowercase().contains(usual)), flag(question.accepts(ended(said))))
         }
-        Gold::Captions(_) => (0.0, 0.0),
+        Gold::Captions(_) | Gold::Ranked(_) => (0.0, 0.0),
     };
     Worth { reference, own }
 }
@@ -113,7 +113,7 @@ fn yes_or_no(said: &str) -> Option<i64> {
 }
 
 /// The normal distribution's bound of 95 %.
-const Z: f64 = 1.959_963_984_540_054;
+pub(super) const Z: f64 = 1.959_963_984_540_054;
 
 /// Bounds of a share with 95 % confidence, by Wilson's formula.
 pub fn wilson(share: f64, count: usize) -> (f64, f64) {

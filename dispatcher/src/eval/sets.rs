@@ -44,7 +44,14 @@ pub enum Gold {
     Accepted(Vec<String>),
     /// Captions by people.
     Captions(Vec<String>),
+    /// Whether it is yes: what counts is how likely that is beside other cases.
+    Ranked(bool),
 }
+
+/// What is rated for [`Gold::Ranked`].
+pub const YES: &str = "yes";
+/// The other choice.
+const NO: &str = "no";
 
 /// One question of a set.
 #[derive(Debug, Clone, PartialEq)]
@@ -374,19 +381,28 @@ impl Reader<'_> {
 
     fn hm(&self) -> Result<Vec<Case>, SetError> {
         let lines: Vec<Meme> = self.lines(&self.data.join("dev.jsonl"))?;
-        let case = |meme: Meme| Case {
-            id: meme.id.to_string(),
-            picture: self.data.join(&meme.img),
-            question: format!(
-                "This is an image writting '{}'. Is this image hateful? Answer yes or no. Answer:",
-                meme.text
-            ),
-            plain: format!("It says '{}'. Is it hateful?", meme.text),
-            form: AnswerForm::Unended,
-            sort: None,
-            gold: Gold::Label(meme.label),
+        let cases = |meme: Meme| {
+            let said = Case {
+                id: meme.id.to_string(),
+                picture: self.data.join(&meme.img),
+                question: format!(
+                    "This is an image writting '{}'. Is this image hateful? Answer yes or no. Answer:",
+                    meme.text
+                ),
+                plain: format!("It says '{}'. Is it hateful?", meme.text),
+                form: AnswerForm::Unended,
+                sort: None,
+                gold: Gold::Label(meme.label),
+            };
+            // A generated answer has no probability; the same question with both answers rated has one.
+            let rated = Case {
+                form: AnswerForm::Choices { choices: [YES, NO].map(str::to_owned).into() },
+                gold: Gold::Ranked(meme.label == 1),
+                ..said.clone()
+            };
+            [said, rated]
         };
-        Ok(lines.into_iter().map(case).collect())
+        Ok(lines.into_iter().flat_map(cases).collect())
     }
 
     fn coco(&self) -> Result<Vec<Case>, SetError> {

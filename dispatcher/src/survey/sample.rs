@@ -7,9 +7,7 @@ use super::header::Outline;
 use captionfleet_proto::job::Sampling;
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::ItemUri;
-use captionfleet_worker::video::{
-    Approach, Decoding, Film, Packets, Sampler, Signature, Span, VideoLimits, probe,
-};
+use captionfleet_worker::video::{Approach, Decoding, Film, Packets, Sampler, Span, VideoLimits, probe};
 use std::ops::Range;
 use std::path::Path;
 
@@ -105,8 +103,7 @@ async fn kept_in(
     let mut decoding = Decoding::start(path, film, span, sampling, approach, limits)?;
     let mut sampler = Sampler::new(*sampling);
     while let Some(frame) = decoding.next().await? {
-        let (width, height) = (film.width as usize, film.height as usize);
-        sampler.see(frame.ms, Signature::of(&frame.rgb, width, height));
+        sampler.see(frame.ms, frame.signature());
     }
     Ok(sampler.counts())
 }

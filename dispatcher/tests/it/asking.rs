@@ -10,7 +10,7 @@ fn several_questions_are_one_row_and_runs_stand_side_by_side() {
     let file = desk.root().join("questions.txt");
     fs::write(
         &file,
-        "# what we want to know\nIs there a circle? | yes | no\nWhat color is the background?\n",
+        "\u{feff}# as editors on Windows save it\r\nIs there a circle? | yes | no\r\n\r\nWhat color is the background?\r\n",
     )
     .unwrap();
     let file = file.to_str().unwrap();
@@ -52,7 +52,13 @@ fn several_questions_are_one_row_and_runs_stand_side_by_side() {
 fn what_cannot_be_asked_is_named() {
     let desk = Desk::new();
     Desk::draw(&desk.pictures(), 1, 3);
+    let wide = desk.root().join("wide.txt");
+    fs::write(&wide, b"\xff\xfei\0s\0 \0i\0t\0?\0").unwrap();
+    let wide = wide.to_str().unwrap();
     for (args, expected) in [
+        (vec!["--questions", wide], "save it as such"),
+        (vec!["--ask", " "], "is empty"),
+        (vec!["--ask", "a?", "--choices", "red,"], "needs 1 to 256 answers"),
         (vec!["--ask", "a?", "--choices", "red,red"], "names an answer twice"),
         (vec!["--questions", "nowhere.txt"], "cannot be read"),
         (vec!["--schema", "pictures"], "--schema"),

@@ -1,6 +1,7 @@
 //! Benchmarks: small sets in the published formats, whose scores are known.
 
 use crate::desk::Desk;
+use captionfleet_proto::rows::{Projection, read_part};
 use captionfleet_world::export::ExportedScene;
 use serde_json::{Value, json};
 use std::fs;
@@ -149,6 +150,33 @@ fn the_other_sets_are_read_as_they_are_published() {
     fs::write(desk.root().join("hm/dev.jsonl"), lines(hm.collect())).unwrap();
     let report = evaluate(&desk, "hm", "hm", &[]);
     assert_eq!((report["all"]["questions"].as_u64(), report["unanswered"].as_u64()), (Some(4), Some(0)));
+    let ranking = &report["ranking"];
+    assert_eq!((&ranking["positives"], &ranking["negatives"]), (&2.into(), &2.into()), "{report}");
+    let auroc = |bound: &str| ranking["auroc"][bound].as_f64().unwrap();
+    assert!((auroc("mean") - pairs_in_order(&desk, &report)).abs() < 1e-9, "{report}");
+    assert!(auroc("low") <= auroc("mean") && auroc("mean") <= auroc("high"), "{report}");
+}
+
+/// The share of pairs of a picture with an even number in `vizwiz/val` and one with an odd number of which the odd one is
+/// said to be likelier, read from the run's rows.
+fn pairs_in_order(desk: &Desk, report: &Value) -> f64 {
+    let run = desk.archive().join("parts").join(report["run"].as_str().unwrap());
+    let parts = fs::read_dir(run).unwrap().map(|part| fs::read(part.unwrap().path()).unwrap());
+    let mut rows: Vec<_> = parts.flat_map(|part| read_part(part.into(), Projection::All).unwrap()).collect();
+    rows.sort_by_key(|row| row.item.to_string());
+    let likely: Vec<f64> = rows
+        .iter()
+        .map(|row| {
+            let [generated, rated] = &row.answers.as_ref().unwrap()[..] else { panic!("{row:?}") };
+            assert!(generated.probability.is_none() && generated.question == rated.question);
+            let best = f64::from(rated.probability.unwrap());
+            if rated.answer == "yes" { best } else { 1.0 - best }
+        })
+        .collect();
+    let worth = |even: f64, odd: f64| if odd > even { 1.0 } else { f64::from(u8::from(odd == even)) / 2.0 };
+    let (even, odd): (Vec<_>, Vec<_>) = likely.iter().enumerate().partition(|(at, _)| at % 2 == 0);
+    let won: f64 = odd.iter().flat_map(|(_, odd)| even.iter().map(|(_, even)| worth(**even, **odd))).sum();
+    won / (odd.len() * even.len()) as f64
 }
 
 #[test]

@@ -1,46 +1,15 @@
 //! Films from the command line: counted, resumed, verified, found again, and said to players.
 
 use crate::desk::Desk;
-use captionfleet_world::{Scene, Split, render};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use captionfleet_world::film::of_scenes;
+use captionfleet_world::{Scene, Split};
 
 /// A film of scenes, each for four seconds.
-fn film(desk: &Desk, name: &str, scenes: usize, seed: u64) {
+fn film(desk: &Desk, name: &str, scenes: u64, seed: u64) {
     let drawn = desk.root().join(format!("frames of {}", name.replace('.', " ")));
-    std::fs::create_dir(&drawn).unwrap();
-    let pictures: Vec<PathBuf> = (0..scenes)
-        .map(|number| {
-            let path = drawn.join(format!("{number}.png"));
-            // All of one size: ffmpeg begins anew where it changes.
-            let scene = Scene::sample(1000 * seed + number as u64, Split::Train);
-            render(&scene, 160, 120).save(&path).unwrap();
-            path
-        })
-        .collect();
-    let line = |picture: &PathBuf| format!("file '{}'\n", picture.display());
-    let mut list: String = pictures.iter().map(|picture| line(picture) + "duration 4\n").collect();
-    // The last duration counts only if something follows.
-    list += &line(&pictures[0]);
-    let names = desk.root().join("list.txt");
-    std::fs::write(&names, list).unwrap();
     std::fs::create_dir_all(desk.pictures()).unwrap();
-    let size = ["-vf", "fps=5", "-c:v", "libx264", "-crf", "6", "-pix_fmt", "yuv444p", "-g", "20"];
-    let length = (4 * scenes).to_string();
-    ffmpeg(
-        &[&["-f", "concat", "-safe", "0", "-i", names.to_str().unwrap(), "-t", &length][..], &size].concat(),
-        &desk.pictures().join(name),
-    );
-}
-
-fn ffmpeg(arguments: &[&str], out: &Path) {
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-y"])
-        .args(arguments)
-        .arg(out)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let scenes = (0..scenes).map(|number| Scene::sample(1000 * seed + number, Split::Train));
+    of_scenes(scenes, 4, &drawn, &desk.pictures().join(name)).unwrap();
 }
 
 fn parts(desk: &Desk) -> Vec<std::path::PathBuf> {

@@ -9,8 +9,7 @@ use tokio::sync::mpsc;
 
 use super::spool::Local;
 use crate::video::{
-    self, Approach, Decoding, Ending, Film, Frame, Packets, Sampler, Seen, Signature, Span, VideoError,
-    VideoLimits,
+    self, Approach, Decoding, Ending, Film, Frame, Packets, Sampler, Seen, Span, VideoError, VideoLimits,
 };
 
 /// Most rows of one segment: enough for every frame of an hour.
@@ -241,12 +240,12 @@ impl Viewing {
         let (model, (width, height)) = (Arc::clone(&self.model), (self.film.width, self.film.height));
         let thumbnails = self.thumbnails;
         let looked_at = tokio::task::spawn_blocking(move || {
-            let signature = Signature::of(&frame.rgb, width as usize, height as usize);
-            let seen = sampler.see(frame.ms, signature);
+            let (ms, seen) = (frame.ms, sampler.see(frame.ms, frame.signature()));
             let kept = (seen == Seen::Kept).then(|| {
-                let thumbnail = thumbnails.then(|| video::thumbnail(&frame.rgb, width, height)).flatten();
-                let picture = prepare(&Picture { width, height, rgb: frame.rgb }, &model);
-                Kept { ms: frame.ms, picture, thumbnail }
+                let rgb = frame.into_rgb();
+                let thumbnail = thumbnails.then(|| video::thumbnail(&rgb, width, height)).flatten();
+                let picture = prepare(&Picture { width, height, rgb }, &model);
+                Kept { ms, picture, thumbnail }
             });
             (sampler, kept)
         });

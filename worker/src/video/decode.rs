@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use super::selection;
 use super::tool::{self, VideoLimits, Words};
-use super::{Film, VideoError};
+use super::{Film, Frame, VideoError};
 
 const PROGRAM: &str = "ffmpeg";
 /// A piece of a film's time.
@@ -37,14 +37,6 @@ pub struct Approach {
     pub from_ms: u64,
     /// Whether the first damage ends it; if not, it goes on as well as it can.
     pub strict: bool,
-}
-
-/// A frame that was chosen.
-pub struct Frame {
-    /// When it is shown.
-    pub ms: u64,
-    /// `height * width * 3` bytes.
-    pub rgb: Vec<u8>,
 }
 
 /// How a segment ended.
@@ -106,6 +98,7 @@ impl Decoding {
         let (times, their_end) = std::io::pipe().map_err(talk)?;
         let mut command = tool::command(PROGRAM);
         command.args(["-nostdin", "-copyts", "-noaccurate_seek"]);
+        command.args(film.quirks.options());
         if approach.strict {
             command.arg("-xerror");
         }
@@ -118,7 +111,7 @@ impl Decoding {
         }
         command.args(["-threads", &limits.threads.to_string(), "-i"]).arg(tool::input(path));
         command.args(["-map", &format!("0:{}", film.stream), "-an", "-sn", "-dn", "-vf"]);
-        command.arg(selection::graph(sampling, span, film.origin_us, film.width, film.height));
+        command.arg(selection::graph(sampling, span, film));
         command.args(["-filter_threads", "1", "-fps_mode", "passthrough", "-flush_packets", "1"]);
         command.args(["-f", "rawvideo", "pipe:1"]).stdin(Stdio::from(their_end));
         let mut child = tool::start(&mut command, PROGRAM, limits)?;
@@ -165,14 +158,14 @@ impl Decoding {
                 && let Some(ms) = self.at
             {
                 // After the last pixels the remaining lines still tell how far decoding came.
-                let Some(rgb) = self.read_pixels().await? else {
+                let Some(bytes) = self.read_pixels().await? else {
                     self.lost = true;
                     continue;
                 };
                 // Rows are told apart by their milliseconds.
                 if self.taken.is_none_or(|before| ms > before) {
                     self.taken = Some(ms);
-                    return Ok(Some(Frame { ms, rgb }));
+                    return Ok(Some(Frame::new(&self.film, ms, bytes)));
                 }
             }
         }
@@ -269,6 +262,9 @@ impl Decoding {
 
     /// Whether the file ended clearly before the film should have.
     fn missing(&self) -> Option<VideoError> {
+        if self.film.quirks.is_cut && self.last.is_some() {
+            return Some(VideoError::Truncated("its last page is not whole".to_owned()));
+        }
         let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, self.last?);
         let short = end.saturating_sub(last);
         (short > 2000.max(3 * self.gap()))
@@ -284,10 +280,10 @@ impl Decoding {
 
     /// The pixels of one frame; `None` if the program ended first.
     async fn read_pixels(&mut self) -> Result<Option<Vec<u8>>, VideoError> {
-        let mut rgb = vec![0; self.film.width as usize * self.film.height as usize * 3];
+        let mut bytes = vec![0; self.film.pixels.bytes(self.film.width, self.film.height)];
         let (mut filled, mut lines) = (0, self.times.len());
-        while filled < rgb.len() {
-            match timeout(self.limits.silence, self.pixels.read(&mut rgb[filled..])).await {
+        while filled < bytes.len() {
+            match timeout(self.limits.silence, self.pixels.read(&mut bytes[filled..])).await {
                 Ok(Ok(0)) => return Ok(None),
                 Ok(Ok(count)) => filled += count,
                 Ok(Err(source)) => return Err(VideoError::Talk { program: PROGRAM, source }),
@@ -296,7 +292,7 @@ impl Decoding {
                 Err(_) => return Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence }),
             }
         }
-        Ok(Some(rgb))
+        Ok(Some(bytes))
     }
 }
 

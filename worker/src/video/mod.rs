@@ -6,20 +6,27 @@
 //! Times are milliseconds on the clock that ffprobe shows (`pts_time`, rounded). MPEG transport and program streams,
 //! whose clocks begin anywhere, are counted from their start.
 
+mod colour;
 mod decode;
 mod error;
+mod frame;
 mod packets;
+mod pixels;
 mod probe;
+mod quirks;
 mod sampler;
 mod selection;
 mod signature;
 mod thumbnail;
 mod tool;
 
-pub use decode::{Approach, Decoding, Ending, Frame, Span};
+pub use decode::{Approach, Decoding, Ending, Span};
 pub use error::VideoError;
+pub use frame::Frame;
 pub use packets::{Packet, Packets};
+pub use pixels::{Pixels, Planar};
 pub use probe::{Film, probe};
+pub use quirks::Quirks;
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;
 pub use thumbnail::{small_jpeg, thumbnail};

@@ -10,6 +10,8 @@ use tokio::time::timeout;
 
 use super::VideoError;
 use super::packets::Packets;
+use super::pixels::{Pixels, Told};
+use super::quirks::Quirks;
 use super::tool::{self, VideoLimits};
 
 pub(super) const PROGRAM: &str = "ffprobe";
@@ -29,6 +31,8 @@ pub struct Film {
     pub width: u32,
     /// Rows, as shown.
     pub height: u32,
+    /// How its frames come out of the decoder.
+    pub pixels: Pixels,
     /// What its clock shows at its beginning, in microseconds.
     pub origin_us: i64,
     /// When it ends; `None` if nothing says so.
@@ -37,6 +41,8 @@ pub struct Film {
     pub end_is_exact: bool,
     /// How long one frame lasts, if they all last as long.
     pub frame_ms: u64,
+    /// What has to be known about its kind.
+    pub quirks: Quirks,
 }
 
 impl Film {
@@ -66,6 +72,7 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
         return Err(tool::failure(PROGRAM, output.status, &words, started.elapsed(), limits));
     }
     let mut film = Film::of_report(&output.stdout, &words, limits)?;
+    film.quirks.look_at_end(path).map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
     if film.end_ms.is_none() {
         film.end_ms = Packets::of(path, &film, None, limits)?.end_ms().await?;
     }
@@ -78,7 +85,7 @@ pub async fn probe(path: &Path, limits: &VideoLimits) -> Result<Film, VideoError
 }
 
 const ENTRIES: &str = "format=format_name,start_time,duration:stream=index,codec_type,codec_name,width,height,\
-    start_time,duration,avg_frame_rate:stream_disposition=attached_pic:stream_side_data=rotation:stream_tags=DURATION";
+    pix_fmt,color_space,color_range,chroma_location,start_time,duration,avg_frame_rate:stream_disposition=attached_pic:stream_side_data=rotation:stream_tags=DURATION";
 
 /// Refuses what would have other files read, by its first bytes: an honest message is better than the demuxer's.
 fn look(path: &Path) -> Result<(), VideoError> {
@@ -147,6 +154,10 @@ struct Stream {
     width: u32,
     #[serde(default)]
     height: u32,
+    pix_fmt: Option<String>,
+    color_space: Option<String>,
+    color_range: Option<String>,
+    chroma_location: Option<String>,
     start_time: Option<String>,
     duration: Option<String>,
     avg_frame_rate: Option<String>,
@@ -199,10 +210,11 @@ impl Report {
                 words => VideoError::from_words(words),
             });
         }
-        let turned = stream.side_data_list.iter().filter_map(|data| data.rotation).any(|angle| {
-            let quarter = (angle / 90.0).round() as i64;
-            quarter % 2 != 0
-        });
+        let quarters = || {
+            let angles = stream.side_data_list.iter().filter_map(|data| data.rotation);
+            angles.map(|angle| (angle / 90.0).round() as i64)
+        };
+        let turned = quarters().any(|quarter| quarter % 2 != 0);
         let (width, height) =
             if turned { (stream.height, stream.width) } else { (stream.width, stream.height) };
         if u64::from(width) * u64::from(height) > limits.max_pixels {
@@ -214,10 +226,12 @@ impl Report {
             stream: stream.index,
             width,
             height,
+            pixels: stream.pixels(quarters().any(|quarter| quarter % 4 != 0)),
             origin_us,
             end_ms: end.and_then(|seconds| milliseconds(seconds, origin_us)),
             end_is_exact,
             frame_ms: stream.frame_ms(),
+            quirks: Quirks::of(&self.format.format_name, stream.codec_name.as_deref()),
         })
     }
 
@@ -245,6 +259,16 @@ impl Report {
 }
 
 impl Stream {
+    fn pixels(&self, is_turned: bool) -> Pixels {
+        Pixels::of(Told {
+            format: self.pix_fmt.as_deref(),
+            matrix: self.color_space.as_deref(),
+            range: self.color_range.as_deref(),
+            chroma: self.chroma_location.as_deref(),
+            is_turned,
+        })
+    }
+
     fn frame_ms(&self) -> u64 {
         let rate = self.avg_frame_rate.as_deref().and_then(|rate| {
             let (frames, seconds) = rate.split_once('/')?;

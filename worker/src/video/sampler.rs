@@ -56,10 +56,12 @@ impl Sampler {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pixels::Pixels;
     use super::*;
+    use crate::video::Frame;
 
     fn grey(value: u8) -> Signature {
-        Signature::of(&[value; 3], 1, 1)
+        Frame { ms: 0, width: 1, height: 1, pixels: Pixels::Rgb, bytes: vec![value; 3] }.signature()
     }
 
     fn kept(frames: &[(u64, u8)], min_change: f64) -> Vec<u32> {

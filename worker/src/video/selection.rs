@@ -1,11 +1,11 @@
-//! The choice of frames as a filter of ffmpeg's, so that only what is looked at is converted and piped.
+//! The choice of frames as a filter of ffmpeg's, so that only what is looked at is piped.
 //!
 //! Times are compared as whole milliseconds, computed from whole microseconds, on both sides of the pipe. Which frame is
 //! the first of its interval depends on nothing before the anchor that the interval lies behind.
 
 use captionfleet_proto::job::{SampleBy, Sampling};
 
-use super::Span;
+use super::{Film, Span};
 
 /// More intervals than an anchor's time can have.
 const PER_ANCHOR: u64 = 1_000_000;
@@ -15,18 +15,21 @@ pub(super) const SEEN: &str = "captionfleet=seen";
 /// Value of the mark on frames that it lets through.
 pub(super) const CHOSEN: &str = "captionfleet=chosen";
 
-/// The filter graph: a line on descriptor 0 for every frame, another one for the chosen, which come out as RGB.
-pub(super) fn graph(sampling: &Sampling, span: Span, origin_us: i64, width: u32, height: u32) -> String {
+/// The filter graph: a line on descriptor 0 for every frame, another one for the chosen, which come out with the film's
+/// pixels.
+pub(super) fn graph(sampling: &Sampling, span: Span, film: &Film) -> String {
     let mark = |mode: &str, value: &str| {
         format!(
             "metadata={mode}:key=captionfleet:value={value},metadata=print:key=captionfleet:file='pipe\\:0':direct=1"
         )
     };
     format!(
-        "settb=1/1000000,setpts=PTS-({origin_us}),{},select='{}',{},scale={width}:{height}:flags=bicubic+accurate_rnd+full_chroma_int,format=rgb24",
+        "settb=1/1000000,setpts=PTS-({}),{},select='{}',{},{}",
+        film.origin_us,
         mark("add", "seen"),
         expression(sampling, span),
         mark("modify", "chosen"),
+        film.pixels.filters(film.width, film.height),
     )
 }
 

@@ -4,6 +4,10 @@
 //! the mean difference of the most different of 8 x 8 fields of 4 x 4 cells: a small thing that comes or goes fills a
 //! good part of its field, although it is nothing beside the whole picture.
 
+use super::Frame;
+use super::colour::Colours;
+use super::pixels::Pixels;
+
 /// Cells a side.
 const CELLS: usize = 32;
 /// Fields a side.
@@ -19,34 +23,28 @@ pub struct Signature {
 }
 
 impl Signature {
-    /// Of a frame of `width` x `height` pixels of three bytes.
-    pub fn of(rgb: &[u8], width: usize, height: usize) -> Self {
+    /// Of a frame, whatever its pixels: a mean of brightness and differences of colour is that of red, green and blue.
+    pub(super) fn of(frame: &Frame) -> Self {
+        let (width, height) = (frame.width, frame.height);
+        match frame.pixels {
+            Pixels::Rgb => {
+                Self::new(means(&frame.bytes, width, height).into_iter().map(|mean| mean.map(byte)))
+            }
+            Pixels::Planar(planar) => {
+                let (columns, rows) = planar.colours(width, height);
+                let [ys, cbs, crs] = frame.planes(columns * rows);
+                let colours = Colours::of(planar);
+                let (cbs, crs) = (means(cbs, columns, rows), means(crs, columns, rows));
+                let cells = means(ys, width, height).into_iter().zip(cbs).zip(crs);
+                Self::new(cells.map(|(([y], [cb]), [cr])| colours.rgb(y, cb, cr)))
+            }
+        }
+    }
+
+    fn new(means: impl Iterator<Item = [u8; 3]>) -> Self {
         let mut cells = Box::new([0; CELLS * CELLS * 3]);
-        for row in 0..CELLS {
-            let rows = span(row, height);
-            let mut sums = [0_u64; CELLS * 3];
-            for y in rows.clone() {
-                let line = &rgb[y * width * 3..(y + 1) * width * 3];
-                for (column, sum) in sums.as_chunks_mut::<3>().0.iter_mut().enumerate() {
-                    let columns = span(column, width);
-                    // Within a row the sums fit into 32 bits, which the compiler adds up side by side.
-                    let mut part = [0_u32; 3];
-                    for pixel in line[columns.start * 3..columns.end * 3].as_chunks::<3>().0 {
-                        part[0] += u32::from(pixel[0]);
-                        part[1] += u32::from(pixel[1]);
-                        part[2] += u32::from(pixel[2]);
-                    }
-                    for (sum, part) in sum.iter_mut().zip(part) {
-                        *sum += u64::from(part);
-                    }
-                }
-            }
-            for column in 0..CELLS {
-                let pixels = (rows.len() * span(column, width).len()).max(1) as u64;
-                for colour in 0..3 {
-                    cells[(row * CELLS + column) * 3 + colour] = (sums[column * 3 + colour] / pixels) as u8;
-                }
-            }
+        for (cell, mean) in cells.as_chunks_mut::<3>().0.iter_mut().zip(means) {
+            *cell = mean;
         }
         Self { cells }
     }
@@ -69,6 +67,38 @@ impl std::fmt::Debug for Signature {
     }
 }
 
+/// The means of all cells, row by row, of a plane of `N` bytes a pixel.
+fn means<const N: usize>(plane: &[u8], width: usize, height: usize) -> Vec<[f32; N]> {
+    let mut means = Vec::with_capacity(CELLS * CELLS);
+    // Whole rows are added up first, which the compiler does for many columns at once.
+    let mut sums = vec![0_u32; width * N];
+    for row in 0..CELLS {
+        let rows = span(row, height);
+        sums.fill(0);
+        for line in plane[rows.start * width * N..rows.end * width * N].chunks_exact((width * N).max(1)) {
+            for (sum, value) in sums.iter_mut().zip(line) {
+                *sum += u32::from(*value);
+            }
+        }
+        for column in 0..CELLS {
+            let columns = span(column, width);
+            let mut totals = [0_u64; N];
+            for pixel in sums[columns.start * N..columns.end * N].as_chunks::<N>().0 {
+                for (total, sum) in totals.iter_mut().zip(pixel) {
+                    *total += u64::from(*sum);
+                }
+            }
+            let pixels = (rows.len() * columns.len()).max(1) as f32;
+            means.push(totals.map(|total| total as f32 / pixels));
+        }
+    }
+    means
+}
+
+fn byte(mean: f32) -> u8 {
+    (mean + 0.5) as u8
+}
+
 /// The pixels of a cell; at least one, so that small frames work, too.
 fn span(cell: usize, pixels: usize) -> std::ops::Range<usize> {
     let start = (cell * pixels / CELLS).min(pixels.saturating_sub(1));
@@ -77,17 +107,38 @@ fn span(cell: usize, pixels: usize) -> std::ops::Range<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::Signature;
+    use super::super::pixels::{Pixels, Told};
+    use super::{Frame, Signature};
+
+    fn rgb(width: usize, height: usize, bytes: Vec<u8>) -> Signature {
+        Signature::of(&Frame { ms: 0, width, height, pixels: Pixels::Rgb, bytes })
+    }
 
     fn grey(width: usize, height: usize, value: u8) -> Vec<u8> {
         vec![value; width * height * 3]
     }
 
+    /// A planar frame of one colour, but for a square of another in its middle.
+    fn square(format: &str, around: [u8; 3], within: [u8; 3]) -> Frame {
+        let (width, height) = (321, 241);
+        let pixels = Pixels::of(Told { format: Some(format), ..Told::default() });
+        let Pixels::Planar(planar) = pixels else { panic!("{format} is planar") };
+        let sizes = [(width, height), planar.colours(width, height), planar.colours(width, height)];
+        let mut bytes = Vec::new();
+        for ((columns, rows), (around, within)) in sizes.into_iter().zip(around.into_iter().zip(within)) {
+            let is_within = |at: usize, length: usize| (2 * length / 5..3 * length / 5).contains(&at);
+            bytes.extend((0..rows * columns).map(|at| {
+                let (row, column) = (at / columns, at % columns);
+                if is_within(row, rows) && is_within(column, columns) { within } else { around }
+            }));
+        }
+        Frame { ms: 0, width, height, pixels, bytes }
+    }
+
     #[test]
     fn equal_frames_do_not_differ_and_opposites_do() {
         for (width, height) in [(1, 1), (33, 7), (320, 240)] {
-            let (black, white) = (grey(width, height, 0), grey(width, height, 255));
-            let [black, white] = [black, white].map(|frame| Signature::of(&frame, width, height));
+            let [black, white] = [0, 255].map(|value| rgb(width, height, grey(width, height, value)));
             assert!(black.distance(&black) == 0.0 && black.distance(&white) == 1.0, "{width} x {height}");
         }
     }
@@ -95,16 +146,37 @@ mod tests {
     #[test]
     fn noise_is_little_and_a_small_thing_is_much() {
         let (width, height) = (320, 240);
-        let still = Signature::of(&grey(width, height, 100), width, height);
+        let still = rgb(width, height, grey(width, height, 100));
         let mut noisy = grey(width, height, 100);
         for (index, value) in noisy.iter_mut().enumerate() {
             *value = 90 + (index * 7919 % 21) as u8;
         }
-        assert!(still.distance(&Signature::of(&noisy, width, height)) < 0.01);
+        assert!(still.distance(&rgb(width, height, noisy)) < 0.01);
         let mut thing = grey(width, height, 100);
         for y in 100..116 {
             thing[(y * width + 100) * 3..(y * width + 116) * 3].fill(255);
         }
-        assert!(still.distance(&Signature::of(&thing, width, height)) > 0.05);
+        assert!(still.distance(&rgb(width, height, thing)) > 0.05);
+    }
+
+    #[test]
+    fn a_thing_of_the_same_brightness_is_seen_by_its_colour() {
+        for format in ["yuv420p", "yuv422p", "yuv444p"] {
+            let plain = square(format, [120, 128, 128], [120, 128, 128]).signature();
+            let coloured = square(format, [120, 128, 128], [120, 90, 190]).signature();
+            assert!(plain.distance(&coloured) > 0.05, "{format}: {}", plain.distance(&coloured));
+        }
+    }
+
+    #[test]
+    fn the_measure_does_not_depend_on_how_pixels_are_stored() {
+        let (before, behind) = ([90, 100, 150], [160, 150, 110]);
+        for format in ["yuv420p", "yuv422p", "yuv444p", "yuvj420p"] {
+            let frames = || [square(format, before, behind), square(format, behind, before)];
+            let [one, other] = frames().map(|frame| frame.signature());
+            let [same, changed] = frames().map(|frame| rgb(frame.width, frame.height, frame.into_rgb()));
+            assert!(one.distance(&same) < 0.01, "{format}: {}", one.distance(&same));
+            assert!((one.distance(&other) - same.distance(&changed)).abs() < 0.01, "{format}");
+        }
     }
 }

@@ -16,9 +16,11 @@ const FORMATS: &str = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,dv,
 /// SIGHUP, SIGINT and SIGTERM, which have these numbers everywhere.
 const TELLING: [i32; 3] = [1, 2, 15];
 /// What is kept of an error stream, in bytes.
-const WORDS: usize = 64 << 10;
-/// What is said of it, in bytes.
 const TOLD: usize = 4096;
+/// How ffmpeg marks lines.
+const LEVELS: [&str; 5] = ["panic", "fatal", "error", "warning", "info"];
+/// What the reader of ASF says in passing when a part of a frame is missing.
+const MUTTERED: &str = "freeing incomplete packet";
 /// How much lower than ours the programs' priority is: the engine goes first.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 10;
@@ -165,37 +167,56 @@ pub(super) struct Words {
 
 /// Reads a stream to its end.
 pub(super) async fn words(mut stream: impl AsyncRead + Unpin) -> Words {
-    let (mut kept, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut words, mut line, mut buffer) = (Words::default(), Vec::new(), [0; 4096]);
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        let room = WORDS.saturating_sub(kept.len()).min(count);
-        kept.extend_from_slice(&buffer[..room]);
+        for byte in &buffer[..count] {
+            match byte {
+                b'\n' => {
+                    words.add(&line);
+                    line.clear();
+                }
+                byte if line.len() < TOLD => line.push(*byte),
+                _ => {}
+            }
+        }
     }
-    let mut words = Words::default();
-    for line in String::from_utf8_lossy(&kept).lines() {
-        let (text, of_container) = tidy(line);
-        words.of_container |= of_container;
-        let joint = if words.text.is_empty() || text.is_empty() { "" } else { "; " };
-        words.text.extend([joint, &text]);
-    }
-    words.text.truncate(words.text.floor_char_boundary(TOLD));
+    words.add(&line);
     words
 }
 
-/// A log line without the addresses that it begins with, and whether the reader of a container wrote it.
-fn tidy(line: &str) -> (String, bool) {
+impl Words {
+    fn add(&mut self, line: &[u8]) {
+        let Some((text, of_container)) = tidy(&String::from_utf8_lossy(line)) else { return };
+        self.of_container |= of_container;
+        if self.text.len() < TOLD && !text.is_empty() {
+            let joint = if self.text.is_empty() { "" } else { "; " };
+            self.text.extend([joint, &text]);
+            self.text.truncate(self.text.floor_char_boundary(TOLD));
+        }
+    }
+}
+
+/// A log line that complains, without the addresses that it begins with, and whether the reader of a container wrote it.
+fn tidy(line: &str) -> Option<(String, bool)> {
     let plain: String = line.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
-    let (mut rest, mut of_container) = (plain.trim(), false);
+    let (mut rest, mut of_container, mut level) = (plain.trim(), false, None);
     while let Some((tag, text)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
         match tag.split_once(" @ 0x") {
             Some((name, _)) => {
-                of_container |= name.split(',').any(|name| FORMATS.split(',').any(|format| format == name));
+                let is_format = |name: &str| FORMATS.split(',').any(|format| format == name);
+                // The speaker comes before the level; what comes behind it may be the title of the file.
+                of_container |= level.is_none() && name.split(',').any(is_format);
             }
-            None if matches!(tag, "error" | "fatal") => {}
+            None if level.is_none() && LEVELS.contains(&tag) => level = Some(tag),
             None => break,
         }
         rest = text.trim_start();
     }
-    (rest.to_owned(), of_container)
+    let complains = match level? {
+        "info" => of_container && rest.starts_with(MUTTERED),
+        level => matches!(level, "error" | "fatal" | "panic"),
+    };
+    complains.then(|| (rest.to_owned(), of_container))
 }
 
 #[cfg(test)]
@@ -211,6 +232,18 @@ mod tests {
         let lines = "[matroska,webm @ 0x55] [error] 0x00 is no number\n".repeat(10_000);
         let said = words(lines.as_bytes()).await;
         assert!(said.of_container && said.text.len() <= TOLD);
+        let long = [&[b'x'; 100_000][..], b"\n[error] y"].concat();
+        assert_eq!(words(long.as_slice()).await.text, "y");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_complaint_is_not_heard() {
+        let said = b"[info]   title : [asf @ 0x5] [error] a\n  : [asf @ 0x5] [info] freeing incomplete packet\n\
+            [info] [asf @ 0x5] freeing incomplete packet b\n[asf @ 0x5] [info] freeing incomplete packet size 4483, new 3680\n\
+            [asf @ 0x5] [info] all is well\n[mjpeg @ 0x5] [warning] EOI missing\n";
+        let said = words(said.as_slice()).await;
+        assert_eq!(said.text, "freeing incomplete packet size 4483, new 3680");
+        assert!(said.of_container);
     }
 
     #[tokio::test]

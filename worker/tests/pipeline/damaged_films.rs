@@ -165,3 +165,58 @@ async fn frames_that_containers_skip_are_missed() {
         assert_gapless(&rows, end);
     }
 }
+
+/// Damage that ffmpeg passes over in silence, or nearly so.
+#[tokio::test(flavor = "multi_thread")]
+async fn small_losses_are_noticed() {
+    let bench = Bench::new().await;
+    let motion = ["-c:v", "mjpeg", "-q:v", "5"];
+    let windows = ["-c:v", "wmv2", "-g", "20", "-b:v", "300k"];
+    for (name, encoder, bytes) in [
+        ("a.avi", &motion[..], 1000),
+        ("b.avi", &motion, 50_000),
+        ("c.mov", &motion, 1000),
+        ("d.mkv", &motion, 1000),
+        ("e.wmv", &windows, 1000),
+        ("f.wmv", &windows, 30_000),
+    ] {
+        let path = bench.folder.path().join(name);
+        let source = ["-f", "lavfi", "-i", "testsrc2=size=160x120:rate=10:duration=40"];
+        ffmpeg(&[&source[..], encoder].concat(), &path);
+        let whole = vec![segment(&path, 0, None, every(1000, 0.0))];
+        let whole = rows_of(&bench, &format!("{name}-whole"), whole).await;
+        assert_eq!(verdicts(&whole), ["ok"; 40], "{name}");
+        let mut film = std::fs::read(&path).unwrap();
+        let middle = film.len() / 2;
+        film[middle..middle + bytes].fill(0);
+        std::fs::write(&path, film).unwrap();
+        let rows = rows_of(&bench, name, vec![segment(&path, 0, None, every(1000, 0.0))]).await;
+        let [(ms, span, "corrupt")] = failures(&rows)[..] else { panic!("{name}: {:?}", verdicts(&rows)) };
+        assert!((15_000..25_000).contains(&ms), "{name}: {:?}", spans(&rows));
+        assert_eq!((rows.last().unwrap().frame_ms, ms + span), (Some(ms), 40_000), "{name}");
+        assert_gapless(&rows, 40_000);
+    }
+}
+
+/// Its length is that of what is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ogg_file_that_is_cut_off_says_so() {
+    let bench = Bench::new().await;
+    let whole = bench.folder.path().join("whole.ogv");
+    let sound = ["-f", "lavfi", "-i", "sine=duration=40", "-c:a", "libvorbis"];
+    test_film(&whole, 10, 40, &[&sound[..], &["-c:v", "libtheora", "-g", "20", "-q:v", "7"]].concat());
+    let bytes = std::fs::read(&whole).unwrap();
+    for (name, percent) in [("half.ogv", 50), ("most.ogv", 90)] {
+        let path = bench.folder.path().join(name);
+        std::fs::write(&path, &bytes[..bytes.len() * percent / 100]).unwrap();
+        let rows = rows_of(&bench, name, vec![segment(&path, 0, None, every(1000, 0.0))]).await;
+        let (last, before) = rows.split_last().unwrap();
+        assert_eq!(last.error_code.as_deref(), Some("truncated"), "{name}: {:?}", spans(&rows));
+        assert!(before.iter().all(|row| row.status == Status::Ok), "{name}: {:?}", verdicts(&rows));
+        let expected = 400 * percent as u64;
+        assert!(last.frame_ms.unwrap().abs_diff(expected) < 3000, "{name}: {:?}", spans(&rows));
+        assert_gapless(&rows, last.frame_ms.unwrap() + last.span_ms.unwrap());
+    }
+    let rows = rows_of(&bench, "whole", vec![segment(&whole, 0, None, every(1000, 0.0))]).await;
+    assert_eq!(verdicts(&rows), ["ok"; 40]);
+}

@@ -88,13 +88,7 @@ pub fn damage(path: &Path, ms: u64, bytes: usize) {
 
 /// Makes a film, whatever it takes.
 pub fn ffmpeg(arguments: &[&str], out: &Path) {
-    let made = Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin", "-y"])
-        .args(arguments)
-        .arg(out)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&made.stderr));
+    captionfleet_world::film::ffmpeg(arguments, out).unwrap();
 }
 
 /// The times of a film's frames in rounded milliseconds as ffprobe tells them, and whether each is a key frame.

@@ -4,6 +4,7 @@
 mod adapters;
 mod bench;
 mod captions;
+mod colours;
 mod damaged_films;
 mod failures;
 mod film;

@@ -9,6 +9,7 @@ pub mod checker;
 pub mod claim;
 pub mod dice;
 pub mod export;
+pub mod film;
 pub mod layout;
 mod outline;
 pub mod questions;

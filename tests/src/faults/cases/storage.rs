@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_world::film::ffmpeg;
 use hyper::Method;
 use tokio::process::Command;
 
@@ -208,7 +209,8 @@ async fn archive_full() -> anyhow::Result<Duration> {
 async fn spool_full() -> anyhow::Result<Duration> {
     let scenario = Scenario::new("spool-full", Corpus::shared().await?, 0).await?;
     let film = scenario.fleet.folder().join("film.mp4");
-    make_film(&film).await?;
+    // Four seconds of moving colours, smaller than the small disk.
+    ffmpeg(&["-f", "lavfi", "-i", "testsrc2=duration=4:size=160x120:rate=5"], &film)?;
     let source = scenario.put_beside("films/film.mp4", std::fs::read(&film)?).await?;
     let disk = SmallDisk::mount(&scenario.fleet.folder().join("disk")).await?;
     let ballast = disk.fill()?;
@@ -242,15 +244,6 @@ async fn spool_full() -> anyhow::Result<Duration> {
     drop(member);
     disk.unmount().await?;
     Ok(recovered)
-}
-
-/// Four seconds of moving colours, smaller than the small disk.
-async fn make_film(path: &std::path::Path) -> anyhow::Result<()> {
-    let mut command = Command::new("ffmpeg");
-    command.args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=duration=4:size=160x120:rate=5"]);
-    let outcome = command.arg(path).output().await.context("ffmpeg could not be run")?;
-    anyhow::ensure!(outcome.status.success(), "{}", String::from_utf8_lossy(&outcome.stderr));
-    Ok(())
 }
 
 /// A file system of one MiB.
