@@ -135,7 +135,8 @@ pub async fn simulation(
             seconds: last - first,
             wait_p50: quantile(0.5),
             wait_p95: quantile(0.95),
-            wasted_seconds: busy - items as f64 * devices.seconds_per_item,
+            // What a worker did between the look at it and its end is not seen.
+            wasted_seconds: (busy - items as f64 * devices.seconds_per_item).max(0.0),
         },
     })
 }
