@@ -67,6 +67,7 @@ fn row(number: usize, run: &RunId, job: &JobId, seed: &mut u64) -> Row {
         trace_id: run.to_string(),
         worker: None,
         device_seconds: None,
+        device_joules: None,
         started_at: None,
         finished_at: Timestamp::UNIX_EPOCH,
     }

@@ -2,7 +2,7 @@
 
 import { address, call, get, itemPage, pictureAddress } from "./api.js";
 import { element } from "./dom.js";
-import { clock, count, counted, duration, moment } from "./words.js";
+import { clock, count, counted, duration, energy, moment } from "./words.js";
 
 const ACTS = {
   pause: { text: "Pause", when: ["running"] },
@@ -126,6 +126,11 @@ class Run extends HTMLElement {
     const words = [`${bill.device_seconds.toFixed(1)} device seconds`, `${bill.worker_hours.toFixed(3)} hours of ${counted(bill.workers, "worker")}`];
     if (bill.cost !== undefined) words.push(`cost ${bill.cost.toFixed(4)}`);
     if (bill.cost_per_1000_captions !== undefined) words.push(`${bill.cost_per_1000_captions.toFixed(4)} per 1,000 captions`);
+    if (bill.energy !== undefined) {
+      const { joules, joules_per_1000_captions: each, captions } = bill.energy;
+      const of = captions === bill.captions ? "" : ` (of ${count(captions)})`;
+      words.push(`${energy(joules)} of energy, ${energy(each)} per 1,000 captions${of}`);
+    }
     return words.join(" · ");
   }
 

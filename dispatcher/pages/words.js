@@ -40,3 +40,9 @@ export function moment(text) {
   const at = new Date(text);
   return Number.isNaN(at.getTime()) ? text : at.toLocaleString();
 }
+
+/** Joules as watt hours. */
+export function energy(joules) {
+  const hours = joules / 3600;
+  return hours < 1000 ? `${hours.toFixed(3)} Wh` : `${(hours / 1000).toFixed(3)} kWh`;
+}

@@ -149,6 +149,7 @@ pub async fn write_refused(
             trace_id: spans::trace_id().unwrap_or_else(|| manifest.run.to_string()),
             worker: None,
             device_seconds: None,
+            device_joules: None,
             started_at: None,
             finished_at: Timestamp::now(),
         })

@@ -43,6 +43,9 @@ pub struct JobOutcome {
     /// The rows' share of the device's time, in seconds; absent if nothing was computed for them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_seconds: Option<f64>,
+    /// Energy that the device used in that time, in joules; absent if nothing measured it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_joules: Option<f64>,
     /// The part existed already, so that nothing was inferred this time.
     #[serde(default)]
     pub already_done: bool,

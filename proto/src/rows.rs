@@ -111,6 +111,8 @@ pub struct Row {
     pub worker: Option<String>,
     /// This row's share of the device's time in seconds: each step's time is shared out evenly among its rows.
     pub device_seconds: Option<f32>,
+    /// Energy that the device used in that time, in joules; absent where nothing measured it.
+    pub device_joules: Option<f32>,
     /// When that worker got the job; stored to the microsecond.
     pub started_at: Option<Timestamp>,
     /// When the row was made; stored to the microsecond.

@@ -213,6 +213,7 @@ fn outcomes() {
         worker: "gpu-7".to_owned(),
         seconds: 2.75,
         device_seconds: Some(2.5),
+        device_joules: Some(187.5),
         already_done: false,
         error: None,
         extra: Map::new(),
@@ -222,6 +223,7 @@ fn outcomes() {
         ok: 0,
         failed: BTreeMap::new(),
         device_seconds: None,
+        device_joules: None,
         attempts: 5,
         error: Some(
             "writing s3://photos-archive/holiday/parts/x.parquet: access denied (AccessDenied)".to_owned(),
@@ -293,6 +295,7 @@ fn rows() -> Vec<Row> {
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".to_owned(),
         worker: Some("gpu-7".to_owned()),
         device_seconds: Some(0.125),
+        device_joules: Some(9.5),
         started_at: Some("2026-01-31T11:59:59.5Z".parse().unwrap()),
         finished_at: "2026-01-31T12:00:01.123456Z".parse().unwrap(),
     };
@@ -315,6 +318,7 @@ fn rows() -> Vec<Row> {
         sha256: None,
         etag: None,
         device_seconds: None,
+        device_joules: None,
         ..ok.clone()
     };
     let frame = Row {
@@ -383,6 +387,7 @@ fn parts() {
             assert_eq!((&key.prompt_hash, &key.run, &key.job), (&row.prompt_hash, &row.run, &row.job));
             assert_eq!((key.started_at, key.finished_at), (row.started_at, row.finished_at));
             assert_eq!((&key.worker, key.device_seconds), (&row.worker, row.device_seconds));
+            assert_eq!(key.device_joules, row.device_joules);
         }
         assert_eq!(keys.len(), rows.len());
         let embeddings = read_embeddings(bytes).unwrap();
@@ -395,11 +400,24 @@ fn parts() {
     }
 }
 
+fn unmeasured(row: Row) -> Row {
+    Row { device_joules: None, ..row }
+}
+
+/// A part from before rows told their energy.
+#[test]
+fn parts_without_energy_are_read() {
+    let early = Bytes::from_static(include_bytes!("../golden/part-without-energy.parquet"));
+    let rows: Vec<Row> = rows().into_iter().map(unmeasured).collect();
+    assert_eq!(read_part(early.clone(), Projection::All).unwrap(), rows);
+    assert!(read_keys(early).unwrap().iter().all(|key| key.device_joules.is_none()));
+}
+
 /// A part from before rows told what they cost.
 #[test]
 fn parts_without_a_bill_are_read() {
     let early = include_bytes!("../golden/part-without-bill.parquet").as_slice();
-    let unknown = |row: Row| Row { worker: None, device_seconds: None, started_at: None, ..row };
+    let unknown = |row: Row| Row { worker: None, device_seconds: None, started_at: None, ..unmeasured(row) };
     let rows: Vec<Row> = rows().into_iter().map(unknown).collect();
     assert_eq!(read_part(Bytes::from_static(early), Projection::All).unwrap(), rows);
     let keys = read_keys(Bytes::from_static(early)).unwrap();

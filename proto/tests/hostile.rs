@@ -62,10 +62,10 @@ fn fields_of_later_minor_versions_are_kept() {
     assert_eq!(again["version"], "1.7");
     assert_eq!(decode(&again).unwrap(), job);
     let mut outcome: Value = serde_json::from_slice(&golden("outcome.json")).unwrap();
-    outcome["joules"] = json!(12.5);
+    outcome["humour"] = json!(12.5);
     let decoded = codec::decode_outcome(outcome.to_string().as_bytes()).unwrap();
     let again: Value = serde_json::from_slice(&codec::encode_outcome(&decoded).unwrap()).unwrap();
-    assert_eq!(again["joules"], 12.5);
+    assert_eq!(again["humour"], 12.5);
 }
 
 #[test]

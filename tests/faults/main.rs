@@ -50,6 +50,7 @@ cases! {
     hostile_messages_are_dead_letters = "hostile-messages",
     a_message_a_hundred_times_makes_one_part = "hundredfold",
     versions_live_side_by_side = "two-versions",
+    a_model_is_changed_under_way = "two-bundles",
     storage_errors_fail_no_row = "storage-errors",
     broken_bodies_fail_no_row = "storage-bodies",
     a_forgotten_connection_costs_no_minute = "idle-connection",

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use captionfleet_proto::rows::{read_shaped_part, write_part};
 use captionfleet_tests::fleet::{Fleet, dispatcher, http_get};
 use serde_json::Value;
 
@@ -17,6 +18,19 @@ fn number(value: &Value) -> f64 {
 
 fn bytes_of(folder: &Path) -> u64 {
     folder.read_dir().unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+/// Gives every row of an archive the energy that its worker would have told on a device of 75 W.
+fn as_if_measured(archive: &Path) {
+    let runs = archive.join("parts").read_dir().unwrap().map(|run| run.unwrap().path());
+    for part in runs.flat_map(|run| run.read_dir().unwrap()) {
+        let part = part.unwrap().path();
+        let (mut rows, shape) = read_shaped_part(std::fs::read(&part).unwrap().into()).unwrap();
+        for row in &mut rows {
+            row.device_joules = row.device_seconds.map(|seconds| 75.0 * seconds);
+        }
+        std::fs::write(&part, write_part(&rows, shape.unwrap()).unwrap()).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,12 +63,23 @@ async fn a_finished_run_tells_its_bill_wherever_it_is_asked() {
         "not read for a list"
     );
 
+    assert_eq!(bill.get("energy"), None, "no processor tells its energy: {report}");
+    as_if_measured(&archive);
+    let status = json(&[&["status", run], &priced[..]].concat()).await;
+    let told = &status[0]["bill"];
+    let energy = &told["energy"];
+    assert!((number(&energy["joules"]) - 75.0 * device).abs() < 1e-3 * 75.0 * device, "{told} {bill}");
+    let each = number(&energy["joules"]) * 1000.0 / 60.0;
+    assert!((number(&energy["joules_per_1000_captions"]) - each).abs() < 1e-6 * each, "{told}");
+    let words = dispatcher(["status", run, "--archive", to]).await.unwrap().success().unwrap();
+    assert!(words.stdout.contains("Wh per 1,000 captions"), "{}", words.stdout);
+
     let fleet = Fleet::new("billed").unwrap();
     let serve = ["--listen", "127.0.0.1:0", "--archive", to, "--price-per-hour", "3600"];
     let serving = fleet.start_service("service", serve).unwrap();
     let (_, seen) = http_get(service::port(&serving).await, &format!("/api/v1/runs/{run}")).await.unwrap();
     let seen: Value = serde_json::from_str(&seen).unwrap();
-    for key in ["captions", "workers", "worker_hours", "cost"] {
+    for key in ["captions", "workers", "worker_hours", "cost", "energy"] {
         assert_eq!(seen["bill"][key], told[key], "{seen}");
     }
     assert!((number(&seen["bill"]["device_seconds"]) - device).abs() < 1e-3 * device, "{seen}");

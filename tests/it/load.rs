@@ -2,7 +2,7 @@
 
 use captionfleet_proto::rows::{Projection, Status, read_part};
 use captionfleet_tests::fleet::worker;
-use captionfleet_tests::load::{Burst, Ground, Load, fairness, run, scaling, simulation};
+use captionfleet_tests::load::{Burst, Devices, Ground, Load, Trouble, fairness, run, scaling, simulation};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_test_runs_to_its_end_and_its_rows_say_what_they_are() {
@@ -33,13 +33,21 @@ async fn a_load_test_runs_to_its_end_and_its_rows_say_what_they_are() {
     // In one queue it would have been the whole of the huge run: most of a minute.
     assert!(fair.beside_seconds.iter().all(|seconds| *seconds < fair.behind_seconds / 2.0), "{fair:?}");
     let bursts = [Burst { at: 0, items: 200 }, Burst { at: 3, items: 100 }];
-    let both = simulation(&ground, &bursts, 2, (0.05, 10)).await.unwrap();
+    let devices = Devices { workers: 2, seconds_per_item: 0.05, job_size: 10 };
+    let both = simulation(&ground, &bursts, devices, None).await.unwrap();
     assert_eq!(both.jobs, 30);
     // A device sleeps for as long as it is told at least, and the simulator rounds up to whole seconds: on no machine is the real
     // fleet faster, and what is simulated is the work at least.
     assert!(both.simulated.seconds >= 7.0 && both.simulated.wait_p50 >= 2.0, "{both:?}");
     assert!(both.real.seconds >= both.simulated.seconds - 2.0, "{both:?}");
     assert!(both.real.wait_p95 >= both.simulated.wait_p95 - 2.0, "{both:?}");
+    assert!(both.real.wasted_seconds.abs() < 1e-6 && both.simulated.wasted_seconds == 0.0, "{both:?}");
+    // The same with workers that come late and the loss of one: seconds are rounded thrice.
+    let trouble = Trouble { provision: 2, kill_at: 5 };
+    let rough = simulation(&ground, &bursts, devices, Some(trouble)).await.unwrap();
+    assert_eq!(rough.jobs, 30);
+    assert!(rough.simulated.seconds >= both.simulated.seconds + 2.0, "{rough:?}");
+    assert!(rough.real.seconds >= rough.simulated.seconds - 5.0, "{rough:?}");
     ground.stop().await;
 }
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 COLUMNS = [
     "item", "frame_ms", "span_ms", "frames", "sha256", "etag", "width", "height", "status", "error_code", "error_message",
     "attempts", "caption", "answers", "fields", "tokens", "mean_logprob", "stop_reason", "embedding", "embedding_space", "bundle",
-    "adapter", "prompt_hash", "duplicate_of", "run", "job", "trace_id", "worker", "device_seconds",
+    "adapter", "prompt_hash", "duplicate_of", "run", "job", "trace_id", "worker", "device_seconds", "device_joules",
     "started_at", "finished_at",
 ]  # fmt: skip
 

@@ -11,9 +11,10 @@ use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, EngineObserver, NullOptions};
+use crate::engine::{Engine, EngineHandle, EngineObserver, NullOptions};
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::telemetry::admin::Readiness;
+use crate::telemetry::energy::{self, EnergyCounter, EnergyMeter, tell_energy};
 use crate::telemetry::{Metrics, events};
 
 pub use device::DeviceChoice;
@@ -88,6 +89,10 @@ pub async fn run_worker(
     } else {
         events::model_ready(handle.info());
     }
+    let energy = energy_counter(&handle, settings.device);
+    if let Some(counter) = &energy {
+        tell_energy(config.metrics.registry(), Arc::clone(counter));
+    }
     // An engine that has ended takes the worker with it: what is in hand goes back to the queue.
     let stop = shutdown.child_token();
     let without_engine = engine.gone();
@@ -104,10 +109,17 @@ pub async fn run_worker(
         engine: handle,
         metrics: config.metrics,
         readiness: config.readiness,
+        energy: energy.map(EnergyMeter::start).transpose()?,
         options: config.pipeline,
     });
     let report = pipeline.run(stop).await?;
     tokio::task::spawn_blocking(move || engine.join()).await??;
     watch.await?;
     Ok(report)
+}
+
+/// What counts the energy of the device that the network is on.
+fn energy_counter(engine: &EngineHandle, device: DeviceChoice) -> Option<Arc<dyn EnergyCounter>> {
+    (engine.info().device == "cuda").then_some(())?;
+    energy::gpu(device.gpu()?)
 }

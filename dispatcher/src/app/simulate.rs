@@ -34,7 +34,7 @@ pub fn run(args: &SimulateArgs) -> anyhow::Result<Ended> {
     }
     let world = args.world();
     let fleets: Vec<(Option<f64>, Fleet)> = match args.fixed {
-        Some(workers) => vec![(None, Fleet::Fixed(workers))],
+        Some(workers) => vec![(None, Fleet::Fixed { workers, cold: args.cold })],
         None => args
             .targets
             .iter()

@@ -48,9 +48,13 @@ pub struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub max_workers: u32,
 
-    /// No scaling: so many workers, ready at the start
+    /// No scaling: so many workers, ready at the start; another is ordered for whichever is taken away
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub fixed: Option<u32>,
+
+    /// With --fixed: they are ordered at the start, instead of being ready then
+    #[arg(long, requires = "fixed")]
+    pub cold: bool,
 
     /// Seconds from the order of a machine until it is there
     #[arg(long, value_name = "S", default_value_t = 90, value_parser = clap::value_parser!(u64).range(0..=86_400))]
@@ -63,6 +67,10 @@ pub struct SimulateArgs {
     /// Interruptions of the spot market, per machine and hour
     #[arg(long, value_name = "RATE", default_value_t = 0.05, value_parser = rate)]
     pub interruptions: f64,
+
+    /// Seconds at which a machine is taken away besides, without a notice; a busy one if there is one
+    #[arg(long, value_name = "S,S", value_delimiter = ',')]
+    pub interrupt_at: Vec<u64>,
 
     /// Seconds between the notice of an interruption and the end of the machine; 0 for none
     #[arg(long, value_name = "S", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=3600))]
@@ -94,6 +102,7 @@ impl SimulateArgs {
             provision: self.provision,
             load: self.load,
             interruptions_per_hour: self.interruptions,
+            interrupt_at: self.interrupt_at.clone(),
             notice: self.notice,
             grace: self.grace,
             price_per_hour: self.price_per_hour,

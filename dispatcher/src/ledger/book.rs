@@ -182,6 +182,7 @@ mod tests {
             worker: "w".to_owned(),
             seconds: 0.1,
             device_seconds: None,
+            device_joules: None,
             already_done: false,
             error: error.map(str::to_owned),
             extra: serde_json::Map::default(),

@@ -269,6 +269,7 @@ mod tests {
             job: JobId::new(job).unwrap(),
             worker: None,
             device_seconds: None,
+            device_joules: None,
             started_at: None,
             finished_at: Timestamp::UNIX_EPOCH,
         }

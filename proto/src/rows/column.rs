@@ -33,7 +33,7 @@ pub(super) const FORMAT: Format = Format {
 };
 
 /// All columns but the embedding.
-pub(super) const NARROW: [&str; 30] = [
+pub(super) const NARROW: [&str; 31] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -62,6 +62,7 @@ pub(super) const NARROW: [&str; 30] = [
     "trace_id",
     "worker",
     "device_seconds",
+    "device_joules",
     "started_at",
     "finished_at",
 ];
@@ -101,6 +102,7 @@ pub fn schema(shape: EmbeddingShape) -> Result<Arc<Schema>, TableError> {
         required("trace_id", DataType::Utf8),
         optional("worker", DataType::Utf8),
         optional("device_seconds", DataType::Float32),
+        optional("device_joules", DataType::Float32),
         optional("started_at", instant()),
         required("finished_at", instant()),
     ]))

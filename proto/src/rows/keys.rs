@@ -43,6 +43,8 @@ pub struct RowKey {
     pub worker: Option<String>,
     /// This row's share of the device's time in seconds.
     pub device_seconds: Option<f32>,
+    /// Energy that the device used in that time, in joules.
+    pub device_joules: Option<f32>,
     /// When that worker got the job.
     pub started_at: Option<Timestamp>,
     /// When the row was made.
@@ -54,7 +56,7 @@ pub fn read_keys(bytes: Bytes) -> Result<Vec<RowKey>, TableError> {
     table::read(bytes, &COLUMNS, append, Vec::new())
 }
 
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 18] = [
     "item",
     "frame_ms",
     "span_ms",
@@ -70,6 +72,7 @@ const COLUMNS: [&str; 17] = [
     "job",
     "worker",
     "device_seconds",
+    "device_joules",
     "started_at",
     "finished_at",
 ];
@@ -82,7 +85,8 @@ fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<
     let (status, error_code) = (cells.text("status")?, cells.text("error_code")?);
     let (embedding_space, bundle) = (cells.text("embedding_space")?, cells.text("bundle")?);
     let (prompt_hash, run, job) = (cells.text("prompt_hash")?, cells.text("run")?, cells.text("job")?);
-    let (worker, device_seconds) = (cells.text("worker")?, cells.floats("device_seconds")?);
+    let worker = cells.text("worker")?;
+    let (device_seconds, device_joules) = (cells.floats("device_seconds")?, cells.floats("device_joules")?);
     let (started_at, finished_at) = (cells.time("started_at")?, cells.time("finished_at")?);
     keys.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -102,6 +106,7 @@ fn append(keys: &mut Vec<RowKey>, batch: &RecordBatch, before: usize) -> Result<
             job: job.parsed(row)?,
             worker: worker.owned(row),
             device_seconds: float_at(device_seconds, row),
+            device_joules: float_at(device_joules, row),
             started_at: started_at.get(row)?,
             finished_at: finished_at.required(row)?,
         });

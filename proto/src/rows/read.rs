@@ -64,7 +64,8 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
     let adapter = cells.text("adapter")?;
     let (prompt_hash, duplicate_of) = (cells.text("prompt_hash")?, cells.text("duplicate_of")?);
     let (run, job, trace_id) = (cells.text("run")?, cells.text("job")?, cells.text("trace_id")?);
-    let (worker, device_seconds) = (cells.text("worker")?, cells.floats("device_seconds")?);
+    let worker = cells.text("worker")?;
+    let (device_seconds, device_joules) = (cells.floats("device_seconds")?, cells.floats("device_joules")?);
     let (started_at, finished_at) = (cells.time("started_at")?, cells.time("finished_at")?);
     rows.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
@@ -98,6 +99,7 @@ fn append(rows: &mut Vec<Row>, batch: &RecordBatch, before: usize) -> Result<(),
             trace_id: trace_id.required(row)?.to_owned(),
             worker: worker.owned(row),
             device_seconds: float_at(device_seconds, row),
+            device_joules: float_at(device_joules, row),
             started_at: started_at.get(row)?,
             finished_at: finished_at.required(row)?,
         });

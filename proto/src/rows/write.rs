@@ -56,6 +56,7 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         texts(rows, |row| Some(&row.trace_id)),
         texts(rows, |row| row.worker.as_deref()),
         Arc::new(rows.iter().map(|row| row.device_seconds).collect::<Float32Array>()),
+        Arc::new(rows.iter().map(|row| row.device_joules).collect::<Float32Array>()),
         instants(rows, |row| row.started_at),
         instants(rows, |row| Some(row.finished_at)),
     ];
@@ -87,6 +88,9 @@ fn check(row: &Row, shape: EmbeddingShape) -> Result<(), String> {
     }
     if row.device_seconds.is_some_and(|seconds| !(0.0..f32::INFINITY).contains(&seconds)) {
         return Err("has a device time that is not a time".to_owned());
+    }
+    if row.device_joules.is_some_and(|joules| !(0.0..f32::INFINITY).contains(&joules)) {
+        return Err("has a device energy that is not an energy".to_owned());
     }
     if [row.frame_ms, row.span_ms].into_iter().flatten().any(|value| i64::try_from(value).is_err()) {
         return Err("has a time above 2^63 - 1 ms".to_owned());

@@ -6,7 +6,8 @@
 //! Prints tables, or one JSON document with `--json`.
 
 use captionfleet_tests::load::{
-    Burst, Fairness, Ground, Load, Ran, Scaling, Simulation, fairness, run, scaling, simulation,
+    Burst, Devices, Fairness, Ground, Load, Ran, Scaling, Simulation, Trouble, fairness, run, scaling,
+    simulation,
 };
 use clap::{Parser, ValueEnum};
 use serde::Serialize;
@@ -17,6 +18,11 @@ const STEPS: [usize; 8] = [1, 2, 4, 8, 16, 32, 64, 100];
 /// When items come in `simulate`, in seconds, and how many: the second burst meets what the first left, the third a fleet at rest,
 /// the fourth comes while the third has hardly begun.
 const BURSTS: [(u64, u64); 4] = [(0, 1600), (10, 1200), (60, 2400), (65, 400)];
+
+/// The same for workers that come late, of which one is lost while the first burst is worked on.
+const ROUGH_BURSTS: [(u64, u64); 2] = [(0, 3200), (70, 1600)];
+/// Machines that take a quarter of a minute to come.
+const TROUBLE: Trouble = Trouble { provision: 15, kill_at: 35 };
 
 /// Puts the programs under load, with workers that look at nothing.
 #[derive(Debug, Parser)]
@@ -62,7 +68,8 @@ enum Case {
     Scaling,
     /// A run of 100 items beside a huge one, four workers taking 0.01 s for an item.
     Fairness,
-    /// Bursts through four workers taking 0.05 s for an item, beside what `dispatcher simulate` says of them.
+    /// Bursts through four workers taking 0.05 s for an item, beside what `dispatcher simulate` says of them: workers that are
+    /// ready, and workers that come late, of which one is killed and replaced.
     Simulate,
 }
 
@@ -74,8 +81,8 @@ struct Measured {
     scaling: Option<Scaling>,
     #[serde(skip_serializing_if = "Option::is_none")]
     fairness: Option<Fairness>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    simulation: Option<Simulation>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    simulations: Vec<Simulation>,
 }
 
 #[tokio::main]
@@ -119,8 +126,14 @@ async fn measure(ground: &Ground, options: &Options) -> anyhow::Result<Measured>
         tell(measured.fairness.insert(fairness(ground, (100, options.huge), 4, 0.01).await?));
     }
     if wanted(Case::Simulate) {
-        let bursts = BURSTS.map(|(at, items)| Burst { at, items });
-        tell(measured.simulation.insert(simulation(ground, &bursts, 4, (0.05, 16)).await?));
+        for (bursts, job_size, trouble) in [(&BURSTS[..], 16, None), (&ROUGH_BURSTS, 64, Some(TROUBLE))] {
+            let bursts: Vec<Burst> =
+                bursts.iter().map(|(at, items)| Burst { at: *at, items: *items }).collect();
+            let devices = Devices { workers: 4, seconds_per_item: 0.05, job_size };
+            let both = simulation(ground, &bursts, devices, trouble).await?;
+            tell(&both);
+            measured.simulations.push(both);
+        }
     }
     Ok(measured)
 }

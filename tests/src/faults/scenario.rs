@@ -248,10 +248,18 @@ impl Scenario {
     /// # Errors
     /// When a part cannot be read.
     pub async fn rows(&self) -> anyhow::Result<Vec<Row>> {
-        let storage = self.storage().await?;
+        Self::rows_of(self.storage().await?.as_ref()).await
+    }
+
+    /// Every row of any archive.
+    ///
+    /// # Errors
+    /// When a part cannot be read.
+    pub async fn rows_of(archive: &dyn Storage) -> anyhow::Result<Vec<Row>> {
+        let parts: Vec<_> = archive.list(&layout::parts_prefix(None)).try_collect().await?;
         let mut rows = Vec::new();
-        for key in self.parts().await? {
-            rows.extend(read_part(storage.get(&key, MAX_OBJECT).await?.bytes, Projection::All)?);
+        for part in parts {
+            rows.extend(read_part(archive.get(&part.key, MAX_OBJECT).await?.bytes, Projection::All)?);
         }
         Ok(rows)
     }

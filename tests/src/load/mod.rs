@@ -23,7 +23,7 @@ use serde_json::Value;
 pub use fairness::{Fairness, fairness};
 pub use run::{Load, Ran, run};
 pub use scaling::{Scaling, Step, scaling};
-pub use simulation::{Burst, Course, Simulation, simulation};
+pub use simulation::{Burst, Course, Devices, Simulation, Trouble, simulation};
 
 use self::bucket::MadeBucket;
 use crate::faults::{Member, wait_for};
@@ -118,6 +118,14 @@ struct Workers {
     topology: Topology,
     seconds_per_item: String,
     members: Vec<Member>,
+    /// How many there have been.
+    started: usize,
+    /// Whether they tell their metrics.
+    watched: bool,
+}
+
+async fn device_seconds(member: &Member) -> f64 {
+    member.metric("captionfleet_worker_device_busy_seconds_total ").await
 }
 
 impl Workers {
@@ -125,28 +133,60 @@ impl Workers {
         let topology = Topology::with_prefix(fleet.queue_prefix())?;
         let broker = RabbitMq::connect(RabbitMqOptions::new([fleet.broker()], topology.clone())).await?;
         broker.declare().await?;
-        Ok(Self { broker, topology, seconds_per_item: seconds_per_item.to_string(), members: Vec::new() })
+        let seconds_per_item = seconds_per_item.to_string();
+        Ok(Self { broker, topology, seconds_per_item, members: Vec::new(), started: 0, watched: false })
+    }
+
+    /// The same, whose metrics can be read.
+    fn watched(self) -> Self {
+        Self { watched: true, ..self }
     }
 
     /// Starts as many as are missing to `count`.
     fn start(&mut self, fleet: &Fleet, count: usize) -> anyhow::Result<()> {
-        for number in self.members.len()..count {
+        while self.members.len() < count {
             let options =
                 ["--engine", "null", "--load-test", "--null-seconds-per-item", &self.seconds_per_item];
-            let child = fleet.start_worker(&format!("worker-{number}"), &options)?;
-            self.members.push(Member::new(child, 0));
+            let name = format!("worker-{}", self.started);
+            let admin = if self.watched { free_port()? } else { 0 };
+            let address = if self.watched { format!("127.0.0.1:{admin}") } else { "off".to_owned() };
+            let child = fleet.start_worker_through(fleet.endpoints(), &name, &address, &options)?;
+            self.members.push(Member::new(child, admin));
+            self.started += 1;
         }
         Ok(())
     }
 
+    /// Takes one away without a notice; the seconds that its device had computed.
+    async fn kill_one(&mut self) -> anyhow::Result<f64> {
+        let mut member = self.members.pop().context("there is no worker")?;
+        let busy = device_seconds(&member).await;
+        member.child.signal("KILL");
+        member.child.wait(START).await?;
+        Ok(busy)
+    }
+
+    /// Seconds that their devices have computed.
+    async fn device_seconds(&self) -> f64 {
+        let mut seconds = 0.0;
+        for member in &self.members {
+            seconds += device_seconds(member).await;
+        }
+        seconds
+    }
+
     /// Waits until all of them consume.
     async fn ready(&mut self) -> anyhow::Result<()> {
-        let count = self.members.len() as u32;
-        let all_consume = || async {
+        self.some_ready(self.members.len()).await
+    }
+
+    /// Waits until so many of them consume.
+    async fn some_ready(&mut self, count: usize) -> anyhow::Result<()> {
+        let they_consume = || async {
             let depth = captionfleet_proto::broker::lanes::runs_waiting(&self.broker, &self.topology).await;
-            depth.is_ok_and(|depth| depth.consumers == count)
+            depth.is_ok_and(|depth| depth.consumers as usize >= count)
         };
-        let waited = wait_for("the workers to consume", START, all_consume).await;
+        let waited = wait_for("the workers to consume", START, they_consume).await;
         let mut dead = String::new();
         for member in &mut self.members {
             if !member.child.is_running() {

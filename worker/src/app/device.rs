@@ -33,6 +33,15 @@ impl std::str::FromStr for DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// The number of the GPU that is meant, if one may be.
+    pub fn gpu(self) -> Option<usize> {
+        match self {
+            Self::Auto => Some(0),
+            Self::Cpu => None,
+            Self::Cuda(index) => Some(index),
+        }
+    }
+
     /// Opens the device.
     ///
     /// # Errors

@@ -13,8 +13,6 @@ use crate::config::{RunArgs, RunSettings, ServedChoice};
 use crate::demo_model;
 use crate::spot;
 use crate::telemetry::admin;
-#[cfg(feature = "nvml")]
-use crate::telemetry::scraped::tell_energy;
 use crate::telemetry::scraped::{tell_cost, tell_null_engine};
 
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -27,8 +25,6 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(price) = args.price_per_hour {
         tell_cost(worker.metrics.registry(), price);
     }
-    #[cfg(feature = "nvml")]
-    tell_energy(worker.metrics.registry());
     let _admin =
         admin::serve(args.admin_addr, worker.metrics.registry().clone(), worker.readiness.clone()).await?;
 

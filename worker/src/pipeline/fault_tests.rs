@@ -36,6 +36,7 @@ fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
         stores: Arc::new(Stores::new(StorageOptions::default())),
         engine: engine.handle(),
         metrics: Metrics::new(),
+        energy: None,
         readiness: Readiness::waiting_for(["broker"]),
         options,
     })

@@ -69,6 +69,7 @@ use self::spool::Spool;
 use crate::engine::EngineHandle;
 use crate::telemetry::Metrics;
 use crate::telemetry::admin::Readiness;
+use crate::telemetry::energy::EnergyMeter;
 use crate::video::VideoLimits;
 
 /// What a pipeline connects.
@@ -83,6 +84,8 @@ pub struct PipelineParts {
     pub metrics: Arc<Metrics>,
     /// Who is told whether broker and archive can be used.
     pub readiness: Arc<Readiness>,
+    /// Who measures the device's energy; nobody where it cannot be.
+    pub energy: Option<Arc<EnergyMeter>>,
     /// How much at a time, and how long.
     pub options: PipelineOptions,
 }
@@ -175,6 +178,7 @@ pub struct Pipeline {
     model: Arc<ModelConfig>,
     metrics: Arc<Metrics>,
     readiness: Arc<Readiness>,
+    energy: Option<Arc<EnergyMeter>>,
     options: PipelineOptions,
     budgets: Budgets,
     in_hand: InHand,
@@ -202,7 +206,7 @@ struct Tally {
 impl Pipeline {
     /// Connects the parts; nothing runs yet.
     pub fn new(parts: PipelineParts) -> Self {
-        let PipelineParts { broker, stores, engine, metrics, readiness, options } = parts;
+        let PipelineParts { broker, stores, engine, metrics, readiness, energy, options } = parts;
         let model = Arc::new(engine.info().config.clone());
         let budgets = Budgets::new(options.most_ahead, engine.info().slots, engine.info().memory.vision.rows);
         let life = format!(
@@ -223,6 +227,7 @@ impl Pipeline {
             model,
             metrics,
             readiness,
+            energy,
             options,
             budgets,
             in_hand: InHand::default(),

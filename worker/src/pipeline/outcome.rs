@@ -68,15 +68,16 @@ pub(super) fn outcome_of(
         attempts: task.attempts,
         worker: worker.to_owned(),
         seconds: seconds_since(task.started),
-        device_seconds: device_seconds(rows),
+        device_seconds: known_sum(rows, |row| row.device_seconds),
+        device_joules: known_sum(rows, |row| row.device_joules),
         already_done,
         error: None,
         extra: Map::new(),
     }
 }
 
-fn device_seconds(rows: &[Row]) -> Option<f64> {
-    let known: Vec<f64> = rows.iter().filter_map(|row| row.device_seconds.map(f64::from)).collect();
+fn known_sum(rows: &[Row], value: impl Fn(&Row) -> Option<f32>) -> Option<f64> {
+    let known: Vec<f64> = rows.iter().filter_map(|row| value(row).map(f64::from)).collect();
     (!known.is_empty()).then(|| known.iter().sum())
 }
 
@@ -134,6 +135,7 @@ impl Pipeline {
             worker: self.options.worker_name.clone(),
             seconds: 0.0,
             device_seconds: None,
+            device_joules: None,
             already_done: false,
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),

@@ -15,8 +15,8 @@ use crate::engine::EngineError;
 use crate::telemetry::events;
 use crate::video::VideoError;
 
-/// How long a message that a later version of this program wrote goes round until it comes to a worker that knows it: longer than
-/// a fleet takes to be updated.
+/// How long a message that a later version of this program wrote, or one for another model, goes round until it comes to a worker
+/// that knows it: longer than a fleet takes to be updated.
 const PASS_ON_FOR: Duration = Duration::from_secs(60 * 60);
 /// How long it comes back soon; then it rests for longer between two workers.
 const SOON: Duration = Duration::from_secs(60);
@@ -95,7 +95,9 @@ impl Failure {
 /// a single misconfigured worker must not empty the queue into the dead letters.
 pub fn classify(failure: &Failure) -> FailureClass {
     match failure {
-        Failure::Message(DecodeError::LaterVersion { .. }) => FailureClass::PassOn,
+        Failure::Message(DecodeError::LaterVersion { .. }) | Failure::BundleMismatch { .. } => {
+            FailureClass::PassOn
+        }
         Failure::Message(_) | Failure::Part { .. } | Failure::DeliveryLimit(_) => FailureClass::DeadLetter,
         Failure::Archive(error) => match error.kind() {
             StorageErrorKind::InvalidUri | StorageErrorKind::TooLarge | StorageErrorKind::Refused => {
@@ -103,11 +105,9 @@ pub fn classify(failure: &Failure) -> FailureClass {
             }
             _ => FailureClass::Retry,
         },
-        Failure::BundleMismatch { .. }
-        | Failure::Source { .. }
-        | Failure::Video(_)
-        | Failure::Engine(_)
-        | Failure::Panicked(_) => FailureClass::Retry,
+        Failure::Source { .. } | Failure::Video(_) | Failure::Engine(_) | Failure::Panicked(_) => {
+            FailureClass::Retry
+        }
     }
 }
 
@@ -195,12 +195,12 @@ mod tests {
         ] {
             assert_eq!(classify(&archive(kind)), FailureClass::Retry, "{kind:?}");
         }
-        let other = Failure::BundleMismatch { wanted: "a".to_owned(), served: "b".to_owned() };
-        assert_eq!(classify(&other), FailureClass::Retry);
     }
 
     #[test]
-    fn what_a_later_version_wrote_passes_by() {
+    fn what_another_worker_may_well_know_passes_by() {
+        let other = Failure::BundleMismatch { wanted: "a".to_owned(), served: "b".to_owned() };
+        assert_eq!(classify(&other), FailureClass::PassOn);
         let later = DecodeError::LaterVersion { version: "1.7".to_owned(), problem: "?".to_owned() };
         assert_eq!(classify(&Failure::Message(later)), FailureClass::PassOn);
         let other = DecodeError::UnknownVersion { version: "2.0".to_owned() };

@@ -36,6 +36,7 @@ impl Pipeline {
     ) -> Row {
         let Told { caption, answers, fields } = told(asked, &answer);
         let embedded = answer.embedding.is_some();
+        let joules = self.energy.as_ref().and_then(|meter| meter.joules_of(&answer.device));
         Row {
             status: Status::Ok,
             caption: Some(caption),
@@ -45,6 +46,7 @@ impl Pipeline {
             mean_logprob: Some(answer.mean_logprob),
             stop_reason: Some(answer.stop_reason.as_str().to_owned()),
             device_seconds: Some(answer.device.seconds() as f32),
+            device_joules: joules.map(|joules| joules as f32),
             embedding: answer.embedding,
             embedding_space: self.engine.info().embedding_space.clone().filter(|_| embedded),
             ..self.blank_row(task, item, facts)
@@ -129,6 +131,7 @@ impl Pipeline {
             trace_id: task.trace_id.clone(),
             worker: Some(self.options.worker_name.clone()),
             device_seconds: None,
+            device_joules: None,
             started_at: Some(task.started_at),
             finished_at: Timestamp::now(),
         }

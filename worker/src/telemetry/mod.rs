@@ -5,6 +5,7 @@
 
 pub mod admin;
 mod device;
+pub mod energy;
 pub mod events;
 pub mod logging;
 pub mod metrics;

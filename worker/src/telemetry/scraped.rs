@@ -69,43 +69,6 @@ impl Collector for Cost {
     }
 }
 
-/// Declares `captionfleet_energy_joules_total`: what the first GPU has used since the worker was started, as its driver counts
-/// it. GPUs before Volta do not count; then nothing is declared.
-#[cfg(feature = "nvml")]
-pub fn tell_energy(registry: &Registry) {
-    let Ok(nvml) = nvml_wrapper::Nvml::init() else { return };
-    let used = move || nvml.device_by_index(0)?.total_energy_consumption();
-    let Ok(before) = used() else { return };
-    let help = "Energy that the GPU has used since the start of this worker.";
-    let counter = Counter::new("captionfleet_energy_joules_total", help).expect("the name is a literal");
-    // It is told once, when the worker starts.
-    let _ = registry.register(Box::new(Energy { used: Box::new(used), before, counter }));
-}
-
-#[cfg(feature = "nvml")]
-struct Energy {
-    /// Millijoules since the driver was loaded.
-    used: Box<dyn Fn() -> Result<u64, nvml_wrapper::error::NvmlError> + Send + Sync>,
-    before: u64,
-    counter: Counter,
-}
-
-#[cfg(feature = "nvml")]
-impl Collector for Energy {
-    fn desc(&self) -> Vec<&Desc> {
-        self.counter.desc()
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        // A driver that does not answer now is asked again at the next scrape.
-        if let Ok(used) = (self.used)() {
-            let joules = used.saturating_sub(self.before) as f64 / 1000.0;
-            self.counter.inc_by((joules - self.counter.get()).max(0.0));
-        }
-        self.counter.collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

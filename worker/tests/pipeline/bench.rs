@@ -19,6 +19,7 @@ use captionfleet_worker::engine::{Engine, EngineHandle, Unobserved};
 use captionfleet_worker::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use captionfleet_worker::telemetry::Metrics;
 use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::energy::EnergyMeter;
 use captionfleet_world::{Scene, Split, render};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -57,6 +58,7 @@ pub struct Bench {
     pub folder: TempDir,
     pub run: RunId,
     pub options: PipelineOptions,
+    pub energy: Option<Arc<EnergyMeter>>,
 }
 
 /// A pipeline at work.
@@ -113,6 +115,7 @@ impl Bench {
             folder: tempfile::tempdir().unwrap(),
             run: RunId::new("run-1").unwrap(),
             options,
+            energy: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl Bench {
             engine: engine(),
             metrics: Arc::clone(&metrics),
             readiness: Arc::clone(&readiness),
+            energy: self.energy.clone(),
             options: self.options.clone(),
         });
         let shutdown = CancellationToken::new();

@@ -1,7 +1,12 @@
 //! What a caption job leaves behind.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use captionfleet_proto::job::{JobKind, Lane, Prompt};
 use captionfleet_proto::rows::Status;
+use captionfleet_worker::engine::DeviceTime;
+use captionfleet_worker::telemetry::energy::{EnergyCounter, EnergyMeter, Reading};
 use captionfleet_world::{Scene, Split, Verdict, check_caption};
 use sha2::{Digest, Sha256};
 
@@ -42,6 +47,47 @@ async fn every_item_has_a_row_in_order_and_the_message_is_gone() {
     let report = worker.stop().await;
     assert_eq!((report.jobs, report.ok, report.failed), (1, 6, 0));
     assert_eq!(bench.waiting(Lane::Bulk).await, 0);
+}
+
+/// A device that always uses 100 W.
+struct Steady(Instant);
+
+impl EnergyCounter for Steady {
+    fn read(&self) -> Option<Reading> {
+        let at = Instant::now();
+        Some(Reading { at, joules: 100.0 * (at - self.0).as_secs_f64() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn energy_is_told_where_it_is_measured() {
+    let mut bench = Bench::new().await;
+    let worker = bench.start();
+    bench.publish(Lane::Bulk, &bench.job("unmeasured", bench.scenes(1))).await;
+    assert_eq!(bench.outcome().await.device_joules, None);
+    assert_eq!(bench.rows("unmeasured")[0].device_joules, None);
+    worker.stop().await;
+
+    let meter = EnergyMeter::start(Arc::new(Steady(Instant::now()))).unwrap();
+    let measures = || async { meter.joules_of(&DeviceTime::default()) };
+    eventually("the meter to have read twice", measures).await;
+    bench.energy = Some(Arc::clone(&meter));
+    let worker = bench.start();
+    let items = [bench.scenes(4), vec![bench.file("empty.jpg", b"")]].concat();
+    bench.publish(Lane::Bulk, &bench.job("measured", items)).await;
+    let told = bench.outcome().await.device_joules.unwrap();
+    let mut sum = 0.0;
+    for row in bench.rows("measured") {
+        let wanted = row.device_seconds.map(|seconds| 100.0 * seconds);
+        let (Some(joules), Some(wanted)) = (row.device_joules, wanted) else {
+            assert_eq!((row.device_joules, row.status), (None, Status::Failed));
+            continue;
+        };
+        assert!(joules > 0.0 && (joules - wanted).abs() < 1e-3 * wanted, "{joules} J of {wanted}");
+        sum += f64::from(joules);
+    }
+    assert!(sum > 0.0 && (told - sum).abs() < 1e-6 * sum, "{told} {sum}");
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -122,16 +122,32 @@ async fn what_is_of_another_major_version_is_kept_as_it_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_of_another_bundle_waits_for_a_worker_that_has_it() {
+async fn a_job_of_another_bundle_goes_round_until_its_time_is_over() {
     let bench = Bench::new().await;
     let mut job = bench.job("job-1", bench.scenes(1));
     job.bundle = Some("f".repeat(64));
     bench.publish(Lane::Bulk, &job).await;
     let worker = bench.start();
-    let dead = bench.dead_letter().await;
-    assert_eq!(dead.dead.unwrap().code, "bundle_mismatch");
-    assert_eq!(worker.fetched(), 0.0);
-    assert_eq!(worker.stop().await.retried, 2);
+    let rounds = "captionfleet_worker_retries_total{reason=\"bundle_mismatch\"}";
+    let often = bench.topology.max_attempts() + 2;
+    crate::bench::eventually("more rounds than a job has attempts", || async {
+        (worker.metric(rounds) >= f64::from(often)).then_some(())
+    })
+    .await;
+    assert_eq!((worker.fetched(), worker.stop().await.dead), (0.0, 0));
+    // Whoever has the bundle gets it as one that nobody has tried.
+    let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!(passed_on.attempts, 0);
+
+    // Nobody has come who has it.
+    let long_ago = jiff::Timestamp::now() - Duration::from_secs(2 * 60 * 60);
+    let old = Message { first_failed_at: Some(long_ago), ..passed_on };
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
+    let worker = bench.start();
+    let reason = bench.dead_letter().await.dead.unwrap();
+    assert_eq!((&*reason.code, reason.first_failed_at), ("bundle_mismatch", Some(long_ago)));
+    assert!(bench.outcome().await.error.unwrap().starts_with("bundle_mismatch"));
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,6 +33,8 @@ pub struct World {
     pub load: u64,
     /// Interruptions per machine and hour.
     pub interruptions_per_hour: f64,
+    /// Seconds at which a machine is taken away besides, without a notice.
+    pub interrupt_at: Vec<u64>,
     /// Seconds between the notice of an interruption and the end; none is `kill -9`.
     pub notice: u64,
     /// Seconds that a worker may go on when it is sent away.
@@ -46,8 +48,13 @@ pub struct World {
 pub enum Fleet {
     /// The rule.
     Scaled(Rule),
-    /// Always so many, ready at the start.
-    Fixed(u32),
+    /// Always so many: another is ordered for whichever is taken away.
+    Fixed {
+        /// How many.
+        workers: u32,
+        /// Ordered at the start, instead of being ready then.
+        cold: bool,
+    },
 }
 
 /// What came of it.
@@ -86,9 +93,15 @@ pub fn play(world: &World, fleet: Fleet, arrivals: &[Arrival], seed: u64) -> Res
     Play::new(world, fleet, arrivals, seed).run()
 }
 
+/// Who decides, with what it remembers.
+enum Scaling {
+    Rule(Autoscaler),
+    Fixed(u32),
+}
+
 struct Play<'a> {
     world: &'a World,
-    autoscaler: Option<Autoscaler>,
+    scaling: Scaling,
     arrivals: &'a [Arrival],
     dice: StdRng,
     queue: VecDeque<Job>,
@@ -106,13 +119,16 @@ struct Play<'a> {
 
 impl<'a> Play<'a> {
     fn new(world: &'a World, fleet: Fleet, arrivals: &'a [Arrival], seed: u64) -> Self {
-        let (autoscaler, workers) = match fleet {
-            Fleet::Scaled(rule) => (Some(Autoscaler::new(rule)), Vec::new()),
-            Fleet::Fixed(count) => (None, vec![Worker { state: State::Ready, job: None }; count as usize]),
+        let (scaling, workers) = match fleet {
+            Fleet::Scaled(rule) => (Scaling::Rule(Autoscaler::new(rule)), Vec::new()),
+            Fleet::Fixed { workers, cold } => {
+                let first = if cold { Worker::ordered(world.provision) } else { Worker::ready() };
+                (Scaling::Fixed(workers), vec![first; workers as usize])
+            }
         };
         Self {
             world,
-            autoscaler,
+            scaling,
             arrivals,
             dice: StdRng::seed_from_u64(seed),
             queue: VecDeque::new(),
@@ -138,7 +154,7 @@ impl<'a> Play<'a> {
             if self.is_done() {
                 // Under a rule the machines are paid for until they have gone.
                 done_at = if done_at == 0 { now + 1 } else { done_at };
-                if self.autoscaler.is_none() || self.workers.is_empty() {
+                if matches!(self.scaling, Scaling::Fixed(_)) || self.workers.is_empty() {
                     return Ok(self.outcome(done_at));
                 }
             }
@@ -178,9 +194,11 @@ impl<'a> Play<'a> {
 
     fn scale(&mut self, now: u64) {
         let signal = self.signal();
-        let Some(autoscaler) = &mut self.autoscaler else { return };
         let members = self.workers.iter().filter(|worker| worker.is_member()).count() as u32;
-        let wanted = autoscaler.look(now, signal, members);
+        let wanted = match &mut self.scaling {
+            Scaling::Rule(autoscaler) => autoscaler.look(now, signal, members),
+            Scaling::Fixed(workers) => *workers,
+        };
         for _ in members..wanted {
             self.workers.push(Worker::ordered(now + self.world.provision));
         }
@@ -213,6 +231,15 @@ impl<'a> Play<'a> {
                 let until = now + self.world.notice.min(self.world.grace);
                 self.workers[at].state = State::Draining { until };
             } else {
+                self.lose(at);
+            }
+        }
+        for _ in self.world.interrupt_at.iter().filter(|at| **at == now) {
+            // Idle ones last: what is lost with a busy one is what the question is about.
+            let busy = |at: &usize| self.workers[*at].job.is_some();
+            let paid = (0..self.workers.len()).filter(|at| self.workers[*at].is_paid());
+            if let Some(at) = paid.max_by_key(busy) {
+                self.interruptions += 1;
                 self.lose(at);
             }
         }

@@ -11,10 +11,15 @@ fn world() -> World {
         provision: 90,
         load: 30,
         interruptions_per_hour: 0.0,
+        interrupt_at: Vec::new(),
         notice: 30,
         grace: 25,
         price_per_hour: 0.36,
     }
+}
+
+fn fixed(workers: u32) -> Fleet {
+    Fleet::Fixed { workers, cold: false }
 }
 
 fn scaled(target_seconds: f64) -> Fleet {
@@ -24,7 +29,7 @@ fn scaled(target_seconds: f64) -> Fleet {
 #[test]
 fn fixed_workers_share_the_work_evenly() {
     // 120 jobs of 16 s over 3 workers: 40 each.
-    let outcome = play(&world(), Fleet::Fixed(3), &Shape::Burst.arrivals(120 * 64), 1).unwrap();
+    let outcome = play(&world(), fixed(3), &Shape::Burst.arrivals(120 * 64), 1).unwrap();
     assert_eq!(outcome.seconds, 640);
     assert!((outcome.gpu_hours - 3.0 * 640.0 / 3600.0).abs() < 1e-9);
     assert!((outcome.cost - outcome.gpu_hours * 0.36).abs() < 1e-9);
@@ -35,7 +40,7 @@ fn fixed_workers_share_the_work_evenly() {
 #[test]
 fn jobs_shorter_than_a_second_lose_no_time() {
     let world = World { seconds_per_item: 0.01, job_size: 10, ..world() };
-    let outcome = play(&world, Fleet::Fixed(2), &Shape::Burst.arrivals(20_000), 1).unwrap();
+    let outcome = play(&world, fixed(2), &Shape::Burst.arrivals(20_000), 1).unwrap();
     assert!((100..=103).contains(&outcome.seconds), "{outcome:?}");
 }
 
@@ -64,6 +69,22 @@ fn an_interrupted_fleet_does_everything_all_the_same() {
 }
 
 #[test]
+fn a_cold_fleet_begins_late_and_a_lost_worker_is_replaced() {
+    let arrivals = Shape::Burst.arrivals(120 * 64);
+    let cold = play(&world(), Fleet::Fixed { workers: 3, cold: true }, &arrivals, 1).unwrap();
+    // 40 jobs of 16 s each, 120 s late, for a quarter of which nobody pays yet.
+    assert!((760..=763).contains(&cold.seconds), "{cold:?}");
+    assert_eq!((cold.interruptions, cold.wasted_seconds), (0, 0.0));
+
+    // In the middle of its thirteenth job; until another is there two do the work of three.
+    let rough = World { interrupt_at: vec![200], ..world() };
+    let rough = play(&rough, fixed(3), &arrivals, 1).unwrap();
+    assert_eq!((rough.interruptions, rough.most_workers), (1, 3));
+    assert_eq!(rough.wasted_seconds, 200.0 % 16.0);
+    assert!((640 + 40..=640 + 60).contains(&rough.seconds), "{rough:?}");
+}
+
+#[test]
 fn a_longer_target_costs_less_and_waits_longer() {
     let arrivals = Shape::Burst.arrivals(100_000);
     let short = play(&world(), scaled(60.0), &arrivals, 1).unwrap();
@@ -82,7 +103,7 @@ fn the_same_seed_plays_the_same_game() {
 
 #[test]
 fn work_that_cannot_be_done_is_told() {
-    assert_eq!(play(&world(), Fleet::Fixed(0), &[Arrival { at: 0, items: 1 }], 1), Err(Hopeless));
+    assert_eq!(play(&world(), fixed(0), &[Arrival { at: 0, items: 1 }], 1), Err(Hopeless));
     let nothing = play(&world(), scaled(300.0), &[], 1).unwrap();
     assert_eq!((nothing.seconds, nothing.gpu_hours), (1, 0.0));
 }

@@ -31,6 +31,10 @@ pub(super) struct Worker {
 }
 
 impl Worker {
+    pub(super) fn ready() -> Self {
+        Self { state: State::Ready, job: None }
+    }
+
     pub(super) fn ordered(until: u64) -> Self {
         Self { state: State::Ordered { until }, job: None }
     }

@@ -112,6 +112,7 @@ pub fn all() -> Vec<Case> {
         case!("16", "hostile-messages", messages::hostile),
         case!("17", "hundredfold", messages::hundredfold),
         case!("18", "two-versions", versions::side_by_side),
+        case!("18", "two-bundles", model::two_bundles),
         case!("19", "storage-errors", storage::errors),
         case!("20", "storage-bodies", storage::bodies),
         case!("21", "idle-connection", storage::idle_connection),

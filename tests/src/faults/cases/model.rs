@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use captionfleet_proto::rows::Status;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Figures, Scale};
 use crate::faults::{Corpus, Expected, Scenario, wait_for};
 use crate::fleet::worker;
+
+const LIMIT: Duration = Duration::from_secs(120);
 
 /// Case 24: one flipped byte in any file of a bundle; another bundle than the run asks for.
 pub(super) async fn damaged_bundle(scale: Scale) -> anyhow::Result<Figures> {
@@ -55,6 +59,40 @@ async fn wrong_bundle(scenario: &Scenario, bundle: &str) -> anyhow::Result<()> {
     let _right = scenario.worker("right-bundle", &[])?;
     scenario.finish(run, Duration::from_secs(120)).await?;
     scenario.judge(&Expected::default()).await
+}
+
+/// Case 18: the model of a fleet is changed while runs of both models are under way. No job of either has failed because it met the
+/// other's workers, however often that was.
+pub(super) async fn two_bundles(_: Scale) -> anyhow::Result<Figures> {
+    let scenario = Scenario::new("bundles", Corpus::shared().await?, 12).await?;
+    let bundle = scenario.fleet.folder().join("bundle").display().to_string();
+    worker(["random-bundle", "--small", "--out", &bundle]).await?.success()?;
+    let mismatches = "captionfleet_worker_retries_total{reason=\"bundle_mismatch\"}";
+    let mut old = scenario.worker("old-bundle", &[])?;
+    let mut arguments = scenario.caption_arguments(&["--model", &bundle, "--job-size", "4"]);
+    let archive = arguments.iter_mut().find(|argument| **argument == scenario.archive());
+    *archive.context("an archive")? = scenario.fleet.s3_uri("new-archive");
+    let for_new = scenario.fleet.start_dispatcher("run-of-new", arguments)?;
+    wait_for("jobs of the new model to go round", LIMIT, || async { old.metric(mismatches).await >= 6.0 })
+        .await?;
+    let new = scenario.worker("new-bundle", &["--model", &bundle])?;
+    new.wait_until_ready().await?;
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/demo-model");
+    let for_old = scenario.caption("run-of-old", &["--model", demo, "--job-size", "1"])?;
+    scenario.finish(for_new, LIMIT).await?;
+    scenario.finish(for_old, LIMIT).await?;
+    let met = old.metric(mismatches).await + new.metric(mismatches).await;
+    old.child.signal("TERM");
+    old.child.wait(LIMIT).await?;
+    scenario.judge(&Expected::default()).await?;
+    let new_rows = Scenario::rows_of(scenario.fleet.objects("new-archive").await?.as_ref()).await?;
+    let old_rows = scenario.rows().await?;
+    anyhow::ensure!(new_rows.len() == scenario.files.len(), "{} rows of the new model", new_rows.len());
+    for row in new_rows.iter().chain(&old_rows) {
+        anyhow::ensure!(row.status == Status::Ok && row.attempts == 1, "{row:?}");
+    }
+    anyhow::ensure!(new_rows[0].bundle != old_rows[0].bundle, "both runs had one model");
+    Ok(Figures::default().with("items", new_rows.len() + old_rows.len()).with("passed on", met))
 }
 
 /// Case 27: jobs of random size and length for a long time: memory does not grow.
