@@ -54,7 +54,7 @@ fn webp() -> Vec<u8> {
     let mut webp = committed("webp_45x31_lossless.webp");
     let bits = webp.windows(4).position(|kind| kind == b"VP8L").unwrap() + 9;
     let rest = u32::from_le_bytes(webp[bits..bits + 4].try_into().unwrap()) & 0xf000_0000;
-    webp[bits..bits + 4].copy_from_slice(&(rest | 0x3ffe << 14 | 0x3ffe).to_le_bytes());
+    webp[bits..bits + 4].copy_from_slice(&(rest | (0x3ffe << 14) | 0x3ffe).to_le_bytes());
     webp
 }
 

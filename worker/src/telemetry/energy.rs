@@ -192,7 +192,8 @@ mod tests {
 
     #[test]
     fn power_is_that_of_the_readings_around() {
-        let start = Instant::now() + STALE;
+        let earlier = Instant::now();
+        let start = earlier + STALE;
         let after = |ms| start + Duration::from_millis(ms);
         // 50 W, 200 W, 100 W.
         let readings = readings(start, &[(0, 7.0), (100, 12.0), (200, 32.0), (300, 42.0)]);
@@ -203,7 +204,7 @@ mod tests {
         assert_eq!(watts(after(150), after(250)), 150.0);
         assert_eq!(watts(after(0), after(300)), 117.0);
         // Before the first one and behind the last one the nearest power counts.
-        assert_eq!(watts(start - STALE / 2, start - STALE / 4), 50.0);
+        assert_eq!(watts(earlier, earlier + STALE / 2), 50.0);
         assert_eq!(watts(after(310), after(350)), 100.0);
         assert_eq!(watts(after(250), after(400)), 100.0);
         let late = after(301) + STALE;
