@@ -136,7 +136,7 @@ mod tests {
         let full = Planar { is_full: true, ..PLAIN };
         let broad = Planar { matrix: Matrix::Bt709, ..PLAIN };
         for (planar, [y, cb, cr], expected) in [
-            (PLAIN, [235, 128, 128], [255, 255, 255]),
+            (PLAIN, [235_u8, 128, 128], [255, 255, 255]),
             (PLAIN, [16, 128, 128], [0, 0, 0]),
             (PLAIN, [81, 90, 240], [255, 0, 0]),
             (PLAIN, [145, 54, 34], [0, 255, 0]),
@@ -173,7 +173,7 @@ mod tests {
     fn frames_of_any_size_are_converted_up_to_their_edges() {
         for (width, height) in [(1, 1), (3, 5), (4, 2), (17, 1)] {
             let (columns, rows) = PLAIN.colours(width, height);
-            let planes = [vec![81; width * height], vec![90; columns * rows], vec![240; columns * rows]];
+            let planes = [vec![81_u8; width * height], vec![90; columns * rows], vec![240; columns * rows]];
             let rgb = to_rgb([&planes[0], &planes[1], &planes[2]], PLAIN, width, height);
             assert_eq!(rgb.len(), width * height * 3);
             assert!(rgb.as_chunks::<3>().0.iter().all(|pixel| *pixel == rgb[..3]), "{width} x {height}");

@@ -136,7 +136,7 @@ mod tests {
         }
         let [first, second, ..] = pages;
         assert!(!ends_within_page(&[first, second].concat()), "between two pages nothing tells it");
-        assert!(!ends_within_page(&[&whole, &b"a tag of somebody's"[..]].concat()));
+        assert!(!ends_within_page(&[&whole[..], b"a tag of somebody's"].concat()));
         assert!(!ends_within_page(b"") && !ends_within_page(b"no pages"));
     }
 }
