@@ -115,7 +115,7 @@ impl<'a> Spread<'a> {
 /// The two of `count` samples that the pixel `at` lies between, the nearer one first.
 fn neighbours(at: usize, count: usize) -> (usize, usize) {
     let near = at / 2;
-    (near, if at % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(count - 1) })
+    (near, if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(count - 1) })
 }
 
 /// The colour a quarter of the way from one sample to the next.

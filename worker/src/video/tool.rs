@@ -232,7 +232,7 @@ mod tests {
         let lines = "[matroska,webm @ 0x55] [error] 0x00 is no number\n".repeat(10_000);
         let said = words(lines.as_bytes()).await;
         assert!(said.of_container && said.text.len() <= TOLD);
-        let long = [&[b'x'; 100_000][..], b"\n[error] y"].concat();
+        let long = [vec![b'x'; 100_000], b"\n[error] y".to_vec()].concat();
         assert_eq!(words(long.as_slice()).await.text, "y");
     }
 
