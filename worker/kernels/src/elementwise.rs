@@ -60,7 +60,7 @@ compiled_for_each_processor! {
     /// The exact GELU, `x Φ(x)` (Hendrycks & Gimpel 2016), of the values of `xs` into as many of `out`.
     ///
     /// It is at most 1e-7 (1 + |x|) away. `backend` only chooses instructions; one that the processor lacks counts as
-    /// [`Backend::Portable`].
+    /// [`Backend::Portable`](crate::Backend::Portable).
     pub gelu_erf(xs: &[f32], out: &mut [f32]) = gelu_erf_of
 }
 
