@@ -1,15 +1,14 @@
-//! Pictures of a few hundred bytes that claim to be huge are refused by their header: in no time, and in no memory. One test, so that
-//! nothing else runs in the process whose memory is measured.
+//! Pictures of a few hundred bytes that claim to be huge are refused by their header, in no memory (and in no time, which is
+//! printed). One test, so that nothing else runs in the process whose memory is measured.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use captionfleet_model::preprocess::{DecodeLimits, decode};
 use image::{DynamicImage, ImageFormat, RgbImage};
 
 const MOST_BYTES: u64 = 64 << 20;
-const LONGEST: Duration = Duration::from_millis(5);
 /// A side that every format below can claim, or nearly.
 const SIDE: u16 = 65_500;
 
@@ -109,7 +108,7 @@ fn most_memory(work: impl FnOnce()) -> u64 {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_header_is_judged_in_no_time_and_no_memory() {
+fn a_header_is_judged_in_no_memory() {
     let bombs = [
         ("JPEG 65,500 x 65,500", jpeg("jpeg_named.png", 0xc0)),
         ("progressive JPEG 65,500 x 65,500", jpeg("jpeg_48x33_q75_s2_p.jpg", 0xc2)),
@@ -139,7 +138,7 @@ fn a_header_is_judged_in_no_time_and_no_memory() {
             .unwrap();
         let (ms, mib) = (time.as_secs_f64() * 1e3, memory as f64 / f64::from(1 << 20));
         println!("{name} | {} | {ms:.3} | {mib:.2}", bytes.len());
-        if code != Some("too_many_pixels") || memory >= MOST_BYTES || time >= LONGEST {
+        if code != Some("too_many_pixels") || memory >= MOST_BYTES {
             wrong.push(format!("{name}: {code:?}, {ms:.3} ms, {mib:.2} MiB"));
         }
     }
