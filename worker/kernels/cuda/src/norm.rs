@@ -28,24 +28,18 @@ impl LayerNorm {
     /// With the product, where the sum goes if it is wanted, and where its norm goes. `None` if a row does not fit into
     /// a block's memory.
     pub fn launch(&self, product: u64, sum: Option<u64>, normed: u64) -> Option<Launch> {
-        Some(Launch {
-            module: Module::Norm,
-            function: format!("layer_norm_{}", self.element.suffix()),
-            grid: (self.rows, 1),
-            threads: THREADS,
-            shared_bytes: shared_bytes(self.width)?,
-            arguments: vec![
-                Argument::Pointer(product),
-                optional(self.bias),
-                optional(self.residual),
-                Argument::Pointer(self.weight),
-                Argument::Pointer(self.shift),
-                optional(sum),
-                Argument::Pointer(normed),
-                Argument::F32(self.eps),
-                Argument::U32(self.width),
-            ],
-        })
+        let arguments = vec![
+            Argument::Pointer(product),
+            optional(self.bias),
+            optional(self.residual),
+            Argument::Pointer(self.weight),
+            Argument::Pointer(self.shift),
+            optional(sum),
+            Argument::Pointer(normed),
+            Argument::F32(self.eps),
+            Argument::U32(self.width),
+        ];
+        row_by_row("layer_norm", self.element, (self.rows, self.width), arguments)
     }
 }
 
@@ -71,23 +65,34 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// With the product and where the output goes. `None` if a row does not fit into a block's memory.
     pub fn launch(&self, product: u64, out: u64) -> Option<Launch> {
-        Some(Launch {
-            module: Module::Norm,
-            function: format!("rms_norm_{}", self.element.suffix()),
-            grid: (self.rows, 1),
-            threads: THREADS,
-            shared_bytes: shared_bytes(self.width)?,
-            arguments: vec![
-                Argument::Pointer(product),
-                optional(self.bias),
-                Argument::Pointer(self.weight),
-                optional(self.residual),
-                Argument::Pointer(out),
-                Argument::F32(self.eps),
-                Argument::U32(self.width),
-            ],
-        })
+        let arguments = vec![
+            Argument::Pointer(product),
+            optional(self.bias),
+            Argument::Pointer(self.weight),
+            optional(self.residual),
+            Argument::Pointer(out),
+            Argument::F32(self.eps),
+            Argument::U32(self.width),
+        ];
+        row_by_row("rms_norm", self.element, (self.rows, self.width), arguments)
     }
+}
+
+/// A block for each row, which holds it in its memory.
+fn row_by_row(
+    name: &str,
+    element: Element,
+    (rows, width): (u32, u32),
+    arguments: Vec<Argument>,
+) -> Option<Launch> {
+    Some(Launch {
+        module: Module::Norm,
+        function: format!("{name}_{}", element.suffix()),
+        grid: (rows, 1),
+        threads: THREADS,
+        shared_bytes: shared_bytes(width)?,
+        arguments,
+    })
 }
 
 /// Whether rows of that many values fit into the memory of a block.

@@ -73,69 +73,76 @@ fn drawn(shape: impl Into<Shape>, dtype: DType) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_dtype(dtype)
 }
 
-fn products(device: &Device, own: impl Fn(Unfinished<'_>, &Then<'_>) -> Result<Tensor>) -> Result<f32> {
+/// The same operands where the kernels run and on the CPU.
+struct Operands<'a> {
+    product: Unfinished<'a>,
+    residual_there: &'a Tensor,
+    /// Product and bias.
+    sum: Tensor,
+    residual: &'a Tensor,
+}
+
+/// The largest of the distances that `compare` finds for a product of each type.
+fn of_every_type(device: &Device, compare: impl Fn(Operands<'_>) -> Result<f32>) -> Result<f32> {
     let (bias, residual) = (drawn(ROWS.1, DType::F32)?, drawn(ROWS, DType::F32)?);
     let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
     let mut most = 0f32;
     for dtype in TYPES {
         let product = drawn(ROWS, dtype)?;
         let there = product.to_device(device)?;
-        let of = Unfinished { product: &there, bias: Some(&bias_there) };
-        let sum = product.to_dtype(DType::F32)?.broadcast_add(&bias)?;
+        let operands = Operands {
+            product: Unfinished { product: &there, bias: Some(&bias_there) },
+            residual_there: &residual_there,
+            sum: product.to_dtype(DType::F32)?.broadcast_add(&bias)?,
+            residual: &residual,
+        };
+        most = larger(most, compare(operands)?);
+    }
+    Ok(most)
+}
+
+fn products(device: &Device, own: impl Fn(Unfinished<'_>, &Then<'_>) -> Result<Tensor>) -> Result<f32> {
+    of_every_type(device, |Operands { product, residual_there, sum, residual }| {
+        let mut most = 0f32;
         for (then, expected) in [
             (Then::Nothing, sum.clone()),
             (Then::Activate(Activation::GeluErf), sum.gelu_erf()?),
             (Then::Activate(Activation::GeluTanh), sum.gelu()?),
-            (Then::Add(&residual_there), (&residual + &sum)?),
+            (Then::Add(residual_there), (residual + &sum)?),
         ] {
-            most = larger(most, distance(&own(of, &then)?, &expected)?);
+            most = larger(most, distance(&own(product, &then)?, &expected)?);
         }
-    }
-    Ok(most)
+        Ok(most)
+    })
 }
 
 fn layer_norm(
     device: &Device,
     own: impl Fn(Unfinished<'_>, Option<&Tensor>, &LayerNorm) -> Result<(Tensor, Tensor)>,
 ) -> Result<f32> {
-    let vector = || drawn(ROWS.1, DType::F32);
-    let (weight, shift, bias, residual) = (vector()?, vector()?, vector()?, drawn(ROWS, DType::F32)?);
+    let (weight, shift) = (drawn(ROWS.1, DType::F32)?, drawn(ROWS.1, DType::F32)?);
     let norm = LayerNorm::of(weight.to_device(device)?, shift.to_device(device)?, EPS);
-    let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
-    let mut most = 0f32;
-    for dtype in TYPES {
-        let product = drawn(ROWS, dtype)?;
-        let there = product.to_device(device)?;
-        let of = Unfinished { product: &there, bias: Some(&bias_there) };
-        let (own_sum, own_normed) = own(of, Some(&residual_there), &norm)?;
-        let sum = (product.to_dtype(DType::F32)?.broadcast_add(&bias)? + &residual)?;
+    of_every_type(device, |Operands { product, residual_there, sum, residual }| {
+        let (own_sum, own_normed) = own(product, Some(residual_there), &norm)?;
+        let sum = (sum + residual)?;
         let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
         let normed = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&shift)?;
-        most = larger(most, larger(distance(&own_sum, &sum)?, distance(&own_normed, &normed)?));
-    }
-    Ok(most)
+        Ok(larger(distance(&own_sum, &sum)?, distance(&own_normed, &normed)?))
+    })
 }
 
 fn rms_norm(
     device: &Device,
     own: impl Fn(Unfinished<'_>, Option<&Tensor>, &RmsNorm) -> Result<Tensor>,
 ) -> Result<f32> {
-    let (weight, bias, residual) =
-        (drawn(ROWS.1, DType::F32)?, drawn(ROWS.1, DType::F32)?, drawn(ROWS, DType::F32)?);
+    let weight = drawn(ROWS.1, DType::F32)?;
     let norm = RmsNorm::of(weight.to_device(device)?, EPS);
-    let (bias_there, residual_there) = (bias.to_device(device)?, residual.to_device(device)?);
-    let mut most = 0f32;
-    for dtype in TYPES {
-        let product = drawn(ROWS, dtype)?;
-        let there = product.to_device(device)?;
-        let of = Unfinished { product: &there, bias: Some(&bias_there) };
-        let sum = product.to_dtype(DType::F32)?.broadcast_add(&bias)?;
+    of_every_type(device, |Operands { product, residual_there, sum, residual }| {
         let root = (sum.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
-        let expected = (sum.broadcast_div(&root)?.broadcast_mul(&weight)? + &residual)?;
-        most = larger(most, distance(&own(of, Some(&residual_there), &norm)?, &expected)?);
-    }
-    Ok(most)
+        let expected = (sum.broadcast_div(&root)?.broadcast_mul(&weight)? + residual)?;
+        distance(&own(product, Some(residual_there), &norm)?, &expected)
+    })
 }
 
 /// Norms of queries and of keys.
