@@ -4,7 +4,7 @@ mod gate;
 
 pub use gate::Gate;
 
-use crate::plan::PlannedJob;
+use crate::planned_job::PlannedJob;
 use anyhow::Context as _;
 use captionfleet_proto::broker::{Broker, BrokerErrorKind, Message, QueueName};
 use captionfleet_proto::codec;

@@ -2,8 +2,8 @@
 
 use crate::archive::{self, ArchiveError, READS_AT_ONCE};
 use crate::ledger::Tally;
-use crate::plan::Wish;
 use crate::scale::estimate::Rate;
+use crate::wish::Wish;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::storage::Storage;
 use futures::StreamExt as _;

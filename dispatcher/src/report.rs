@@ -172,7 +172,8 @@ fn before(report: &Report) -> String {
 mod tests {
     use super::Report;
     use crate::history::History;
-    use crate::plan::{PlanOptions, Wish, plan};
+    use crate::plan::{PlanOptions, plan};
+    use crate::wish::Wish;
     use captionfleet_proto::job::{Prompt, RunId, Sampling};
     use std::collections::HashMap;
 

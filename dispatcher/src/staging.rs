@@ -4,7 +4,7 @@
 //! that would be wrong. The row keeps the picture's own name.
 
 use crate::catalog::digest;
-use crate::plan::PlannedJob;
+use crate::planned_job::PlannedJob;
 use anyhow::Context as _;
 use bytes::Bytes;
 use captionfleet_proto::job::JobItem;

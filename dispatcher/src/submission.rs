@@ -1,7 +1,8 @@
 //! Writing down a run before its first job is published: the items table first, the manifest last, so that a run either
 //! is in the archive whole or not at all.
 
-use crate::plan::{NewRun, RefusedJob, Wish};
+use crate::plan::{NewRun, RefusedJob};
+use crate::wish::Wish;
 use anyhow::Context as _;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::VERSION;

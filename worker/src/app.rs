@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, EngineHandle, EngineObserver, NullOptions};
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
-use crate::telemetry::admin::Readiness;
 use crate::telemetry::energy::{self, EnergyCounter, EnergyMeter, tell_energy};
+use crate::telemetry::readiness::Readiness;
 use crate::telemetry::{Metrics, events};
 
 pub use device::DeviceChoice;

@@ -1,7 +1,7 @@
 //! `dispatcher plan`: what `caption` would do.
 
-use crate::config::args::PlanArgs;
 use crate::config::settings::WorkSettings;
+use crate::config::work_args::PlanArgs;
 use crate::exit::Ended;
 use crate::output;
 use crate::plan::Plan;

@@ -1,7 +1,8 @@
 //! `dispatcher retry`: dead letters go back to their lane.
 
 use crate::config::FleetSettings;
-use crate::config::args::{FleetArgs, RetryArgs};
+use crate::config::args::RetryArgs;
+use crate::config::shared_args::FleetArgs;
 use crate::exit::Ended;
 use crate::fleet::Fleet;
 use crate::output::{self, plain};

@@ -28,7 +28,7 @@ use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::demo_model;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
-use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_worker::telemetry::scraped::tell_readiness;
 use prometheus::Registry;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use crate::archive;
 use crate::config::UsageError;
-use crate::config::args::ArchiveArgs;
+use crate::config::shared_args::ArchiveArgs;
 use crate::exit::Ended;
 use crate::output::{self, counted, plain};
 use crate::verify::{Audit, Finding, audit};

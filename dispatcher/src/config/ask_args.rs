@@ -1,7 +1,7 @@
 //! What is asked about every picture, as typed and as the contract has it.
 
-use super::UsageError;
 use super::schema;
+use super::usage_error::UsageError;
 use captionfleet_proto::job::{AnswerForm, IMAGE_PLACEHOLDER, Prompt, Question, problem_of};
 use clap::Args;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,6 @@
 //! The options of `dispatcher eval`.
 
-use super::args::{FleetArgs, OutputArgs};
+use super::shared_args::{FleetArgs, OutputArgs};
 use crate::eval::Benchmark;
 use clap::Args;
 use std::path::PathBuf;

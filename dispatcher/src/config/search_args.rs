@@ -1,7 +1,7 @@
 //! The command line of `dispatcher search`, and the filter that it means.
 
-use super::args::{FleetArgs, OutputArgs};
-use super::settings::UsageError;
+use super::shared_args::{FleetArgs, OutputArgs};
+use super::usage_error::UsageError;
 use crate::search::rerank;
 use captionfleet_index::{Filter, Status};
 use captionfleet_proto::job::RunId;

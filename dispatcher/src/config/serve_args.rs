@@ -1,8 +1,8 @@
 //! The command line of `dispatcher serve`, and what follows from it.
 
-use super::args::FleetArgs;
 use super::price_args::PriceArgs;
-use super::settings::UsageError;
+use super::shared_args::FleetArgs;
+use super::usage_error::UsageError;
 use crate::catalog::Source;
 use crate::scale::rule::{Rule, TARGET_SECONDS};
 use captionfleet_proto::uri::Location;

@@ -1,26 +1,16 @@
 //! What follows from the command line: checked as a whole before anything is touched.
 
-use super::args::{FleetArgs, VideoArgs, WorkArgs};
+use super::shared_args::FleetArgs;
+use super::usage_error::UsageError;
+use super::work_args::{VideoArgs, WorkArgs};
 use crate::catalog::{CatalogOptions, Source};
-use crate::plan::Wish;
+use crate::wish::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
 use captionfleet_proto::job::{SampleBy, Sampling};
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_worker::telemetry::admin::AdminAddr;
 use std::fmt;
-
-/// A command line that cannot be meant: exit code 64.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct UsageError(String);
-
-impl UsageError {
-    /// The whole message, with what to do about it.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
-    }
-}
 
 /// First part of all queue names unless another is given.
 pub const QUEUE_PREFIX: &str = "captionfleet";

@@ -1,7 +1,7 @@
 //! The command line of `dispatcher simulate`.
 
-use super::args::OutputArgs;
 use super::price_args::price;
+use super::shared_args::OutputArgs;
 use crate::scale::rule::TARGET_SECONDS;
 use crate::scale::simulate::World;
 use crate::scale::simulate::arrivals::Shape;

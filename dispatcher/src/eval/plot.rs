@@ -1,6 +1,7 @@
 //! The scores as bars: this run's, and beside them what others have published.
 
-use super::report::{Report, Share};
+use super::report::Report;
+use super::scores::Share;
 use std::fmt::Write as _;
 
 const ROW: usize = 30;

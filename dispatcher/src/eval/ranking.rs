@@ -1,7 +1,6 @@
 //! How well yes and no are told apart, wherever the line between them is drawn: the area under the ROC curve.
 
-use super::report::Share;
-use super::scores::Z;
+use super::scores::{Share, Z};
 use serde::Serialize;
 
 /// Halvings of the way to a bound: more than a float has places.

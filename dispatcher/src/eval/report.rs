@@ -3,22 +3,11 @@
 use super::captions::{self, CaptionScores, Pair};
 use super::published::{Published, published};
 use super::ranking::Ranking;
-use super::scores::{Worth, wilson, worth};
+use super::scores::{Share, Worth, wilson, worth};
 use super::sets::{Benchmark, Case, Gold, YES};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-
-/// A mean with its bounds of 95 % confidence (Wilson), each 0 to 1.
-#[derive(Debug, Clone, Copy, Serialize, PartialEq)]
-pub struct Share {
-    /// The mean.
-    pub mean: f64,
-    /// The lower bound.
-    pub low: f64,
-    /// The upper bound.
-    pub high: f64,
-}
 
 /// Some questions together.
 #[derive(Debug, Clone, Serialize, PartialEq)]

@@ -2,6 +2,18 @@
 
 use super::sets::Gold;
 use captionfleet_world::questions::Question;
+use serde::Serialize;
+
+/// A mean with its bounds of 95 % confidence (Wilson), each 0 to 1.
+#[derive(Debug, Clone, Copy, Serialize, PartialEq)]
+pub struct Share {
+    /// The mean.
+    pub mean: f64,
+    /// The lower bound.
+    pub low: f64,
+    /// The upper bound.
+    pub high: f64,
+}
 
 /// The worth of one answer, 0 to 1.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,8 +1,9 @@
 //! Which videos earlier runs have finished: those of which every segment has its part.
 
-use super::{History, Record};
+use super::left::History;
+use super::records::Record;
 use crate::archive::{self, ArchiveError, Parts};
-use crate::plan::Wish;
+use crate::wish::Wish;
 use captionfleet_proto::job::{JobId, JobItem, RunId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{RowKey, Status};

@@ -1,39 +1,22 @@
 //! What earlier runs left in the archive: rows that need not be made again, jobs that still are to be done.
 
 mod films;
+mod left;
 mod records;
 
 use films::Films;
+pub use left::{History, UnfinishedRun};
 pub use records::{Record, Records, Standing};
 
 use crate::archive::{self, ArchiveError, Parts, READS_AT_ONCE};
-use crate::plan::{PlannedJob, Wish};
+use crate::planned_job::PlannedJob;
+use crate::wish::Wish;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
 use futures::StreamExt as _;
 use std::collections::{HashMap, HashSet};
-
-/// A run with jobs that have no part yet.
-#[derive(Debug, Clone)]
-pub struct UnfinishedRun {
-    /// Its manifest.
-    pub manifest: RunManifest,
-    /// Its jobs without a part, in the order of the run.
-    pub jobs: Vec<PlannedJob>,
-}
-
-/// What earlier runs left, as far as it matters for one wish.
-#[derive(Debug, Default)]
-pub struct History {
-    /// Rows that answer the wish.
-    pub records: Records,
-    /// Runs that are not complete, whatever they ask; oldest first.
-    pub unfinished: Vec<UnfinishedRun>,
-    /// Objects that are damaged: what they held counts as not done.
-    pub damaged: Vec<String>,
-}
 
 /// Reads what matters for `wish`.
 pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, ArchiveError> {

@@ -12,7 +12,7 @@ use captionfleet_proto::layout;
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
-use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::readiness::Readiness;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -7,46 +7,12 @@ pub(crate) use slices::cut;
 
 use crate::catalog::{Catalog, Identity, Item, Unreadable};
 use crate::history::{History, Standing, UnfinishedRun};
-use captionfleet_proto::job::{Job, JobAdapter, JobId, JobItem, Prompt, RunId, Sampling};
+use crate::planned_job::{PlannedJob, weight};
+use crate::wish::Wish;
+use captionfleet_proto::job::{Job, JobItem, RunId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::uri::ItemUri;
 use std::collections::HashMap;
-
-/// What is asked about every picture, and by which model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Wish {
-    /// Caption, question or raw prompt.
-    pub prompt: Prompt,
-    /// Longest answer in tokens.
-    pub max_tokens: Option<u32>,
-    /// The adapter that the model shall use.
-    pub adapter: Option<JobAdapter>,
-    /// Whether rows need an embedding.
-    pub embed: bool,
-    /// The bundle that must serve; `None` takes whatever the workers have.
-    pub bundle: Option<String>,
-    /// Which frames of videos become rows.
-    pub sample: Sampling,
-}
-
-impl Wish {
-    /// See [`Prompt::prompt_hash`] and [`JobAdapter::prompt_hash`].
-    pub fn prompt_hash(&self) -> String {
-        JobAdapter::prompt_hash(self.adapter.as_ref(), self.prompt.prompt_hash(self.max_tokens))
-    }
-
-    /// Whether rows made as stated also answer this wish.
-    pub fn is_met_by(&self, prompt_hash: &str, bundle: Option<&str>, embedded: bool) -> bool {
-        let bundle_fits = self.bundle.is_none() || bundle.is_none() || self.bundle.as_deref() == bundle;
-        prompt_hash == self.prompt_hash() && bundle_fits && (embedded || !self.embed)
-    }
-
-    /// Whether a run answers this wish, its videos included.
-    pub fn is_met_by_run(&self, run: &RunManifest) -> bool {
-        let same_frames = run.sample.is_none_or(|sample| sample == self.sample);
-        self.is_met_by(&run.prompt_hash, run.bundle.as_deref(), run.embed) && same_frames
-    }
-}
 
 /// How a new run is cut.
 #[derive(Debug, Clone)]
@@ -61,22 +27,6 @@ pub struct PlanOptions {
     pub refuse_unreadable: bool,
     /// How long videos are, in milliseconds, where it is known. Others are not cut.
     pub lengths: HashMap<ItemUri, u64>,
-}
-
-/// A slice of a run.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PlannedJob {
-    /// Its id, which depends on nothing but its content.
-    pub id: JobId,
-    /// Its items.
-    pub items: Vec<JobItem>,
-}
-
-impl PlannedJob {
-    /// About how many pictures and frames it will look at.
-    pub fn weight(&self) -> u64 {
-        self.items.iter().map(segments::weight).sum()
-    }
 }
 
 /// A slice of items that could not be read when they were listed: their rows are written at once.
@@ -153,7 +103,7 @@ impl Plan {
 
     /// About how many pictures and frames the jobs will look at.
     pub fn weight(&self) -> u64 {
-        self.job_items().map(segments::weight).sum()
+        self.job_items().map(weight).sum()
     }
 
     /// About how many frames of videos the jobs will look at.

@@ -27,16 +27,10 @@ pub(super) fn of(video: JobItem, length_ms: Option<u64>, sample: &Sampling, most
     (0..=last).map(piece).collect()
 }
 
-/// About how many pictures and frames an item has to look at.
-pub(super) fn weight(item: &JobItem) -> u64 {
-    let Some(sample) = &item.sample else { return 1 };
-    let rest = || item.film_ms.map(|end| end.saturating_sub(item.frame_ms.unwrap_or(0)));
-    sample.frames_in(item.span_ms.or_else(rest).unwrap_or(0))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::planned_job::weight;
     use captionfleet_proto::job::SampleBy;
     use captionfleet_proto::uri::ItemUri;
 

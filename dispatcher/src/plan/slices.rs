@@ -1,6 +1,6 @@
 //! Cutting items into jobs that fit into a message.
 
-use super::segments;
+use crate::planned_job;
 use captionfleet_proto::job::JobItem;
 
 /// Bytes of items in one message, as JSON: well below the limit of a message's body, whatever else it carries.
@@ -21,7 +21,7 @@ pub(crate) fn cut<T>(
     let (mut slice, mut bytes, mut weight, mut asked) = (Vec::new(), 0, 0, 0);
     for thing in things {
         let more = bytes_of(item(&thing));
-        let heavier = segments::weight(item(&thing));
+        let heavier = planned_job::weight(item(&thing));
         let questions = item(&thing).questions.len();
         let is_full =
             weight + heavier > most as u64 || bytes + more > MOST_BYTES || asked + questions > MOST_QUESTIONS;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::history::{Record, Records};
-use captionfleet_proto::job::Question;
+use captionfleet_proto::job::{JobId, Prompt, Question, Sampling};
 use captionfleet_proto::uri::ItemUri;
 
 fn uri(name: &str) -> ItemUri {

@@ -23,7 +23,7 @@ use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::storage::PutMode;
-use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, HashSet};

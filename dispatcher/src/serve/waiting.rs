@@ -10,7 +10,7 @@ use crate::scale::rule::{Rule, Signal};
 use captionfleet_proto::broker::BrokerError;
 use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::job::Lane;
-use captionfleet_worker::telemetry::admin::Readiness;
+use captionfleet_worker::telemetry::readiness::Readiness;
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry};
 use schemars::JsonSchema;
 use serde::Serialize;

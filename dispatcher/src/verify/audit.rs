@@ -1,6 +1,7 @@
 //! Comparing the items of a run with its rows. No I/O.
 
 use super::film::{Film, FrameRow};
+use super::finding::{Finding, ItemKey};
 use crate::ledger::Tally;
 use captionfleet_proto::job::{JobId, JobItem, RunId};
 use captionfleet_proto::rows::{RowKey, Status};
@@ -8,24 +9,6 @@ use captionfleet_proto::uri::ItemUri;
 use serde::Serialize;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-
-/// An item as verification knows it: its name, and the frame of a video.
-pub type ItemKey = (ItemUri, Option<u64>);
-
-/// Something of a run that is not as it must be.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Finding {
-    /// The item; absent where a whole part is meant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub item: Option<String>,
-    /// Time of the frame in a video.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frame_ms: Option<u64>,
-    /// The parts (keys in the archive) that are concerned.
-    pub parts: Vec<String>,
-    /// What is wrong, in words.
-    pub reason: String,
-}
 
 /// What verification found out about one run.
 #[derive(Debug, Clone, Serialize)]
@@ -103,7 +86,7 @@ impl Auditor {
             self.segments += 1;
             if !self.films.entry(item.uri.clone()).or_default().expect(item, job) {
                 let reason = "listed twice in the run's items".to_owned();
-                self.doubled_items.push(finding(Some(&key), Vec::new(), reason));
+                self.doubled_items.push(Finding::new(Some(&key), Vec::new(), reason));
             }
             return;
         }
@@ -113,7 +96,7 @@ impl Auditor {
             }
             Entry::Occupied(place) => {
                 let reason = "listed twice in the run's items".to_owned();
-                self.doubled_items.push(finding(Some(place.key()), Vec::new(), reason));
+                self.doubled_items.push(Finding::new(Some(place.key()), Vec::new(), reason));
             }
         }
     }
@@ -124,7 +107,7 @@ impl Auditor {
             *seen = true;
         } else {
             let reason = "the run has no such job".to_owned();
-            self.unexpected.insert(finding(None, vec![key.to_owned()], reason));
+            self.unexpected.insert(Finding::new(None, vec![key.to_owned()], reason));
         }
     }
 
@@ -143,7 +126,7 @@ impl Auditor {
             parts.push(key.to_owned());
         } else {
             let reason = "the run has no such item".to_owned();
-            self.unexpected.insert(finding(Some(&item), vec![key.to_owned()], reason));
+            self.unexpected.insert(Finding::new(Some(&item), vec![key.to_owned()], reason));
         }
     }
 
@@ -155,7 +138,7 @@ impl Auditor {
         self.rows.add(&Tally::of(rows));
         for row in rows {
             if let Some(item) = seen.replace((row.item.clone(), row.frame_ms)) {
-                self.doubled_items.push(finding(Some(&item), vec![key.to_owned()], "2 rows".to_owned()));
+                self.doubled_items.push(Finding::new(Some(&item), vec![key.to_owned()], "2 rows".to_owned()));
             } else {
                 self.own_rows += 1;
             }
@@ -164,12 +147,12 @@ impl Auditor {
 
     /// Something could not be read, or does not fit together.
     pub fn see_unreadable(&mut self, key: &str, reason: String) {
-        self.unreadable.push(finding(None, vec![key.to_owned()], reason));
+        self.unreadable.push(Finding::new(None, vec![key.to_owned()], reason));
     }
 
     /// A part that says of itself that it belongs elsewhere.
     pub fn see_stray(&mut self, key: &str, reason: String) {
-        self.unexpected.insert(finding(None, vec![key.to_owned()], reason));
+        self.unexpected.insert(Finding::new(None, vec![key.to_owned()], reason));
     }
 
     /// The result.
@@ -203,10 +186,10 @@ impl Auditor {
                     } else {
                         format!("job {job} has no part")
                     };
-                    missing.push(finding(Some(&item), Vec::new(), reason));
+                    missing.push(Finding::new(Some(&item), Vec::new(), reason));
                 }
                 1 => {}
-                times => doubled.push(finding(Some(&item), parts, format!("{times} rows"))),
+                times => doubled.push(Finding::new(Some(&item), parts, format!("{times} rows"))),
             }
         }
         missing.sort();
@@ -225,16 +208,6 @@ impl Auditor {
             unexpected,
             unreadable,
         }
-    }
-}
-
-pub(super) fn finding(item: Option<&ItemKey>, mut parts: Vec<String>, reason: String) -> Finding {
-    parts.sort();
-    Finding {
-        item: item.map(|(uri, _)| uri.to_string()),
-        frame_ms: item.and_then(|(_, frame)| *frame),
-        parts,
-        reason,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Whether the rows of a video cover its time. No I/O.
 
-use super::Finding;
-use super::audit::finding;
+use super::finding::Finding;
 use captionfleet_proto::job::{JobId, JobItem, LATE_START_MS};
 use captionfleet_proto::uri::ItemUri;
 use std::collections::{BTreeMap, HashSet};
@@ -53,7 +52,7 @@ impl Film {
     pub(super) fn finish(mut self, uri: &ItemUri, seen: &dyn Fn(&JobId) -> bool) -> FilmFindings {
         let mut findings = FilmFindings::default();
         let tell = |kind: &mut Vec<Finding>, at: u64, parts: Vec<String>, reason: String| {
-            kind.push(finding(Some(&(uri.clone(), Some(at))), parts, reason));
+            kind.push(Finding::new(Some(&(uri.clone(), Some(at))), parts, reason));
         };
         let jobs: HashSet<&JobId> = self.segments.values().collect();
         for row in self.rows.iter().filter(|row| !jobs.contains(&row.job)) {

@@ -2,8 +2,10 @@
 
 mod audit;
 mod film;
+mod finding;
 
-pub use audit::{Audit, Auditor, Finding, ItemKey};
+pub use audit::{Audit, Auditor};
+pub use finding::{Finding, ItemKey};
 
 use crate::archive::{self, ArchiveError, READS_AT_ONCE};
 use captionfleet_proto::job::{JobId, RunId};

@@ -8,6 +8,7 @@ mod credentials;
 mod fault;
 mod http;
 mod list;
+mod meta;
 mod page;
 mod store;
 mod upload;

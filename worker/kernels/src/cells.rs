@@ -11,6 +11,9 @@ use crate::{
 /// Outputs of a tile. The last tile of a matrix is filled up with zeros.
 pub(crate) const TILE: usize = 32;
 
+/// Sums of one row for the outputs of a tile.
+pub(crate) type Sums = [f32; TILE];
+
 /// A step of a tile.
 pub(crate) trait Cell: Copy + Send + Sync + 'static {
     /// What the weights are stored as.

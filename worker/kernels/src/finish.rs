@@ -1,7 +1,10 @@
 //! What happens to the sums of a tile on their way out.
 use std::mem::MaybeUninit;
 
-use crate::{Activation, elementwise::activate, kernels::Sums};
+use crate::{
+    cells::Sums,
+    formulas::{Activation, activate},
+};
 
 /// Follows the sums of one row and tile. Slices are as long as the part of the row that is written, or empty.
 #[derive(Clone, Copy)]

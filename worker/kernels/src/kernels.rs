@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
+    cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, Sums},
     finish::Finish,
     inputs::{F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };
@@ -19,9 +19,6 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_bf16;
-
-/// Sums of one row of a panel for the outputs of a tile.
-pub(crate) type Sums = [f32; TILE];
 
 /// Rows of the largest panel of any set of kernels.
 pub(crate) const MOST_ROWS: usize = 12;

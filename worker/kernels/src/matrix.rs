@@ -1,79 +1,13 @@
 //! The packed matrix and its interface.
-use std::{fmt, mem::MaybeUninit};
-
-use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 use crate::{
-    Backend, Epilogue, Format, PackError, Packer, ProductError,
-    cells::{Bf16Cell, Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
-    huge_pages,
+    Backend, Epilogue, Format, ProductError,
+    cells::{Cell, TILE},
     multiply::{self, Operands},
     output::overwritten,
+    tiles::{Cells, format_of, with_cells},
 };
-
-/// Cells that pay for writing zeros on several threads.
-const WORTH_THREADS: usize = 4096;
-
-/// The tiles of a matrix one after the other.
-pub(crate) enum Cells {
-    F32(Vec<F32Cell>),
-    F16(Vec<F16Cell>),
-    Bf16(Vec<Bf16Cell>),
-    Q8_0(Vec<Q8Cell>),
-    Q4_0(Vec<Q4Cell>),
-    Q4K(Vec<Q4KCell>),
-}
-
-/// An expression over the cells, whatever their type.
-macro_rules! with_cells {
-    ($all:expr, |$cells:ident| $body:expr) => {
-        match $all {
-            $crate::matrix::Cells::F32($cells) => $body,
-            $crate::matrix::Cells::F16($cells) => $body,
-            $crate::matrix::Cells::Bf16($cells) => $body,
-            $crate::matrix::Cells::Q8_0($cells) => $body,
-            $crate::matrix::Cells::Q4_0($cells) => $body,
-            $crate::matrix::Cells::Q4K($cells) => $body,
-        }
-    };
-}
-pub(crate) use with_cells;
-
-impl Cells {
-    /// Weights that add nothing, for every output up to the last tile's end.
-    pub(crate) fn zeros(format: Format, outputs: usize, inputs: usize) -> Self {
-        match format {
-            Format::F32 => Self::F32(zeros(outputs, inputs)),
-            Format::F16 => Self::F16(zeros(outputs, inputs)),
-            Format::Bf16 => Self::Bf16(zeros(outputs, inputs)),
-            Format::Q8_0 => Self::Q8_0(zeros(outputs, inputs)),
-            Format::Q4_0 => Self::Q4_0(zeros(outputs, inputs)),
-            Format::Q4K => Self::Q4K(zeros(outputs, inputs)),
-        }
-    }
-}
-
-impl fmt::Debug for Cells {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        with_cells!(self, |cells| write!(f, "{} cells of {}", cells.len(), format_of(cells)))
-    }
-}
-
-fn zeros<C: Cell>(outputs: usize, inputs: usize) -> Vec<C> {
-    let count = outputs.div_ceil(TILE) * inputs.div_ceil(C::INPUTS);
-    if count < WORTH_THREADS {
-        return vec![C::ZERO; count];
-    }
-    let mut cells = Vec::with_capacity(count);
-    huge_pages::ask_for(cells.spare_capacity_mut());
-    // The first write to a page takes time, most of all when a model is loaded.
-    cells.par_extend(rayon::iter::repeat_n(C::ZERO, count));
-    cells
-}
-
-fn format_of<C: Cell>(_: &[C]) -> Format {
-    C::FORMAT
-}
 
 /// An `(outputs, inputs)` matrix of weights, packed for products.
 ///
@@ -88,18 +22,6 @@ pub struct PackedMatrix {
 impl PackedMatrix {
     pub(crate) fn new(cells: Cells, outputs: usize, inputs: usize) -> Self {
         Self { cells, outputs, inputs }
-    }
-
-    /// Packs a matrix stored as in GGUF, row by row. To read and drop the stored bytes piece by
-    /// piece, use a [`Packer`].
-    ///
-    /// # Errors
-    /// A shape without elements, rows that are not whole blocks of the format, too few or too many
-    /// bytes.
-    pub fn pack(format: Format, stored: &[u8], outputs: usize, inputs: usize) -> Result<Self, PackError> {
-        let mut packer = Packer::new(format, outputs, inputs)?;
-        packer.push(stored)?;
-        packer.finish()
     }
 
     /// Rows of the matrix.

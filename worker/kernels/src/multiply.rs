@@ -6,13 +6,13 @@ use rayon::prelude::*;
 use crate::{
     Activation,
     backend::{Detected, with_kernels},
-    cells::{Cell, TILE},
+    cells::{Cell, Sums, TILE},
     finish::Finish,
     inputs::{BLOCK, Input},
-    kernels::{Kernels, MOST_ROWS, Sums},
-    matrix::Cells,
+    kernels::{Kernels, MOST_ROWS},
     output::Output,
     split::{Panels, Tasks, threads},
+    tiles::Cells,
 };
 
 /// Operands whose lengths fit each other; there is at least one row.

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use crate::{
     Format, PackError, PackedMatrix,
     cells::{Cell, TILE},
-    matrix::{Cells, with_cells},
+    tiles::{Cells, with_cells},
 };
 
 /// Bytes that pay for packing on several threads.
@@ -19,6 +19,20 @@ pub struct Packer {
     inputs: usize,
     row_bytes: usize,
     packed: usize,
+}
+
+impl PackedMatrix {
+    /// Packs a matrix stored as in GGUF, row by row. To read and drop the stored bytes piece by
+    /// piece, use a [`Packer`].
+    ///
+    /// # Errors
+    /// A shape without elements, rows that are not whole blocks of the format, too few or too many
+    /// bytes.
+    pub fn pack(format: Format, stored: &[u8], outputs: usize, inputs: usize) -> Result<Self, PackError> {
+        let mut packer = Packer::new(format, outputs, inputs)?;
+        packer.push(stored)?;
+        packer.finish()
+    }
 }
 
 impl Packer {

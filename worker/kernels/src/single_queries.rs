@@ -7,7 +7,8 @@ use rayon::prelude::*;
 use crate::{
     Backend, Heads, ProductError,
     cells::TILE,
-    elementwise::{LANES, compiled_for_each_processor, softmax_of},
+    elementwise::compiled_for_each_processor,
+    formulas::{LANES, softmax_of},
     split::threads,
 };
 

@@ -96,7 +96,8 @@ impl Linear {
         norm: &LayerNorm,
     ) -> Result<(Tensor, Tensor)> {
         if let Some(product) = self.product_for_norm(xs, norm.width())? {
-            let (sum, normed) = OwnKernels::sum_and_norm(self.unfinished(&product), &rows(residual)?, norm)?;
+            let (sum, normed) =
+                OwnKernels::sum_and_norm(self.unfinished(&product), &rows(residual)?, norm.parts())?;
             return Ok((sum.reshape(residual.shape())?, normed.reshape(residual.shape())?));
         }
         let sum = self.added_to(residual, xs)?;
@@ -107,7 +108,7 @@ impl Linear {
     /// The norm of the layer's output, added to `residual`.
     pub(crate) fn normed_and_added(&self, residual: &Tensor, xs: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
         if let Some(product) = self.product_for_norm(xs, norm.width())? {
-            let sum = OwnKernels::norm_and_sum(self.unfinished(&product), &rows(residual)?, norm)?;
+            let sum = OwnKernels::norm_and_sum(self.unfinished(&product), &rows(residual)?, norm.parts())?;
             return sum.reshape(residual.shape());
         }
         norm.forward(&self.forward(xs)?)? + residual

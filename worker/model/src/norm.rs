@@ -7,7 +7,11 @@ use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shap
 use captionfleet_kernels::{Backend, layer_norm, rms_norm};
 use rayon::prelude::*;
 
-use crate::{WeightError, Weights, cpu_values::contiguous, own_kernels::OwnKernels};
+use crate::{
+    WeightError, Weights,
+    cpu_values::contiguous,
+    own_kernels::{LayerNormParts, OwnKernels, RmsNormParts},
+};
 
 const NAME: &str = "a norm";
 
@@ -48,7 +52,7 @@ impl LayerNorm {
     }
 
     /// Weight, bias, and what keeps the divisor from zero.
-    pub(crate) fn parts(&self) -> (&Tensor, &Tensor, f64) {
+    pub(crate) fn parts(&self) -> LayerNormParts<'_> {
         (&self.weight, &self.bias, self.eps)
     }
 }
@@ -59,7 +63,7 @@ impl Module for LayerNorm {
         if xs.device().is_cpu() {
             return xs.apply_op3_no_bwd(&self.weight, &self.bias, &Centred { eps: self.eps });
         }
-        match self.kernels.layer_norm(&xs, self)? {
+        match self.kernels.layer_norm(&xs, self.parts())? {
             Some(normed) => Ok(normed),
             None => candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps as f32),
         }
@@ -96,7 +100,7 @@ impl RmsNorm {
     }
 
     /// Weight, and what keeps the divisor from zero.
-    pub(crate) fn parts(&self) -> (&Tensor, f64) {
+    pub(crate) fn parts(&self) -> RmsNormParts<'_> {
         (&self.weight, self.eps)
     }
 }
@@ -107,7 +111,7 @@ impl Module for RmsNorm {
         if xs.device().is_cpu() {
             return xs.apply_op2_no_bwd(&self.weight, &RootMeanSquare { eps: self.eps });
         }
-        match self.kernels.rms_norm(&xs, self)? {
+        match self.kernels.rms_norm(&xs, self.parts())? {
             Some(normed) => Ok(normed),
             None => candle_nn::ops::rms_norm(&xs, &self.weight, self.eps as f32),
         }

@@ -250,7 +250,12 @@ impl Attention {
         let fused = fused.reshape((tokens, self.heads, 3, self.head_dim))?;
         let changes_norms = |layer: &LayerAdapter| layer.query_norm.is_some() || layer.key_norm.is_some();
         if let Some(step) = batch.decode.as_ref().filter(|_| !own.any(changes_norms)) {
-            return step.attend(&fused, (&self.query_norm, &self.key_norm), &batch.rotary, cache);
+            return step.attend(
+                &fused,
+                (self.query_norm.parts(), self.key_norm.parts()),
+                &batch.rotary,
+                cache,
+            );
         }
         let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
         let queries = own.through(&self.query_norm, &part(0)?, |layer| layer.query_norm.as_ref())?;

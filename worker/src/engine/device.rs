@@ -10,14 +10,14 @@ use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow, StopReason};
 
 use super::contained::contained;
-use super::feature_cache::{FeatureCache, key_of};
+use super::feature_cache::{FeatureCache, Seen, key_of};
 use super::interlude::Interlude;
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
-use super::request::{OneAnswer, Priority, Work};
-use super::scheduler::{Entrance, NextBatch, RequestId, Scheduler, Seat};
-use super::sequence::{Live, Seen, Sequence};
+use super::request::{OneAnswer, Priority, RequestId, Work};
+use super::scheduler::{Entrance, NextBatch, Scheduler, Seat};
+use super::sequence::{Live, Sequence};
 use super::step::{Sight, Wanted, vectors};
 use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};

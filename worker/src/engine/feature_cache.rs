@@ -2,11 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use candle_core::Tensor;
 use captionfleet_model::Adapter;
 use captionfleet_model::preprocess::PreparedPicture;
+use half::f16;
 use sha2::{Digest, Sha256};
 
-use super::sequence::Seen;
+/// A picture after the vision step.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    /// `(queries, hidden)`, for the prompt.
+    pub(super) image_tokens: Tensor,
+    /// The search embedding, vector after vector, if it was asked for.
+    pub(super) embedding: Option<Vec<f16>>,
+}
 
 /// The pixels that the network sees, hashed.
 pub(super) type PictureKey = [u8; 32];

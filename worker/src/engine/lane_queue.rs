@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::request::Priority;
-use super::scheduler::RequestId;
+use super::request::{Priority, RequestId};
 
 /// How many batches in a row may leave without a bulk request that waits.
 const PATIENCE: u32 = 4;

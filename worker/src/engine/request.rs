@@ -10,6 +10,10 @@ use tokio::sync::oneshot;
 
 use super::{DeviceTime, EngineError};
 
+/// One request as the scheduler knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
 /// Who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Priority {

@@ -8,14 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lane_queue::LaneQueue;
-use super::request::Priority;
+use super::request::{Priority, RequestId};
 
 /// Text queries that share one step.
 const TEXT_BATCH: usize = 8;
-
-/// One request as the scheduler knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
 
 /// A sequence's seat: the request and its KV slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,27 +2,16 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use captionfleet_model::constraint::{Constraint, State};
 use captionfleet_model::{
     CaptionTokenizer, End, PromptTokens, Sampler, StopCondition, StopReason, clean_caption, clean_unended,
     log_probability,
 };
-use half::f16;
 
-use super::feature_cache::PictureKey;
+use super::feature_cache::{PictureKey, Seen};
 use super::repetition::is_endless;
 use super::request::{Ask, Manner, Said, Work};
 use super::{DeviceTime, EngineError};
-
-/// A picture after the vision step.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    /// `(queries, hidden)`, for the prompt.
-    pub(super) image_tokens: Tensor,
-    /// The search embedding, vector after vector, if it was asked for.
-    pub(super) embedding: Option<Vec<f16>>,
-}
 
 /// A request that the device thread knows.
 #[derive(Debug)]

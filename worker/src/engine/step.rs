@@ -9,7 +9,7 @@ use captionfleet_model::{Adapter, DecodeRow, KvCache, Pause, PrefillRow, Retriev
 use half::f16;
 
 use super::EngineError;
-use super::sequence::Seen;
+use super::feature_cache::Seen;
 
 /// What one picture of a vision batch is wanted for.
 #[derive(Debug, Clone, Copy)]

@@ -8,7 +8,7 @@ use captionfleet_proto::job::JobAdapter;
 use captionfleet_proto::storage::Stores;
 
 use super::Failure;
-use super::item::ItemFailure;
+use super::item_failure::ItemFailure;
 use crate::engine::EngineHandle;
 use crate::telemetry::events;
 

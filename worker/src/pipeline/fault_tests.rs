@@ -21,7 +21,7 @@ use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::engine::Engine;
 use crate::engine::fault_tests::{engine_that_hangs_on, sound_engine};
 use crate::telemetry::Metrics;
-use crate::telemetry::admin::Readiness;
+use crate::telemetry::readiness::Readiness;
 
 /// A pipeline with short patience.
 fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {

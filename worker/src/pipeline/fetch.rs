@@ -8,7 +8,7 @@ use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
 use sha2::{Digest, Sha256};
 
 use super::budget::permit;
-use super::item::ItemFailure;
+use super::item_failure::ItemFailure;
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
 

@@ -8,12 +8,21 @@ use futures::{FutureExt, StreamExt};
 
 use super::budget::permit;
 use super::drain::Drain;
-use super::item::{ItemFailure, Mode};
+use super::item_failure::ItemFailure;
 use super::prompt::Plan;
 use super::task::{Course, Inferred, Received};
 use super::turn::{DoneItems, Turn};
 use super::{Failure, Pipeline};
 use crate::engine::{CaptionRequest, EngineError, Priority};
+
+/// In whose company an item runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// With as many others as the budgets allow.
+    Together,
+    /// As the only one in this process; the caller holds the isolation lock.
+    Alone,
+}
 
 /// An item's place in its job, and its rows.
 type Numbered = (usize, Result<Vec<Row>, Failure>);

@@ -10,7 +10,8 @@ use tracing::Instrument as _;
 use super::answers::Asked;
 use super::budget::permit;
 use super::fetch::Facts;
-use super::infer::{engine_failure, is_shared, request};
+use super::infer::{Mode, engine_failure, is_shared, request};
+use super::item_failure::ItemFailure;
 use super::prompt::Plan;
 use super::task::Received;
 use super::{Failure, Pipeline};
@@ -20,36 +21,6 @@ use crate::telemetry::{events, spans};
 /// The questions of a plan.
 pub(super) fn asked<'a>(plan: Result<&'a Plan, &ItemFailure>) -> &'a [Asked] {
     plan.map_or(&[], |plan| &plan.asked)
-}
-
-/// In whose company an item runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// With as many others as the budgets allow.
-    Together,
-    /// As the only one in this process; the caller holds the isolation lock.
-    Alone,
-}
-
-/// Why an item has no caption.
-#[derive(Debug)]
-pub(super) enum ItemFailure {
-    /// It gets a failed row.
-    Row { code: &'static str, message: String },
-    /// The job as a whole cannot go on.
-    Job(Failure),
-    /// The engine failed on a batch that this item was part of; alone it may pass.
-    Unclear(Box<CaptionRequest>),
-}
-
-impl ItemFailure {
-    pub(super) fn row(code: &'static str, message: String) -> Self {
-        Self::Row { code, message }
-    }
-
-    pub(super) fn deadline(limit: Duration, stage: &str) -> Self {
-        Self::row("deadline", format!("{stage} did not end within {} s", limit.as_secs_f64()))
-    }
 }
 
 impl Pipeline {

@@ -21,6 +21,7 @@ mod in_hand;
 mod infer;
 mod intake;
 mod item;
+mod item_failure;
 mod look_ahead;
 mod notices;
 mod outcome;
@@ -68,8 +69,8 @@ use self::notices::Notices;
 use self::spool::Spool;
 use crate::engine::EngineHandle;
 use crate::telemetry::Metrics;
-use crate::telemetry::admin::Readiness;
 use crate::telemetry::energy::EnergyMeter;
+use crate::telemetry::readiness::Readiness;
 use crate::video::VideoLimits;
 
 /// What a pipeline connects.

@@ -7,7 +7,7 @@ use captionfleet_model::{Adapter, SamplingOptions};
 use captionfleet_proto::job::{AnswerForm, CaptionJob, JobItem, Prompt, QUESTION_PLACEHOLDER, Question};
 
 use super::answers::Asked;
-use super::item::ItemFailure;
+use super::item_failure::ItemFailure;
 use super::{Failure, Pipeline};
 use crate::engine::{Ask, EngineError, Manner};
 

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::drain::Drain;
 use super::fetch::Facts;
-use super::item::Mode;
+use super::infer::Mode;
 use super::task::{Course, Inferred, Received, Suspicion};
 use super::turn::Turn;
 use super::{Failure, Pipeline};

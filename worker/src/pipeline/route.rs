@@ -11,14 +11,11 @@ use tracing::Instrument;
 use super::drain::Drain;
 use super::outcome::{MessageFacts, outcome_of};
 use super::task::{Course, HandOver, Received, Suspicion, Verdict};
-use super::turn::Turn;
+use super::turn::{MAX_PART_BYTES, Turn};
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
 use crate::telemetry::events;
 use crate::telemetry::spans::{self, KeyValue};
-
-/// No part is larger: 10,000 rows with their embeddings.
-pub(super) const MAX_PART_BYTES: u64 = 1 << 30;
 
 impl Pipeline {
     /// Does what the message asks for.

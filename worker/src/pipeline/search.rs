@@ -8,7 +8,7 @@ use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, 
 use tokio::time::timeout;
 
 use super::fetch::Facts;
-use super::item::ItemFailure;
+use super::item_failure::ItemFailure;
 use super::outcome::failed_reply;
 use super::task::{HandOver, Verdict};
 use super::{Failure, Pipeline, Tally};

@@ -15,8 +15,9 @@ use tracing::Instrument as _;
 
 use super::budget::permit;
 use super::fetch::{Facts, sort_out};
-use super::infer::request;
-use super::item::{ItemFailure, Mode, asked};
+use super::infer::{Mode, request};
+use super::item::asked;
+use super::item_failure::ItemFailure;
 use super::patience::Patience;
 use super::prompt::Plan;
 use super::spool::Local;

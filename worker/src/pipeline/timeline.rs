@@ -9,7 +9,7 @@ use crate::engine::CaptionResult;
 use crate::telemetry::events;
 use crate::video::{Ending, Span, VideoError};
 
-use super::item::ItemFailure;
+use super::item_failure::ItemFailure;
 use super::viewing::Viewed;
 
 /// What was seen of a segment.

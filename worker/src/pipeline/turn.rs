@@ -19,10 +19,12 @@ use captionfleet_proto::uri::ItemUri;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::outcome::MessageFacts;
-use super::route::MAX_PART_BYTES;
 use super::task::{Received, Suspicion};
 use super::{Failure, Pipeline};
 use crate::telemetry::events;
+
+/// No part is larger: 10,000 rows with their embeddings.
+pub(super) const MAX_PART_BYTES: u64 = 1 << 30;
 
 /// When a hand-over must be settled, done or not.
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ pub mod events;
 pub mod logging;
 pub mod metrics;
 mod otlp;
+pub mod readiness;
 pub mod scraped;
 pub mod spans;
 mod starvation;

@@ -7,7 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Counter, IntGauge, Registry};
 
-use super::admin::Readiness;
+use super::readiness::Readiness;
 
 /// Declares `captionfleet_ready`: 1 while everything holds that a program waits for.
 pub fn tell_readiness(registry: &Registry, readiness: Arc<Readiness>) {

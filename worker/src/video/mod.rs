@@ -9,6 +9,7 @@
 mod colour;
 mod decode;
 mod error;
+mod film;
 mod frame;
 mod packets;
 mod pixels;
@@ -22,10 +23,11 @@ mod tool;
 
 pub use decode::{Approach, Decoding, Ending, Span};
 pub use error::VideoError;
+pub use film::Film;
 pub use frame::Frame;
 pub use packets::{Packet, Packets};
 pub use pixels::{Pixels, Planar};
-pub use probe::{Film, probe};
+pub use probe::probe;
 pub use quirks::Quirks;
 pub use sampler::{Sampler, Seen};
 pub use signature::Signature;

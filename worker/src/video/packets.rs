@@ -9,8 +9,8 @@ use tokio::process::{Child, ChildStdout};
 use tokio::time::timeout;
 
 use super::VideoError;
-use super::probe::{Film, PROGRAM, milliseconds};
-use super::tool::{self, VideoLimits};
+use super::film::{Film, milliseconds};
+use super::tool::{self, FFPROBE, VideoLimits};
 
 /// Packets are stored in the order of decoding: so many behind the first one that is late enough may be shown before it.
 const REORDERED: usize = 32;
@@ -48,7 +48,7 @@ impl Packets {
         from_ms: Option<u64>,
         limits: &VideoLimits,
     ) -> Result<Self, VideoError> {
-        let mut command = tool::command(PROGRAM);
+        let mut command = tool::command(FFPROBE);
         command.args(["-select_streams", &film.stream.to_string()]);
         if let Some(from_ms) = from_ms {
             let start = film.origin_us as f64 / 1e6 + from_ms as f64 / 1000.0;
@@ -64,10 +64,10 @@ impl Packets {
             ])
             .arg(tool::input(path))
             .stderr(std::process::Stdio::null());
-        let mut child = tool::start(&mut command, PROGRAM, limits)?;
+        let mut child = tool::start(&mut command, FFPROBE, limits)?;
         let missing = || std::io::Error::other("a pipe is missing");
         let output =
-            child.stdout.take().ok_or_else(|| VideoError::Talk { program: PROGRAM, source: missing() })?;
+            child.stdout.take().ok_or_else(|| VideoError::Talk { program: FFPROBE, source: missing() })?;
         Ok(Self {
             lines: BufReader::new(output).lines(),
             origin_us: film.origin_us,
@@ -84,8 +84,8 @@ impl Packets {
     pub async fn next(&mut self) -> Result<Option<Packet>, VideoError> {
         loop {
             let line = timeout(self.silence, self.lines.next_line()).await;
-            let line = line.map_err(|_| VideoError::Stalled { program: PROGRAM, silence: self.silence })?;
-            let line = line.map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
+            let line = line.map_err(|_| VideoError::Stalled { program: FFPROBE, silence: self.silence })?;
+            let line = line.map_err(|source| VideoError::Talk { program: FFPROBE, source })?;
             let Some(line) = line else { return Ok(None) };
             if let Some(packet) = packet(&line, self.origin_us, self.frame_ms) {
                 return Ok(Some(packet));

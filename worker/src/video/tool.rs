@@ -11,6 +11,8 @@ use tokio::process::{Child, Command};
 
 use super::VideoError;
 
+/// What tells about a file.
+pub(super) const FFPROBE: &str = "ffprobe";
 /// Demuxers that may open a file. None of them opens another one.
 const FORMATS: &str = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,dv,nut,mpegvideo,wtv";
 /// SIGHUP, SIGINT and SIGTERM, which have these numbers everywhere.

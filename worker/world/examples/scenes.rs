@@ -1,7 +1,7 @@
 //! Writes pictures and the list: `scenes FOLDER COUNT SEED train|held-out png|jpeg|mixed`.
 
+use captionfleet_world::Split;
 use captionfleet_world::export::{ExportOptions, FileFormat, export};
-use captionfleet_world::scene::Split;
 use std::env;
 use std::error::Error;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Streams training records to standard output: `stream SIDE COUNT SEED train|held-out SHARE_AS_FILES`.
 
-use captionfleet_world::scene::Split;
+use captionfleet_world::Split;
 use captionfleet_world::stream::{StreamOptions, write_stream};
 use std::env;
 use std::error::Error;

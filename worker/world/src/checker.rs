@@ -152,7 +152,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scene::{Arrangement, Kind, Split, Thing};
+    use crate::arrangement::{Arrangement, Kind, Split, Thing};
 
     /// A scene with this arrangement; where things lie does not matter to the checker.
     fn scene(arrangement: Arrangement) -> Scene {

@@ -1,6 +1,7 @@
 //! What a text claims about a picture, and whether it is so.
 
-use crate::scene::{Arrangement, Kind, Scene};
+use crate::arrangement::{Arrangement, Kind};
+use crate::scene::Scene;
 use crate::vocabulary::{Backdrop, Colour, Place, Relation, Shape, Size};
 
 /// One thing that a text mentions; `None` where it says nothing.

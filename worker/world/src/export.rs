@@ -1,9 +1,10 @@
 //! Writing scenes as picture files with a list of what is in them.
 
+use crate::arrangement::Split;
 use crate::dice::Dice;
 use crate::questions::questions;
 use crate::render::render;
-use crate::scene::{Scene, Split};
+use crate::scene::Scene;
 use crate::texts::{captions, retrieval_text};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;

@@ -1,7 +1,7 @@
 //! Where the objects of an arrangement lie.
 
+use crate::arrangement::{Arrangement, Kind};
 use crate::dice::Dice;
-use crate::scene::{Arrangement, Kind};
 use crate::vocabulary::{Place, Relation, Size};
 
 /// One object as it is drawn.

@@ -5,6 +5,7 @@
 //! say what is in it, and [`check_caption`] judges what a model says. Everything is pure and
 //! depends on the seed alone. [`stream`] feeds training, [`export()`] writes files for tests, benches and people.
 
+pub mod arrangement;
 pub mod checker;
 pub mod claim;
 pub mod dice;
@@ -20,8 +21,9 @@ pub mod stream;
 pub mod texts;
 pub mod vocabulary;
 
+pub use arrangement::{Arrangement, Kind, Split, Thing};
 pub use checker::{Verdict, check_caption};
 pub use export::{ExportOptions, FileFormat, export};
 pub use render::render;
-pub use scene::{Arrangement, Kind, Scene, Split, Thing};
+pub use scene::Scene;
 pub use vocabulary::{Backdrop, Colour, Place, Relation, Shape, Size};

@@ -1,7 +1,8 @@
 //! Questions about a scene and the answers that count as right.
 
+use crate::arrangement::{Arrangement, Kind, Thing};
 use crate::dice::Dice;
-use crate::scene::{Arrangement, Kind, Scene, Thing};
+use crate::scene::Scene;
 use crate::texts::{noun_phrase, place_words, relation_words};
 use crate::vocabulary::{Backdrop, Colour, Relation, Shape, Size, count_word};
 

@@ -1,11 +1,12 @@
 //! The training stream: pictures at the model's input size with texts and labels, straight from the generator.
 
+use crate::arrangement::{Arrangement, Split};
 use crate::claim::{Claim, Mention};
 use crate::dice::Dice;
 use crate::questions::sample_question;
 use crate::render::render;
 use crate::resample::resample;
-use crate::scene::{Arrangement, Scene, Split};
+use crate::scene::Scene;
 use crate::texts::{sample_caption, sample_search};
 use image::RgbImage;
 use image::codecs::jpeg::JpegEncoder;

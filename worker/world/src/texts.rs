@@ -1,8 +1,9 @@
 //! What is said about a scene: captions and search texts.
 
+use crate::arrangement::{Arrangement, Kind, Thing};
 use crate::claim::{Claim, Mention};
 use crate::dice::Dice;
-use crate::scene::{Arrangement, Kind, Scene, Thing};
+use crate::scene::Scene;
 use crate::vocabulary::{Backdrop, Colour, Place, Relation, Size, count_word};
 
 /// A text with what it claims.

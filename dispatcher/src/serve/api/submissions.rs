@@ -3,12 +3,12 @@
 use super::asking;
 use crate::catalog::Source;
 use crate::config::settings::WorkSettings;
-use crate::plan::Wish;
 use crate::serve::Service;
 use crate::serve::desk::{Order, Phase, Stage, Submitted};
 use crate::serve::http::extract::{Named, Told};
 use crate::serve::http::operation::Operation;
 use crate::serve::http::problem::Problem;
+use crate::wish::Wish;
 use axum::Json;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{Method, StatusCode, header};

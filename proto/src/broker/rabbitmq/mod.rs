@@ -21,6 +21,7 @@ mod options;
 mod properties;
 mod publisher;
 mod queues;
+mod request;
 mod returns;
 mod sender;
 mod wire;
@@ -36,7 +37,8 @@ use tokio::time::{Instant, timeout};
 use self::address::Address;
 use self::consumer::RabbitConsumer;
 use self::link::{Link, LinkOptions, Session};
-use self::publisher::{Publisher, PublisherOptions};
+use self::publisher::Publisher;
+use self::request::PublisherOptions;
 use super::topology::QueueSpec;
 use super::{
     Broker, BrokerError, BrokerErrorKind, BrokerState, Consumer, Message, QueueDepth, QueueName, Topology,

@@ -5,67 +5,17 @@
 //! not wait for each other: up to a window of publishes is on its way.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::link::Link;
+use super::request::{PublisherOptions, Request, Stall};
 use super::sender::Sender;
-use crate::broker::{BrokerError, BrokerErrorKind, Message, QueueName};
+use crate::broker::{BrokerError, Message, QueueName};
 
 /// Bodies are weighed in units of this many bytes, to fit large windows into a semaphore.
 const WEIGHT_UNIT: usize = 1024;
-
-/// How a publisher behaves.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PublisherOptions {
-    pub(super) window: usize,
-    pub(super) window_bytes: usize,
-    pub(super) confirm_timeout: Duration,
-    pub(super) operation_timeout: Duration,
-}
-
-/// One publish, until its caller has an answer.
-pub(super) struct Request {
-    pub(super) queue: QueueName,
-    pub(super) message: Message,
-    /// How often the broker refused it.
-    pub(super) nacks: u32,
-    /// How often a channel was closed over it or a neighbour.
-    pub(super) faults: u32,
-    answer: oneshot::Sender<Result<(), BrokerError>>,
-    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-}
-
-impl Request {
-    pub(super) fn answer(self, outcome: Result<(), BrokerError>) {
-        // The caller may have lost interest.
-        let _ = self.answer.send(outcome);
-    }
-
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.answer.is_closed()
-    }
-
-    pub(super) fn error(&self, kind: BrokerErrorKind) -> BrokerError {
-        BrokerError::new(kind, "publish to", format!("queue {}", self.queue))
-    }
-}
-
-/// Why nothing is confirmed at the moment, if so.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Stall(Arc<Mutex<Option<String>>>);
-
-impl Stall {
-    pub(super) fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
-    }
-
-    pub(super) fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// The callers' side.
 pub(super) struct Publisher {
@@ -104,8 +54,7 @@ impl Publisher {
         let place = Arc::clone(&self.window).acquire_owned().await.map_err(|_| closed())?;
         let room = Arc::clone(&self.window_bytes).acquire_many_owned(weight).await.map_err(|_| closed())?;
         let (answer, outcome) = oneshot::channel();
-        let request =
-            Request { queue: queue.clone(), message, nacks: 0, faults: 0, answer, _permits: (place, room) };
+        let request = Request::new(queue.clone(), message, answer, (place, room));
         self.requests.send(request).await.map_err(|_| closed())?;
         outcome.await.unwrap_or_else(|_| Err(closed()))
     }

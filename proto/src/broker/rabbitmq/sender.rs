@@ -17,7 +17,7 @@ use super::fault;
 use super::in_flight::{Completion, InFlight};
 use super::link::{Link, Session};
 use super::properties::{properties_of, published_id};
-use super::publisher::{PublisherOptions, Request, Stall};
+use super::request::{PublisherOptions, Request, Stall};
 use super::returns::{Acked, Published, Returns, Verdict};
 use crate::broker::{BrokerError, BrokerErrorKind};
 

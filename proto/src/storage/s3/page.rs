@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 
 use super::connect::Connection;
 use super::fault;
-use super::store::{bare, timestamp};
+use super::meta::object_meta;
 use crate::storage::{ObjectMeta, StorageError};
 use crate::uri::ItemUri;
 
@@ -53,12 +53,8 @@ pub(super) async fn fetch(
             .contents()
             .iter()
             .filter_map(|object| {
-                Some(ObjectMeta {
-                    key: name(object.key()?),
-                    size: object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-                    etag: object.e_tag().map(bare),
-                    modified: object.last_modified().and_then(timestamp),
-                })
+                let key = name(object.key()?);
+                Some(object_meta(key, object.size(), object.e_tag(), object.last_modified()))
             })
             .collect(),
         folders: answer.common_prefixes().iter().filter_map(|folder| folder.prefix()).map(name).collect(),

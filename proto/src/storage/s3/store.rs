@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_checksums::body::validate::Error as Mismatch;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use jiff::Timestamp;
 use tracing::debug;
 
 use super::connect::{ATTEMPT, Connection, OPERATION};
+use super::meta::{bare, object_meta};
 use super::{fault, list, upload};
 use crate::storage::{
     Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind as Kind,
@@ -138,12 +138,8 @@ impl Storage for S3Storage {
         let answer = self.connection.client.head_object().bucket(&self.bucket).key(&full).send().await;
         let answer = answer
             .map_err(|error| fault::new(error, "looking at", &self.uri(&full), &self.connection.server))?;
-        Ok(ObjectMeta {
-            key: key.to_owned(),
-            size: answer.content_length().and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-            etag: answer.e_tag().map(bare),
-            modified: answer.last_modified().and_then(timestamp),
-        })
+        let (size, etag) = (answer.content_length(), answer.e_tag());
+        Ok(object_meta(key.to_owned(), size, etag, answer.last_modified()))
     }
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<PutOutcome, StorageError> {
@@ -254,13 +250,4 @@ fn checksum_that_came(error: &Mismatch) -> Option<Bytes> {
 
 fn too_large(object: &str, what: &str, limit: u64) -> StorageError {
     StorageError::new(Kind::TooLarge, "reading", object, format!("{what}, at most {limit} are read"))
-}
-
-/// An entity tag without its quotes.
-pub(super) fn bare(etag: &str) -> String {
-    etag.trim_matches('"').to_owned()
-}
-
-pub(super) fn timestamp(time: &DateTime) -> Option<Timestamp> {
-    Timestamp::new(time.secs(), i32::try_from(time.subsec_nanos()).ok()?).ok()
 }

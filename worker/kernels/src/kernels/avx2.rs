@@ -7,9 +7,9 @@
 //! Sixteen registers of eight lanes hold no whole tile: kernels pass over it in parts.
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
-use super::{Kernels, Sums, by_rows};
+use super::{Kernels, by_rows};
 use crate::{
-    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, TILE},
+    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Sums, TILE},
     finish::Finish,
     inputs::{self, BLOCK, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };

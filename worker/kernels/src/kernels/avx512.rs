@@ -5,9 +5,9 @@
 //! whole arrays go through a pointer.
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
-use super::{Kernels, Sums, by_rows, prefetch};
+use super::{Kernels, by_rows, prefetch};
 use crate::{
-    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, TILE},
+    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Sums, TILE},
     finish::Finish,
     inputs::{self, BLOCK, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };

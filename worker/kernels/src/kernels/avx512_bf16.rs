@@ -2,12 +2,12 @@
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
-    Kernels, Sums,
+    Kernels,
     avx512::{Avx512, load_pairs, store},
     by_rows,
 };
 use crate::{
-    cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell},
+    cells::{Bf16Cell, F16Cell, F32Cell, Q4Cell, Q4KCell, Q8Cell, Sums},
     finish::Finish,
     inputs::{BLOCK, Bf16Input, F32Input, ForQ4, ForQ4K, ForQ8, Input},
 };

@@ -1,9 +1,9 @@
 //! Plain Rust, in loops that compilers turn into vectors.
 use std::mem::MaybeUninit;
 
-use super::{Kernels, Sums, by_rows};
+use super::{Kernels, by_rows};
 use crate::{
-    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Quads, TILE},
+    cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Quads, Sums, TILE},
     finish::Finish,
     half_bits::{bf16_to_f32, f16_to_f32},
     inputs::{self, BLOCK, F32Input, ForQ4, ForQ4K, ForQ8, Input},

@@ -7,8 +7,9 @@ use candle_core::{Device, Tensor};
 
 use super::config_file::{CheckpointConfig, published_image_size, read_phi_config, read_retrieval_config};
 use super::names::{self, Role};
+use super::open::{open_directory, open_file};
 use super::plan::{self, LowRank, Origin, Plan, Recipe, Rows, Sources, StageExpectation, TensorPlan};
-use super::source::{TensorSource, label_of, open_directory, open_file};
+use super::source::{TensorSource, label_of};
 use super::{Accounting, CheckpointError, LoraConfig};
 use crate::{ModelConfig, RetrievalConfig, TensorKind, Weights};
 

@@ -14,6 +14,7 @@ mod config_file;
 mod error;
 mod golden;
 mod names;
+mod open;
 mod pickle;
 mod plan;
 mod pth;
@@ -29,10 +30,11 @@ pub use error::{CheckpointError, Problem, Problems};
 pub use golden::{CheckpointFolder, GoldenStage, golden_dir};
 pub use names::Role;
 pub(crate) use names::{LoraHalf, Meaning, adapter as adapter_meaning};
+pub use open::{open_directory, open_file};
 pub use pickle::PickleError;
 pub use plan::{Sources, StageExpectation};
 pub use published::{PublishedFile, PublishedLocation, missing_files, published_files, require_files};
-pub use source::{TensorHeader, TensorSource, open_directory, open_file};
+pub use source::{TensorHeader, TensorSource};
 
 /// Size and weight of the low-rank changes that stages 2 to 4 train.
 #[derive(Debug, Clone, Copy, PartialEq)]

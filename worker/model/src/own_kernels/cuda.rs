@@ -8,13 +8,8 @@ use captionfleet_cuda_kernels::{self as kernels, DecodeAttention, DecodeShape, E
 use captionfleet_kernels::Activation;
 
 use self::launching::{Operand, Output, address_in_place, element, launch};
-use super::{DecodeStep, Unfinished};
-use crate::{
-    kv_cache::LayerCache,
-    norm::{LayerNorm, RmsNorm},
-    packed::Then,
-    rotary::RotaryRows,
-};
+use super::{DecodeStep, LayerNormParts, RmsNormParts, Unfinished};
+use crate::{kv_cache::LayerCache, packed::Then, rotary::RotaryRows};
 
 pub(super) fn finish(of: Unfinished<'_>, then: &Then<'_>) -> Result<Tensor> {
     let (product, bias) = (Operand::of(of.product)?, of.bias.map(Operand::of).transpose()?);
@@ -43,13 +38,12 @@ pub(super) fn finish(of: Unfinished<'_>, then: &Then<'_>) -> Result<Tensor> {
 pub(super) fn layer_norm(
     of: Unfinished<'_>,
     residual: Option<&Tensor>,
-    norm: &LayerNorm,
+    (weight, shift, eps): LayerNormParts<'_>,
 ) -> Result<(Tensor, Tensor)> {
     let shape = of.product.shape();
     let (product, bias) = (Operand::of(of.product)?, of.bias.map(Operand::of).transpose()?);
     let residual = residual.map(|residual| Operand::like(residual, shape)).transpose()?;
     let (rows, width) = product.rows()?;
-    let (weight, shift, eps) = norm.parts();
     let (weight, shift) = (Operand::of(weight)?, Operand::of(shift)?);
     let layer_norm = kernels::LayerNorm {
         element: product.element()?,
@@ -77,12 +71,15 @@ pub(super) fn layer_norm(
     Ok((sum.map_or_else(|| of.product.clone(), Output::tensor), normed.tensor()))
 }
 
-pub(super) fn rms_norm(of: Unfinished<'_>, residual: Option<&Tensor>, norm: &RmsNorm) -> Result<Tensor> {
+pub(super) fn rms_norm(
+    of: Unfinished<'_>,
+    residual: Option<&Tensor>,
+    (weight, eps): RmsNormParts<'_>,
+) -> Result<Tensor> {
     let shape = of.product.shape();
     let (product, bias) = (Operand::of(of.product)?, of.bias.map(Operand::of).transpose()?);
     let residual = residual.map(|residual| Operand::like(residual, shape)).transpose()?;
     let (rows, width) = product.rows()?;
-    let (weight, eps) = norm.parts();
     let weight = Operand::of(weight)?;
     let rms_norm = kernels::RmsNorm {
         element: product.element()?,
@@ -115,7 +112,7 @@ pub(super) fn attention_serves(width: usize, longest: usize) -> bool {
 pub(super) fn decode(
     step: &DecodeStep,
     fused: &Tensor,
-    (query_norm, key_norm): (&LayerNorm, &LayerNorm),
+    (query_norm, key_norm): (LayerNormParts<'_>, LayerNormParts<'_>),
     rotary: &RotaryRows,
     cache: &LayerCache,
 ) -> Result<Tensor> {
@@ -125,7 +122,7 @@ pub(super) fn decode(
     let attention = tokens.attention(store.shape(), store.element()?, query_norm, step.longest)?;
     let (rows, heads, _, width) = fused.dims4()?;
     let mut out = Output::new(store.device()?, Element::F32, &Shape::from((rows, heads * width)))?;
-    let (weight, shift, _) = query_norm.parts();
+    let (weight, shift, _) = query_norm;
     let (weight, shift) = (Operand::of(weight)?, Operand::of(shift)?);
     let [weight_at, shift_at] = [weight.vector(attention.shape.width)?, shift.vector(attention.shape.width)?];
     let call = attention.attend(weight_at, shift_at, store.address()?, step.longest as u32, out.address()?);
@@ -166,7 +163,7 @@ impl<'a> StepOperands<'a> {
         &self,
         cache: &Shape,
         element: Element,
-        norm: &LayerNorm,
+        (_, _, eps): LayerNormParts<'_>,
         longest: usize,
     ) -> Result<DecodeAttention> {
         let (rows, heads, parts, width) = self.fused.shape().dims4()?;
@@ -196,7 +193,7 @@ impl<'a> StepOperands<'a> {
                 slots: self.slots.address()?,
                 held: self.held.address()?,
             },
-            eps: norm.parts().2 as f32,
+            eps: eps as f32,
         })
     }
 }
@@ -204,7 +201,7 @@ impl<'a> StepOperands<'a> {
 /// Writes a step's keys and values into the cache.
 struct Append<'a> {
     tokens: &'a StepOperands<'a>,
-    norm: &'a LayerNorm,
+    norm: LayerNormParts<'a>,
     longest: usize,
 }
 
@@ -220,7 +217,7 @@ impl InplaceOp1 for Append<'_> {
     fn cuda_fwd(&self, cache: &mut CudaStorage, layout: &Layout) -> Result<()> {
         let element = element(cache.dtype())?;
         let attention = self.tokens.attention(layout.shape(), element, self.norm, self.longest)?;
-        let (weight, shift, _) = self.norm.parts();
+        let (weight, shift, _) = self.norm;
         let (weight, shift) = (Operand::of(weight)?, Operand::of(shift)?);
         let [weight_at, shift_at] =
             [weight.vector(attention.shape.width)?, shift.vector(attention.shape.width)?];

@@ -2,11 +2,11 @@
 use candle_core::{D, DType, Device, Result, Shape, Tensor};
 use captionfleet_kernels::Activation;
 
-use super::{DecodeStep, OwnKernels, Unfinished, cuda};
+use super::{DecodeStep, LayerNormParts, OwnKernels, RmsNormParts, Unfinished, cuda};
 use crate::{
     attention::attend_in_slots,
     kv_cache::{LayerCache, Span},
-    norm::{LayerNorm, RmsNorm},
+    norm::LayerNorm,
     packed::Then,
     rotary::RotaryRows,
 };
@@ -22,15 +22,19 @@ const SLOTS: (usize, usize) = (4, 40);
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 const EPS: f64 = 1e-5;
 
-pub(super) fn checked(device: &Device) -> OwnKernels {
-    if !device.is_cuda() {
-        return OwnKernels::NONE;
-    }
-    OwnKernels {
-        products: agrees("products", products(device, cuda::finish)),
-        norms: agrees("norms", layer_norm(device, cuda::layer_norm))
-            && agrees("norms", rms_norm(device, cuda::rms_norm)),
-        attention: agrees("attention", attention(device, cuda::decode)),
+impl OwnKernels {
+    /// Those that agree on this device with what a CPU makes of the same numbers. Each one that does not, or that cannot
+    /// be run, is named in a warning and not used.
+    pub fn checked(device: &Device) -> Self {
+        if !device.is_cuda() {
+            return Self::NONE;
+        }
+        Self {
+            products: agrees("products", products(device, cuda::finish)),
+            norms: agrees("norms", layer_norm(device, cuda::layer_norm))
+                && agrees("norms", rms_norm(device, cuda::rms_norm)),
+            attention: agrees("attention", attention(device, cuda::decode)),
+        }
     }
 }
 
@@ -118,12 +122,12 @@ fn products(device: &Device, own: impl Fn(Unfinished<'_>, &Then<'_>) -> Result<T
 
 fn layer_norm(
     device: &Device,
-    own: impl Fn(Unfinished<'_>, Option<&Tensor>, &LayerNorm) -> Result<(Tensor, Tensor)>,
+    own: impl Fn(Unfinished<'_>, Option<&Tensor>, LayerNormParts<'_>) -> Result<(Tensor, Tensor)>,
 ) -> Result<f32> {
     let (weight, shift) = (drawn(ROWS.1, DType::F32)?, drawn(ROWS.1, DType::F32)?);
-    let norm = LayerNorm::of(weight.to_device(device)?, shift.to_device(device)?, EPS);
+    let (weight_there, shift_there) = (weight.to_device(device)?, shift.to_device(device)?);
     of_every_type(device, |Operands { product, residual_there, sum, residual }| {
-        let (own_sum, own_normed) = own(product, Some(residual_there), &norm)?;
+        let (own_sum, own_normed) = own(product, Some(residual_there), (&weight_there, &shift_there, EPS))?;
         let sum = (sum + residual)?;
         let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
@@ -134,19 +138,19 @@ fn layer_norm(
 
 fn rms_norm(
     device: &Device,
-    own: impl Fn(Unfinished<'_>, Option<&Tensor>, &RmsNorm) -> Result<Tensor>,
+    own: impl Fn(Unfinished<'_>, Option<&Tensor>, RmsNormParts<'_>) -> Result<Tensor>,
 ) -> Result<f32> {
     let weight = drawn(ROWS.1, DType::F32)?;
-    let norm = RmsNorm::of(weight.to_device(device)?, EPS);
+    let weight_there = weight.to_device(device)?;
     of_every_type(device, |Operands { product, residual_there, sum, residual }| {
         let root = (sum.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
         let expected = (sum.broadcast_div(&root)?.broadcast_mul(&weight)? + residual)?;
-        distance(&own(product, Some(residual_there), &norm)?, &expected)
+        distance(&own(product, Some(residual_there), (&weight_there, EPS))?, &expected)
     })
 }
 
 /// Norms of queries and of keys.
-type Norms<'a> = (&'a LayerNorm, &'a LayerNorm);
+type Norms<'a> = (LayerNormParts<'a>, LayerNormParts<'a>);
 
 fn attention(
     device: &Device,
@@ -175,12 +179,12 @@ fn attention(
         let found = own(
             &step,
             &fused.to_device(device)?,
-            (&query_norm_there, &key_norm_there),
+            (query_norm_there.parts(), key_norm_there.parts()),
             &rotary_there,
             &own_cache,
         )?;
         let cache = LayerCache::of(store.to_dtype(DType::F32)?.force_contiguous()?);
-        let expected = step_by_step(&fused, &spans, (&query_norm, &key_norm), &rotary, &cache)?;
+        let expected = step_by_step(&fused, &spans, (query_norm.parts(), key_norm.parts()), &rotary, &cache)?;
         most = larger(most, distance(&found, &expected)?);
         most = larger(most, distance(own_cache.store(), cache.store())?);
     }
@@ -197,15 +201,20 @@ fn step_by_step(
 ) -> Result<Tensor> {
     use candle_core::Module as _;
     let part = |index: usize| fused.narrow(2, index, 1)?.squeeze(2);
-    let queries = rotary.apply(&query_norm.forward(&part(0)?)?)?;
-    let keys = rotary.apply(&key_norm.forward(&part(1)?)?)?;
+    let queries = rotary.apply(&layer_norm_of(query_norm).forward(&part(0)?)?)?;
+    let keys = rotary.apply(&layer_norm_of(key_norm).forward(&part(1)?)?)?;
     attend_in_slots([&queries, &keys, &part(2)?.transpose(0, 1)?], spans, cache)
+}
+
+fn layer_norm_of((weight, bias, eps): LayerNormParts<'_>) -> LayerNorm {
+    LayerNorm::of(weight.clone(), bias.clone(), eps)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::norm::RmsNorm;
 
     /// What the network does without kernels, in their place.
     fn plain(of: Unfinished<'_>) -> Result<Tensor> {
@@ -224,12 +233,12 @@ mod tests {
         assert!(agrees("products", products(cpu, |of, then| then.follow(plain(of)?))));
         let layer_norms = layer_norm(cpu, |of, residual, norm| {
             let sum = added(of, residual)?;
-            let normed = norm.forward(&sum)?;
+            let normed = layer_norm_of(norm).forward(&sum)?;
             Ok((sum, normed))
         });
         assert!(agrees("norms", layer_norms));
-        let rms_norms = rms_norm(cpu, |of, residual, norm| {
-            let normed = norm.forward(&plain(of)?)?;
+        let rms_norms = rms_norm(cpu, |of, residual, (weight, eps)| {
+            let normed = RmsNorm::of(weight.clone(), eps).forward(&plain(of)?)?;
             residual.map_or_else(|| Ok(normed.clone()), |residual| &normed + residual)
         });
         assert!(agrees("norms", rms_norms));
@@ -253,9 +262,8 @@ mod tests {
         // The other GELU's neighbour: no bias.
         assert!(!agrees("products", products(cpu, |of, then| then.follow(of.product.to_dtype(DType::F32)?))));
         // A norm that forgets to take off the mean.
-        let wrong = layer_norm(cpu, |of, residual, norm| {
+        let wrong = layer_norm(cpu, |of, residual, (weight, shift, eps)| {
             let sum = added(of, residual)?;
-            let (weight, shift, eps) = norm.parts();
             let root = (sum.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
             let normed = sum.broadcast_div(&root)?.broadcast_mul(weight)?.broadcast_add(shift)?;
             Ok((sum, normed))

@@ -15,7 +15,6 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::{
     kv_cache::{LayerCache, Span},
-    norm::{LayerNorm, RmsNorm},
     packed::Then,
     rotary::RotaryRows,
 };
@@ -27,6 +26,11 @@ pub struct OwnKernels {
     norms: bool,
     attention: bool,
 }
+
+/// Weight and bias of a LayerNorm `(width)`, and what keeps its divisor from zero.
+pub(crate) type LayerNormParts<'a> = (&'a Tensor, &'a Tensor, f64);
+/// Weight of an RMSNorm `(width)`, and what keeps its divisor from zero.
+pub(crate) type RmsNormParts<'a> = (&'a Tensor, f64);
 
 /// A product on its way: what a layer adds to it comes with what follows.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only kernels read it"))]
@@ -54,12 +58,6 @@ impl OwnKernels {
     /// None of them: the backend's operations alone.
     pub const NONE: Self = Self { products: false, norms: false, attention: false };
 
-    /// Those that agree on this device with what a CPU makes of the same numbers. Each one that does not, or that cannot
-    /// be run, is named in a warning and not used.
-    pub fn checked(device: &Device) -> Self {
-        guard::checked(device)
-    }
-
     /// Their names, for people.
     pub fn names(self) -> Vec<&'static str> {
         let all = [(self.products, "products"), (self.norms, "norms"), (self.attention, "attention")];
@@ -77,15 +75,15 @@ impl OwnKernels {
     }
 
     /// LayerNorm of rows.
-    pub(crate) fn layer_norm(self, xs: &Tensor, norm: &LayerNorm) -> Result<Option<Tensor>> {
+    pub(crate) fn layer_norm(self, xs: &Tensor, norm: LayerNormParts<'_>) -> Result<Option<Tensor>> {
         let own = || Ok(cuda::layer_norm(Unfinished { product: xs, bias: None }, None, norm)?.1);
-        self.norms(norm.width()).then(own).transpose()
+        self.norms(norm.0.elem_count()).then(own).transpose()
     }
 
     /// RMSNorm of rows.
-    pub(crate) fn rms_norm(self, xs: &Tensor, norm: &RmsNorm) -> Result<Option<Tensor>> {
+    pub(crate) fn rms_norm(self, xs: &Tensor, norm: RmsNormParts<'_>) -> Result<Option<Tensor>> {
         let own = || cuda::rms_norm(Unfinished { product: xs, bias: None }, None, norm);
-        self.norms(norm.width()).then(own).transpose()
+        self.norms(norm.0.elem_count()).then(own).transpose()
     }
 
     /// A product added to a residual stream `(rows, outputs)`, and the LayerNorm of the sum. Only where
@@ -93,13 +91,17 @@ impl OwnKernels {
     pub(crate) fn sum_and_norm(
         of: Unfinished<'_>,
         residual: &Tensor,
-        norm: &LayerNorm,
+        norm: LayerNormParts<'_>,
     ) -> Result<(Tensor, Tensor)> {
         cuda::layer_norm(of, Some(residual), norm)
     }
 
     /// The RMSNorm of a product added to a residual stream `(rows, outputs)`. Only where [`OwnKernels::norms`].
-    pub(crate) fn norm_and_sum(of: Unfinished<'_>, residual: &Tensor, norm: &RmsNorm) -> Result<Tensor> {
+    pub(crate) fn norm_and_sum(
+        of: Unfinished<'_>,
+        residual: &Tensor,
+        norm: RmsNormParts<'_>,
+    ) -> Result<Tensor> {
         cuda::rms_norm(of, Some(residual), norm)
     }
 
@@ -131,10 +133,10 @@ impl DecodeStep {
     pub(crate) fn attend(
         &self,
         fused: &Tensor,
-        (query_norm, key_norm): (&LayerNorm, &LayerNorm),
+        norms: (LayerNormParts<'_>, LayerNormParts<'_>),
         rotary: &RotaryRows,
         cache: &LayerCache,
     ) -> Result<Tensor> {
-        cuda::decode(self, fused, (query_norm, key_norm), rotary, cache)
+        cuda::decode(self, fused, norms, rotary, cache)
     }
 }

@@ -3,6 +3,7 @@
 mod invariance;
 mod items;
 mod pictures;
+mod printer;
 mod queries;
 mod report;
 mod soak;
@@ -15,7 +16,8 @@ use std::time::Instant;
 use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
 
-use self::report::{Printer, Report};
+use self::printer::Printer;
+use self::report::Report;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::config::{BenchArgs, storage_options};
 use crate::engine::EngineOptions;

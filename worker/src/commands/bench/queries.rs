@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::report::Printer;
+use super::printer::Printer;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::{Ask, CaptionRequest, EngineError, EngineHandle, EngineObserver, Priority, Stage};
 

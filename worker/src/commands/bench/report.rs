@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::super::say;
 use super::invariance::Invariance;
+use super::printer::Printer;
 use super::queries::{Queries, Waits};
 use super::soak::Soak;
 use crate::app::ReadyModel;
@@ -96,23 +97,7 @@ impl Report {
     }
 }
 
-/// Tells people what is known so far; programs get the whole report at the end.
-#[derive(Clone, Copy)]
-pub(super) struct Printer {
-    json: bool,
-}
-
 impl Printer {
-    pub(super) fn new(json: bool) -> Self {
-        Self { json }
-    }
-
-    pub(super) fn line(self, line: impl std::fmt::Display) {
-        if !self.json {
-            say(line);
-        }
-    }
-
     pub(super) fn opening(self, report: &Report) {
         let kernels = match report.own_kernels.as_slice() {
             _ if report.device == "cpu" => String::new(),
@@ -199,7 +184,7 @@ impl Printer {
     }
 
     pub(super) fn end(self, report: &Report) -> anyhow::Result<()> {
-        if self.json {
+        if self.is_json() {
             say(serde_json::to_string_pretty(report)?);
         } else if let Some(items) = report.items.last() {
             say(format_args!("\nmemory with {} slots\n{}", items.slots, items.memory));

@@ -13,7 +13,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use super::report::Printer;
+use super::printer::Printer;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::memory::Meter;
 use crate::engine::{Ask, CaptionRequest, EngineError, EngineHandle, Priority, Unobserved};

@@ -10,7 +10,8 @@ use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
 use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, yardstick};
 
-use super::report::{Printer, Roofline, Step};
+use super::printer::Printer;
+use super::report::{Roofline, Step};
 use crate::config::BenchStep;
 use crate::engine::EngineOptions;
 

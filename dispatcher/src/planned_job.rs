@@ -1,0 +1,26 @@
+//! A job before it is a message.
+
+use captionfleet_proto::job::{JobId, JobItem};
+
+/// A slice of a run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedJob {
+    /// Its id, which depends on nothing but its content.
+    pub id: JobId,
+    /// Its items.
+    pub items: Vec<JobItem>,
+}
+
+impl PlannedJob {
+    /// About how many pictures and frames it will look at.
+    pub fn weight(&self) -> u64 {
+        self.items.iter().map(weight).sum()
+    }
+}
+
+/// About how many pictures and frames an item has to look at.
+pub(crate) fn weight(item: &JobItem) -> u64 {
+    let Some(sample) = &item.sample else { return 1 };
+    let rest = || item.film_ms.map(|end| end.saturating_sub(item.frame_ms.unwrap_or(0)));
+    sample.frames_in(item.span_ms.or_else(rest).unwrap_or(0))
+}
