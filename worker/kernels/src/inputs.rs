@@ -39,7 +39,6 @@ impl Input for F32Input {
 }
 
 /// Rounded to bf16, in pairs with the first in the lower bits.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 multiplies bf16"))]
 pub(crate) type Bf16Input = [u32; BLOCK / 2];
 
 impl Input for Bf16Input {
