@@ -1,24 +1,28 @@
 //! The device thread: takes requests in, runs the scheduler's next step, answers.
 
-use std::borrow::Cow;
+mod answers;
+mod arrivals;
+mod rows;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Instant;
 
 use captionfleet_model::bundle::LoadedModel;
-use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow, StopReason};
+use captionfleet_model::{KvCache, Pause};
 
+use self::rows::wanted;
 use super::contained::contained;
-use super::feature_cache::{FeatureCache, Seen, key_of};
+use super::feature_cache::FeatureCache;
 use super::interlude::Interlude;
 use super::network::Network;
 use super::observer::{EngineObserver, Stage};
 use super::pulse::Pulse;
-use super::request::{OneAnswer, Priority, RequestId, Work};
-use super::scheduler::{Entrance, NextBatch, Scheduler, Seat};
-use super::sequence::{Live, Sequence};
-use super::step::{Sight, Wanted, vectors};
+use super::request::{RequestId, Work};
+use super::scheduler::{NextBatch, Scheduler, Seat};
+use super::sequence::Live;
+use super::step::Wanted;
 use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};
 
@@ -127,72 +131,6 @@ impl DeviceThread {
         }
     }
 
-    fn admit(&mut self, work: Work) {
-        let priority = work.priority();
-        let (entrance, live) = match work {
-            Work::Text { .. } => (Entrance::Text, Live::new(work)),
-            Work::Picture { .. } | Work::Match { .. } => (Entrance::Picture, Live::new(work)),
-            Work::Caption { ref request, at, .. } => {
-                let sequence = match Sequence::new(&self.loaded.tokenizer, &request.asks[at]) {
-                    Ok(sequence) => sequence,
-                    Err(error) => return work.fail(error),
-                };
-                let key = key_of(&request.picture, request.adapter.as_deref());
-                let live = Live { key: Some(key), sequence: Some(sequence), ..Live::new(work) };
-                return match self.features.get(&key, live.work.embeds()) {
-                    Some(seen) => self.admit_seen(live, seen),
-                    None => self.submit(priority, Entrance::Caption, live),
-                };
-            }
-        };
-        self.submit(priority, entrance, live);
-    }
-
-    fn submit(&mut self, priority: Priority, entrance: Entrance, live: Live) {
-        let id = RequestId(self.next_id);
-        self.next_id += 1;
-        self.live.insert(id, live);
-        self.scheduler.submit(id, priority, entrance);
-    }
-
-    /// Takes in an ask whose picture has been seen, and those that came with it.
-    fn admit_seen(&mut self, mut live: Live, seen: Seen) {
-        let (priority, others) = (live.work.priority(), live.work.take_others());
-        live.seen = Some(seen.clone());
-        self.submit(priority, Entrance::CaptionSeen, live);
-        self.admit_others(priority, others, &seen);
-    }
-
-    /// Takes in the other asks about a picture that has been seen.
-    fn admit_others(&mut self, priority: Priority, others: Vec<Work>, seen: &Seen) {
-        for work in others {
-            let Work::Caption { request, at, .. } = &work else { continue };
-            match Sequence::new(&self.loaded.tokenizer, &request.asks[*at]) {
-                Ok(sequence) => {
-                    let live = Live { seen: Some(seen.clone()), sequence: Some(sequence), ..Live::new(work) };
-                    self.submit(priority, Entrance::CaptionSeen, live);
-                }
-                Err(error) => work.fail(error),
-            }
-        }
-    }
-
-    fn sweep_cancelled(&mut self) {
-        let gone: Vec<RequestId> =
-            self.live.iter().filter(|(_, live)| live.work.is_cancelled()).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.leave(id);
-        }
-    }
-
-    /// Takes a request out of the scheduler and the cache.
-    fn leave(&mut self, id: RequestId) -> Option<Live> {
-        if let Some(slot) = self.scheduler.finish(id) {
-            self.cache.free(slot);
-        }
-        self.live.remove(&id)
-    }
-
     fn run_batch(&mut self, batch: NextBatch) {
         let limits = self.scheduler.limits();
         let (stage, rows, capacity) = match &batch {
@@ -283,39 +221,6 @@ impl DeviceThread {
         }
     }
 
-    fn seen(&mut self, id: RequestId, sight: Sight) {
-        let Some(live) = self.live.get_mut(&id) else { return };
-        if let Some(key) = live.key {
-            match sight.for_caption() {
-                Some(seen) => {
-                    self.features.insert(key, seen.clone());
-                    live.seen = Some(seen.clone());
-                    let (priority, others) = (live.work.priority(), live.work.take_others());
-                    self.admit_others(priority, others, &seen);
-                }
-                None => self.fail(id, EngineError::Model("the vision step gave no image tokens".to_owned())),
-            }
-            return;
-        }
-        let Some(live) = self.leave(id) else { return };
-        // Nobody listening is fine: the request was cancelled.
-        match live.work {
-            Work::Picture { reply, .. } => {
-                let vectors = sight.embedding.map(|flat| vectors(&flat, self.dimension()));
-                let _ = reply.send(vectors.ok_or(EngineError::NoRetrievalHead));
-            }
-            Work::Match { reply, .. } => {
-                let _ = reply.send(sight.log_odds.ok_or(EngineError::NoRetrievalHead));
-            }
-            Work::Caption { .. } | Work::Text { .. } => {}
-        }
-    }
-
-    /// Values of an embedding's vector.
-    fn dimension(&self) -> usize {
-        self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim)
-    }
-
     /// Prefill or decode of these seats; in halves after a failure, as for [`Self::vision`].
     fn seats(&mut self, stage: Stage, seats: &[Seat]) {
         if seats.is_empty() || self.fatal.is_some() {
@@ -365,18 +270,6 @@ impl DeviceThread {
         }
     }
 
-    /// Seats of the same adapter side by side: each adapter's products run once a step. No row's numbers depend on it.
-    fn by_adapter<'a>(&self, seats: &'a [Seat]) -> Cow<'a, [Seat]> {
-        let digest =
-            |seat: &Seat| self.live.get(&seat.request)?.work.adapter().map(|adapter| adapter.digest());
-        if seats.iter().all(|seat| digest(seat).is_none()) {
-            return Cow::Borrowed(seats);
-        }
-        let mut sorted = seats.to_vec();
-        sorted.sort_by_key(digest);
-        Cow::Owned(sorted)
-    }
-
     /// Notes that memory ran out, so that the next batches are smaller. True when one row alone does not fit: then this
     /// worker can do nothing, and the requests are for another one.
     fn is_fatal(&mut self, stage: Stage, rows: usize, error: &EngineError) -> bool {
@@ -402,89 +295,9 @@ impl DeviceThread {
         })
     }
 
-    fn prefill_rows(&self, seats: &[Seat]) -> Result<Vec<PrefillRow>, EngineError> {
-        seats
-            .iter()
-            .map(|seat| {
-                let (sequence, seen) = self
-                    .live
-                    .get(&seat.request)
-                    .and_then(|live| live.sequence.as_ref().zip(live.seen.as_ref()))
-                    .ok_or_else(|| EngineError::Model("a prompt came before its picture".to_owned()))?;
-                let embeds = self.loaded.model.embed_prompt(sequence.prompt(), &seen.image_tokens)?;
-                let adapter = self.live.get(&seat.request).and_then(|live| live.work.adapter().cloned());
-                Ok(PrefillRow { slot: seat.slot, embeds, adapter })
-            })
-            .collect()
-    }
-
     fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
-        let rows = seats
-            .iter()
-            .map(|seat| {
-                let token = self
-                    .live
-                    .get(&seat.request)
-                    .and_then(|live| live.sequence.as_ref()?.last_token())
-                    .ok_or_else(|| EngineError::Model("a sequence went on before its prompt".to_owned()))?;
-                Ok(DecodeRow { slot: seat.slot, token })
-            })
-            .collect::<Result<Vec<_>, EngineError>>()?;
+        let rows = self.decode_rows(seats)?;
         self.network.decode(&rows, &mut self.cache)
-    }
-
-    /// Chooses a row's next token and ends the sequence if it was the last.
-    fn say(&mut self, seat: Seat, logits: &[f32]) {
-        let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
-        let Some(sequence) = self.live.get_mut(&seat.request).and_then(|live| live.sequence.as_mut()) else {
-            return;
-        };
-        match sequence.say(logits) {
-            Ok(Some(reason)) => self.end(seat.request, reason),
-            Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
-            Ok(None) => {}
-            Err(error) => self.fail(seat.request, error),
-        }
-    }
-
-    fn end(&mut self, id: RequestId, reason: StopReason) {
-        let Some(Live {
-            work: Work::Caption { request, at, reply, .. },
-            sequence: Some(sequence),
-            seen,
-            device,
-            ..
-        }) = self.leave(id)
-        else {
-            return;
-        };
-        let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed && at == 0);
-        let said = sequence.result(&self.loaded.tokenizer, reason);
-        // Nobody listening is fine: the request was cancelled.
-        let _ = reply.send(said.map(|said| OneAnswer { said, embedding, device }));
-    }
-
-    fn fail(&mut self, id: RequestId, error: EngineError) {
-        if let Some(live) = self.leave(id) {
-            live.work.fail(error);
-        }
-    }
-}
-
-fn wanted(work: &Work) -> Option<Wanted<'_>> {
-    match work {
-        Work::Caption { request, .. } => Some(Wanted {
-            picture: &request.picture,
-            caption: true,
-            embed: request.embed,
-            adapter: request.adapter.as_ref(),
-            text: None,
-        }),
-        Work::Picture { picture, .. } => Some(Wanted::embedding(picture)),
-        Work::Match { picture, text, .. } => {
-            Some(Wanted { embed: false, text: Some(&text.0), ..Wanted::embedding(picture) })
-        }
-        Work::Text { .. } => None,
     }
 }
 

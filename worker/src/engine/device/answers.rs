@@ -1,0 +1,82 @@
+//! What a step's rows mean to those who asked.
+
+use captionfleet_model::StopReason;
+
+use super::DeviceThread;
+use crate::engine::EngineError;
+use crate::engine::request::{OneAnswer, RequestId, Work};
+use crate::engine::scheduler::Seat;
+use crate::engine::sequence::Live;
+use crate::engine::step::{Sight, vectors};
+
+impl DeviceThread {
+    pub(super) fn seen(&mut self, id: RequestId, sight: Sight) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        if let Some(key) = live.key {
+            match sight.for_caption() {
+                Some(seen) => {
+                    self.features.insert(key, seen.clone());
+                    live.seen = Some(seen.clone());
+                    let (priority, others) = (live.work.priority(), live.work.take_others());
+                    self.admit_others(priority, others, &seen);
+                }
+                None => self.fail(id, EngineError::Model("the vision step gave no image tokens".to_owned())),
+            }
+            return;
+        }
+        let Some(live) = self.leave(id) else { return };
+        // Nobody listening is fine: the request was cancelled.
+        match live.work {
+            Work::Picture { reply, .. } => {
+                let vectors = sight.embedding.map(|flat| vectors(&flat, self.dimension()));
+                let _ = reply.send(vectors.ok_or(EngineError::NoRetrievalHead));
+            }
+            Work::Match { reply, .. } => {
+                let _ = reply.send(sight.log_odds.ok_or(EngineError::NoRetrievalHead));
+            }
+            Work::Caption { .. } | Work::Text { .. } => {}
+        }
+    }
+
+    /// Values of an embedding's vector.
+    pub(super) fn dimension(&self) -> usize {
+        self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim)
+    }
+
+    /// Chooses a row's next token and ends the sequence if it was the last.
+    pub(super) fn say(&mut self, seat: Seat, logits: &[f32]) {
+        let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
+        let Some(sequence) = self.live.get_mut(&seat.request).and_then(|live| live.sequence.as_mut()) else {
+            return;
+        };
+        match sequence.say(logits) {
+            Ok(Some(reason)) => self.end(seat.request, reason),
+            Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
+            Ok(None) => {}
+            Err(error) => self.fail(seat.request, error),
+        }
+    }
+
+    fn end(&mut self, id: RequestId, reason: StopReason) {
+        let Some(Live {
+            work: Work::Caption { request, at, reply, .. },
+            sequence: Some(sequence),
+            seen,
+            device,
+            ..
+        }) = self.leave(id)
+        else {
+            return;
+        };
+        let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed && at == 0);
+        let said = sequence.result(&self.loaded.tokenizer, reason);
+        // Nobody listening is fine: the request was cancelled.
+        let _ = reply.send(said.map(|said| OneAnswer { said, embedding, device }));
+    }
+
+    pub(super) fn fail(&mut self, id: RequestId, error: EngineError) {
+        if let Some(live) = self.leave(id) {
+            live.work.fail(error);
+        }
+    }
+}
