@@ -10,6 +10,7 @@ mod colour;
 mod decode;
 mod error;
 mod frame;
+mod output;
 mod packets;
 mod pixels;
 mod probe;
