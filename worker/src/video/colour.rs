@@ -77,36 +77,36 @@ struct Spread<'a> {
     /// Size of the plane.
     columns: usize,
     rows: usize,
-    /// One row of it, between the stored ones.
+    /// One row of it, between the stored ones; the outermost colours are there twice, so that each has two neighbours.
     line: Vec<f32>,
-    /// The same for each pixel.
+    /// The same for each pixel, and one more where that makes pairs of them.
     spread: Vec<f32>,
 }
 
 impl<'a> Spread<'a> {
     fn new(plane: &'a [u8], planar: Planar, width: usize, height: usize) -> Self {
         let (columns, rows) = planar.colours(width, height);
-        Self { plane, planar, columns, rows, line: vec![0.0; columns], spread: vec![0.0; width] }
+        Self { plane, planar, columns, rows, line: vec![0.0; columns + 2], spread: vec![0.0; 2 * columns] }
     }
 
-    /// The colours of a row of pixels.
+    /// The colours of a row of pixels, at least as many as it has.
     fn row(&mut self, row: usize) -> &[f32] {
         let (near, far) = if self.planar.halves_rows() { neighbours(row, self.rows) } else { (row, row) };
         let stored = |row: usize| &self.plane[row * self.columns..(row + 1) * self.columns];
-        for ((value, near), far) in self.line.iter_mut().zip(stored(near)).zip(stored(far)) {
+        let last = self.columns;
+        for ((value, near), far) in self.line[1..=last].iter_mut().zip(stored(near)).zip(stored(far)) {
             *value = between(f32::from(*near), f32::from(*far));
         }
         if !self.planar.halves_columns() {
-            return &self.line;
+            return &self.line[1..=last];
         }
-        for (column, value) in self.spread.iter_mut().enumerate() {
-            let (near, far) = neighbours(column, self.columns);
-            let (near, far) = (self.line[near], self.line[far]);
-            *value = match (self.planar.is_left, column % 2) {
-                (false, _) => between(near, far),
-                (true, 0) => near,
-                (true, _) => f32::midpoint(near, far),
-            };
+        (self.line[0], self.line[last + 1]) = (self.line[1], self.line[last]);
+        // One loop for each place, without a look at it for every pixel: the compiler takes several pixels at once.
+        let pairs = self.spread.as_chunks_mut::<2>().0.iter_mut().zip(self.line.windows(3));
+        if self.planar.is_left {
+            pairs.for_each(|(pair, near)| *pair = [near[1], f32::midpoint(near[1], near[2])]);
+        } else {
+            pairs.for_each(|(pair, near)| *pair = [between(near[1], near[0]), between(near[1], near[2])]);
         }
         &self.spread
     }
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn shared_colours_lie_where_they_are_said_to() {
         let row = |plane: &[u8], planar, width, height, row| {
-            Spread::new(plane, planar, width, height).row(row).to_vec()
+            Spread::new(plane, planar, width, height).row(row)[..width].to_vec()
         };
         let left = Planar { is_left: true, ..PLAIN };
         assert_eq!(row(&[100, 200], PLAIN, 4, 2, 0), [100.0, 125.0, 175.0, 200.0]);

@@ -9,13 +9,11 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use captionfleet_proto::job::{SampleBy, Sampling};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::net::unix::pipe;
-use tokio::process::{Child, ChildStdout};
-use tokio::sync::mpsc;
+use tokio::process::Child;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::output::{Heard, Output};
 use super::selection;
 use super::tool::{self, VideoLimits, Words};
 use super::{Film, Frame, VideoError};
@@ -65,11 +63,8 @@ pub struct Decoding {
     limits: VideoLimits,
     started: Instant,
     child: Child,
-    times: mpsc::UnboundedReceiver<std::io::Result<String>>,
-    pixels: ChildStdout,
+    output: Output,
     words: JoinHandle<Words>,
-    /// The time on the line that was read last.
-    at: Option<u64>,
     /// Of all decoded frames, and of those inside the segment.
     first: Option<u64>,
     inside: Option<u64>,
@@ -95,7 +90,7 @@ impl Decoding {
         limits: &VideoLimits,
     ) -> Result<Self, VideoError> {
         let talk = |source| VideoError::Talk { program: PROGRAM, source };
-        let (times, their_end) = std::io::pipe().map_err(talk)?;
+        let (output, ends) = Output::new(film.pixels.bytes(film.width, film.height)).map_err(talk)?;
         let mut command = tool::command(PROGRAM);
         command.args(["-nostdin", "-copyts", "-noaccurate_seek"]);
         command.args(film.quirks.options());
@@ -113,12 +108,13 @@ impl Decoding {
         command.args(["-map", &format!("0:{}", film.stream), "-an", "-sn", "-dn", "-vf"]);
         command.arg(selection::graph(sampling, span, film));
         command.args(["-filter_threads", "1", "-fps_mode", "passthrough", "-flush_packets", "1"]);
-        command.args(["-f", "rawvideo", "pipe:1"]).stdin(Stdio::from(their_end));
+        // More threads for copying pixels would hold the last frame back, and wake each other for every one.
+        command.args(["-threads", "1", "-f", "rawvideo", "pipe:1"]);
+        command.stdin(Stdio::from(ends.lines)).stdout(Stdio::from(ends.pixels));
         let mut child = tool::start(&mut command, PROGRAM, limits)?;
-        // Our copy of the writing end must go, or the lines would never end.
+        // Our copies of the writing ends must go, or what is read would never end.
         drop(command);
-        let times = pipe::Receiver::from_owned_fd(times.into()).map_err(talk)?;
-        let (Some(pixels), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+        let Some(errors) = child.stderr.take() else {
             return Err(talk(std::io::Error::other("a pipe is missing")));
         };
         Ok(Self {
@@ -127,10 +123,8 @@ impl Decoding {
             limits: *limits,
             started: Instant::now(),
             child,
-            times: drain(times),
-            pixels,
+            output,
             words: tokio::spawn(tool::words(errors)),
-            at: None,
             first: None,
             inside: None,
             last: None,
@@ -146,30 +140,29 @@ impl Decoding {
     /// # Errors
     /// When ffmpeg falls silent, or cannot be talked to.
     pub async fn next(&mut self) -> Result<Option<Frame>, VideoError> {
-        while let Some(line) = self.line().await? {
-            if let Some(pts) = line.strip_prefix("frame:") {
-                self.at = time_of(pts);
-            } else if line == selection::SEEN {
-                self.see();
-                if self.next.is_some() {
-                    return Ok(None);
+        loop {
+            let heard = self.output.next(self.limits.silence).await;
+            match heard.map_err(|source| VideoError::Talk { program: PROGRAM, source })? {
+                Heard::Seen(ms) => {
+                    self.see(ms);
+                    if self.next.is_some() {
+                        return Ok(None);
+                    }
                 }
-            } else if line == selection::CHOSEN
-                && let Some(ms) = self.at
-            {
                 // After the last pixels the remaining lines still tell how far decoding came.
-                let Some(bytes) = self.read_pixels().await? else {
-                    self.lost = true;
-                    continue;
-                };
+                Heard::Chosen(_, None) => self.lost = true,
                 // Rows are told apart by their milliseconds.
-                if self.taken.is_none_or(|before| ms > before) {
+                Heard::Chosen(ms, Some(bytes)) if self.taken.is_none_or(|before| ms > before) => {
                     self.taken = Some(ms);
                     return Ok(Some(Frame::new(&self.film, ms, bytes)));
                 }
+                Heard::Chosen(..) => {}
+                Heard::Silence => {
+                    return Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence });
+                }
+                Heard::End => return Ok(None),
             }
         }
-        Ok(None)
     }
 
     /// When the first frame is shown that was decoded at all, wherever it lies; `None` as long as there was none.
@@ -177,9 +170,9 @@ impl Decoding {
         self.first
     }
 
-    fn see(&mut self) {
-        self.first = self.first.or(self.at);
-        let Some(ms) = self.at.filter(|ms| *ms >= self.span.start_ms) else { return };
+    fn see(&mut self, ms: Option<u64>) {
+        self.first = self.first.or(ms);
+        let Some(ms) = ms.filter(|ms| *ms >= self.span.start_ms) else { return };
         if let Some(last) = self.last {
             let gap = ms.saturating_sub(last);
             if self.widest_gap.is_none_or(|(widest, _)| gap > widest) {
@@ -269,65 +262,5 @@ impl Decoding {
         let short = end.saturating_sub(last);
         (short > 2000.max(3 * self.gap()))
             .then(|| VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms")))
-    }
-
-    async fn line(&mut self) -> Result<Option<String>, VideoError> {
-        match timeout(self.limits.silence, self.times.recv()).await {
-            Ok(line) => line.transpose().map_err(|source| VideoError::Talk { program: PROGRAM, source }),
-            Err(_) => Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence }),
-        }
-    }
-
-    /// The pixels of one frame; `None` if the program ended first.
-    async fn read_pixels(&mut self) -> Result<Option<Vec<u8>>, VideoError> {
-        let mut bytes = vec![0; self.film.pixels.bytes(self.film.width, self.film.height)];
-        let (mut filled, mut lines) = (0, self.times.len());
-        while filled < bytes.len() {
-            match timeout(self.limits.silence, self.pixels.read(&mut bytes[filled..])).await {
-                Ok(Ok(0)) => return Ok(None),
-                Ok(Ok(count)) => filled += count,
-                Ok(Err(source)) => return Err(VideoError::Talk { program: PROGRAM, source }),
-                // The last pixels may be held back until the next frame is chosen: decoding goes on meanwhile.
-                Err(_) if self.times.len() > lines => lines = self.times.len(),
-                Err(_) => return Err(VideoError::Stalled { program: PROGRAM, silence: self.limits.silence }),
-            }
-        }
-        Ok(Some(bytes))
-    }
-}
-
-/// Takes the lines as they come: a decoder that waits for them to be read would hold back the pixels that its reader
-/// waits for. There are as many as frames between two chosen ones, and a few in flight.
-fn drain(times: pipe::Receiver) -> mpsc::UnboundedReceiver<std::io::Result<String>> {
-    let (lines, drained) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        let mut times = BufReader::new(times).lines();
-        while let Some(line) = times.next_line().await.transpose() {
-            let failed = line.is_err();
-            if lines.send(line).is_err() || failed {
-                break;
-            }
-        }
-    });
-    drained
-}
-
-/// The milliseconds in `12   pts:480000  pts_time:0.48`, whose `pts` are microseconds.
-fn time_of(line: &str) -> Option<u64> {
-    let (_, rest) = line.split_once("pts:")?;
-    let us: i64 = rest.split_whitespace().next()?.parse().ok()?;
-    // As the filter rounds: what lies before the beginning belongs to no segment.
-    u64::try_from(us.saturating_add(500).div_euclid(1000)).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::time_of;
-
-    #[test]
-    fn times_are_rounded_microseconds() {
-        assert_eq!(time_of("7    pts:66667   pts_time:0.066667"), Some(67));
-        assert_eq!(time_of("0    pts:0       pts_time:0"), Some(0));
-        assert_eq!((time_of("0    pts:-21000  pts_time:-0.021"), time_of("0 pts:NOPTS")), (None, None));
     }
 }

@@ -11,6 +11,7 @@ mod decode;
 mod error;
 mod film;
 mod frame;
+mod output;
 mod packets;
 mod pixels;
 mod probe;

@@ -55,8 +55,8 @@ fn expression(sampling: &Sampling, span: Span) -> String {
         SampleBy::Keyframes => "1".to_owned(),
     };
     let Some(end) = span.end_ms else { return format!("{after}*({chosen})") };
-    // Everything behind the segment is let through, until the reader ends the program: ffmpeg holds the last chosen frame
-    // back until others come after it.
+    // Everything behind the segment is let through, until the reader ends the program: where ffmpeg holds the last chosen
+    // frame back, others must come after it.
     let at = ms("pts");
     format!("{after}*(lt({at},{end})*({chosen})+gte({at},{end}))")
 }

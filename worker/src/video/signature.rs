@@ -14,6 +14,8 @@ const CELLS: usize = 32;
 const FIELDS: usize = 8;
 /// Cells a side of a field.
 const FIELD: usize = CELLS / FIELDS;
+/// Rows of bytes whose sums two bytes hold.
+const ROWS: usize = (u16::MAX / u8::MAX as u16) as usize;
 
 /// A frame as it is compared.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,30 +71,40 @@ impl std::fmt::Debug for Signature {
 
 /// The means of all cells, row by row, of a plane of `N` bytes a pixel.
 fn means<const N: usize>(plane: &[u8], width: usize, height: usize) -> Vec<[f32; N]> {
+    let stride = (width * N).max(1);
     let mut means = Vec::with_capacity(CELLS * CELLS);
-    // Whole rows are added up first, which the compiler does for many columns at once.
-    let mut sums = vec![0_u32; width * N];
+    let mut sums = vec![0; width * N];
     for row in 0..CELLS {
         let rows = span(row, height);
-        sums.fill(0);
-        for line in plane[rows.start * width * N..rows.end * width * N].chunks_exact((width * N).max(1)) {
-            for (sum, value) in sums.iter_mut().zip(line) {
-                *sum += u32::from(*value);
-            }
-        }
-        for column in 0..CELLS {
-            let columns = span(column, width);
-            let mut totals = [0_u64; N];
-            for pixel in sums[columns.start * N..columns.end * N].as_chunks::<N>().0 {
-                for (total, sum) in totals.iter_mut().zip(pixel) {
-                    *total += u64::from(*sum);
+        let mut totals = [[0_u64; N]; CELLS];
+        for rows in plane[rows.start * stride..rows.end * stride].chunks(ROWS * stride) {
+            add_rows(&mut sums, rows);
+            for (column, totals) in totals.iter_mut().enumerate() {
+                let columns = span(column, width);
+                for pixel in sums[columns.start * N..columns.end * N].as_chunks::<N>().0 {
+                    for (total, sum) in totals.iter_mut().zip(pixel) {
+                        *total += u64::from(*sum);
+                    }
                 }
             }
-            let pixels = (rows.len() * columns.len()).max(1) as f32;
+        }
+        for (column, totals) in totals.into_iter().enumerate() {
+            let pixels = (rows.len() * span(column, width).len()).max(1) as f32;
             means.push(totals.map(|total| total as f32 / pixels));
         }
     }
     means
+}
+
+/// Adds up whole rows, at most [`ROWS`] of them, which the compiler does for many columns at once: the narrower the sums,
+/// the more.
+fn add_rows(sums: &mut [u16], rows: &[u8]) {
+    sums.fill(0);
+    for row in rows.chunks_exact(sums.len().max(1)) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += u16::from(*value);
+        }
+    }
 }
 
 fn byte(mean: f32) -> u8 {
@@ -137,7 +149,7 @@ mod tests {
 
     #[test]
     fn equal_frames_do_not_differ_and_opposites_do() {
-        for (width, height) in [(1, 1), (33, 7), (320, 240)] {
+        for (width, height) in [(1, 1), (33, 7), (320, 240), (2, 20_000)] {
             let [black, white] = [0, 255].map(|value| rgb(width, height, grey(width, height, value)));
             assert!(black.distance(&black) == 0.0 && black.distance(&white) == 1.0, "{width} x {height}");
         }

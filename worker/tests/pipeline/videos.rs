@@ -172,6 +172,22 @@ async fn a_static_film_costs_a_frame_a_minute() {
     assert_eq!(rows.iter().map(|row| row.frames).collect::<Vec<_>>(), [Some(60); 10]);
 }
 
+/// Of a still film with noise at most a twentieth of the frames is captioned; that the noise is there shows where far less of
+/// a change counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_noisy_still_film_costs_few_frames() {
+    let bench = Bench::new().await;
+    let path = bench.folder.path().join("noisy.mp4");
+    let source = ["-f", "lavfi", "-i", "smptebars=size=320x240:rate=2:duration=60,noise=alls=30:allf=t"];
+    ffmpeg(&[&source[..], &["-c:v", "libx264", "-preset", "ultrafast", "-crf", "20"]].concat(), &path);
+    let rows = rows_of(&bench, "default", vec![segment(&path, 0, None, Sampling::default())]).await;
+    assert_gapless(&rows, 60_000);
+    assert_eq!(rows.iter().filter_map(|row| row.frames).sum::<u32>(), 60);
+    assert!((1..=3).contains(&rows.len()), "{:?}", spans(&rows));
+    let rows = rows_of(&bench, "strict", vec![segment(&path, 0, None, every(1000, 0.0005))]).await;
+    assert!(rows.len() > 50, "{:?}", spans(&rows));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_does_not_wait_for_the_rest_of_the_film() {
     let mut bench = Bench::new().await;
