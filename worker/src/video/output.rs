@@ -1,8 +1,8 @@
 //! What a decoder puts out: lines that tell times, and pixels.
 //!
-//! Both come in small pieces, a line for every frame that is decoded. Whoever waits for them is woken for each piece, and
-//! all that waking costs as much as a few still frames cost to decode. So nothing waits: what has come is taken every
-//! millisecond, as long as the pipe of the pixels has room for a frame and the decoder goes on meanwhile.
+//! Both come in small pieces, a line for every frame that is decoded. Whoever waits for them is woken for each piece, which
+//! costs more than taking it. So nothing waits: what has come is taken every millisecond, as long as the pipe of the pixels
+//! has room for a frame and the decoder goes on meanwhile.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -273,7 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_frame_may_be_larger_than_any_pipe() {
-        let frame: Vec<u8> = (0..(3 << 20) + 1).map(|index| (index % 251) as u8).collect();
+        let frame: Vec<u8> = (0..=3 << 20).map(|index| (index % 251) as u8).collect();
         let (mut output, mut ends) = Output::new(frame.len()).unwrap();
         assert!(!output.is_roomy);
         let written = frame.clone();
