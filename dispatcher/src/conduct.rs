@@ -1,6 +1,7 @@
 //! One submission from its plan to its last row: copy, write down, publish, follow, report.
 
 use crate::config::settings::WorkSettings;
+use crate::exchange::new_id;
 use crate::fleet::Fleet;
 use crate::ledger::{Book, Followed, Follower, Observed, Tally, Watched, Watcher};
 use crate::output::counted;
@@ -222,7 +223,8 @@ impl Submission<'_> {
         let broker = self.fleet.broker.clone();
         let mailbox = match (self.way.detach, runs.last()) {
             (false, Some((manifest, _))) => {
-                let name = format!("run-{}-{}", manifest.run, std::process::id());
+                // Of this submission alone: whoever shared it would take the other's outcomes.
+                let name = format!("run-{}-{}", manifest.run, new_id()?);
                 Some(broker.open_mailbox(&name).await?)
             }
             _ => None,

@@ -28,9 +28,13 @@ pub fn counted(count: u64, noun: &str) -> String {
     }
 }
 
-/// Text from outside, made safe for a terminal: control characters become spaces.
+/// Text from outside, made safe for a terminal and a page: control characters become spaces, and so do those that turn
+/// the direction of what follows and may never turn it back.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
+    let steers = |letter: char| {
+        letter.is_control() || matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|letter| if steers(letter) { ' ' } else { letter }).collect()
 }
 
 /// At most `width` characters of `text`, the end replaced by "…" where it was cut.
@@ -57,6 +61,7 @@ mod tests {
     #[test]
     fn text_from_outside_cannot_steer_the_terminal() {
         assert_eq!(plain("a\x1b[31mred\nb"), "a [31mred b");
+        assert_eq!(plain("gpj.\u{202e}exe.\u{2067}ü عربي"), "gpj. exe. ü عربي");
     }
 
     #[test]

@@ -146,6 +146,46 @@ async fn a_service_that_was_killed_goes_on_with_its_run() {
     verified.success().unwrap();
 }
 
+/// Who asks again for what is being done must neither take its outcomes nor have it done twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_by_several_at_once_is_done_once() {
+    let fleet = Fleet::new("asked-again").unwrap();
+    let source = fleet.folder().join("in");
+    pictures::scenes(&source, 300, 44);
+    let archive = fleet.folder().join("archive").display().to_string();
+    let service = fleet.start_service("service", ["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
+    let at = port(&service).await;
+    let order = serde_json::json!({"sources": [source], "job_size": 4}).to_string();
+    let asked = (0..4).map(|_| http(at, "POST", "/api/v1/submissions", &order));
+    let mut runs = Vec::new();
+    for answer in futures::future::join_all(asked).await {
+        let (status, submitted) = answer.unwrap();
+        assert!(status.contains(" 202 "), "{status} {submitted}");
+        let submitted: Value = serde_json::from_str(&submitted).unwrap();
+        let address = format!("/api/v1/submissions/{}", submitted["id"].as_str().unwrap());
+        let planned =
+            until_at(at, &address, |one| one["phase"] != "planning" && one["phase"] != "beginning").await;
+        runs.extend(planned["runs"].as_array().unwrap().iter().map(|run| run.as_str().unwrap().to_owned()));
+    }
+    assert_eq!(runs.len(), 1, "{runs:?}");
+    let done = until(at, &runs[0], |run| run["state"] == "finished").await;
+    assert_eq!(done["ok"], 300, "{done}");
+    let (_, metrics) = http_get(at, "/metrics").await.unwrap();
+    assert!(metrics.contains("captionfleet_dispatcher_jobs_published_total 75"), "{metrics}");
+    let pause = format!("/api/v1/runs/{}/pause", runs[0]);
+    let (status, told) = http(at, "POST", &pause, "").await.unwrap();
+    assert!(status.contains(" 409 ") && told.contains("is finished"), "{status} {told}");
+    fleet.dispatcher(["verify", "--archive", &archive]).await.unwrap().success().unwrap();
+
+    // A picture that cannot be looked at is the asker's fault, and no reason to ask again.
+    let (status, kept) = http(at, "POST", "/api/v1/uploads", "P2\n20 20\n255\n1 2 3").await.unwrap();
+    assert!(status.contains(" 201 "), "{status} {kept}");
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    let search = format!("/api/v1/search?upload={}", kept["upload"].as_str().unwrap());
+    let (status, told) = http_get(at, &search).await.unwrap();
+    assert!(status.contains(" 422 ") && told.contains("truncated"), "{status} {told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_can_reach_needs_a_token() {
     let fleet = Fleet::new("open-service").unwrap();

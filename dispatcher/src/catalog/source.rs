@@ -54,7 +54,7 @@ impl Source {
             return Err(scheme());
         }
         if text.is_empty() {
-            return Err(CatalogError::Missing { path: PathBuf::new() });
+            return Err(CatalogError::Scheme { location: "a source without a name".to_owned() });
         }
         Ok(Self::Local(PathBuf::from(text)))
     }
@@ -113,5 +113,7 @@ mod tests {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse("odd:name.jpg").is_ok());
+        let told = parse("").map_err(|error| error.to_string());
+        assert!(told.is_err_and(|told| told.contains("without a name")));
     }
 }

@@ -48,7 +48,7 @@ impl Gate {
     }
 
     /// Waits until one more job may go out.
-    pub(super) async fn pass(&self) {
+    pub(crate) async fn pass(&self) {
         let mut closed = self.closed.subscribe();
         loop {
             // The sender lives as long as `self`.

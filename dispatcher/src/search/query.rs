@@ -17,6 +17,25 @@ pub struct Embedded {
     pub space: String,
 }
 
+/// What is wrong with a picture itself, in the codes of rows.
+const OF_PICTURES: [&str; 6] =
+    ["empty", "unsupported_format", "truncated", "corrupt", "too_large", "too_many_pixels"];
+
+/// A worker's word that it cannot embed a query.
+#[derive(Debug, thiserror::Error)]
+#[error("the query cannot be embedded ({code}): {message}")]
+pub struct NotEmbedded {
+    code: String,
+    message: String,
+}
+
+impl NotEmbedded {
+    /// Whether the query's picture is the reason, so that asking again is of no use.
+    pub fn is_about_its_picture(&self) -> bool {
+        OF_PICTURES.contains(&self.code.as_str())
+    }
+}
+
 /// Asks the workers of `broker` to embed `query`, and waits at most `patience` and until `gone`.
 pub async fn embed(
     broker: &dyn Broker,
@@ -38,8 +57,6 @@ pub async fn embed(
         SearchResult::Ok { embedding, embedding_space, .. } => {
             Ok(Embedded { vectors: embedding, space: embedding_space })
         }
-        SearchResult::Err { code, message } => {
-            anyhow::bail!("the query cannot be embedded ({code}): {message}")
-        }
+        SearchResult::Err { code, message } => Err(NotEmbedded { code, message }.into()),
     }
 }

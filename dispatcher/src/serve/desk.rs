@@ -13,6 +13,7 @@ use super::members::Members;
 use crate::archive;
 use crate::conduct::{Submission, Way};
 use crate::history;
+use crate::ledger::Watcher as _;
 use crate::plan::{ContinuedRun, Plan};
 use crate::prepare::Prepared;
 use crate::progress::Display;
@@ -217,10 +218,11 @@ impl Desk {
             let ready = order.prepared(ground, &settings).await?;
             anyhow::Ok(ready)
         };
-        let prepared = tokio::select! {
+        let mut prepared = tokio::select! {
             prepared = planned => prepared?,
             () = one.stop().cancelled() => return Ok(()),
         };
+        self.leave_to_others(&mut prepared.plan, one).await;
         let way = Way {
             detach: false,
             by_service: true,
@@ -246,6 +248,28 @@ impl Desk {
         submission.execute(runs, &mut report).await?;
         one.reported(&report);
         Ok(())
+    }
+
+    /// Takes out of a plan the runs that another submission is at: who pauses or cancels a run must hold all of its jobs.
+    async fn leave_to_others(&self, plan: &mut Plan, one: &Submitted) {
+        let mut ours = Vec::with_capacity(plan.continued.len());
+        for run in plan.continued.drain(..) {
+            match self.working_on(&run.manifest.run) {
+                Some(other) if !other.stop().is_cancelled() => {
+                    one.remark(&format!(
+                        "run {} has items of these sources and is being worked on by submission {}",
+                        run.manifest.run, other.id
+                    ));
+                }
+                // It was cancelled a moment ago; who asks for its items again wants them.
+                Some(other) => {
+                    other.ended().await;
+                    ours.push(run);
+                }
+                None => ours.push(run),
+            }
+        }
+        plan.continued = ours;
     }
 
     fn submitted(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Submitted>>> {

@@ -19,7 +19,8 @@ use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::video::small_jpeg;
 use sha2::{Digest as _, Sha256};
 use shelf::Shelf;
-use tokio::sync::Semaphore;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::staging::readable;
 
@@ -49,13 +50,13 @@ impl Size {
 /// Reads and shrinks pictures, and keeps the small ones.
 #[derive(Debug)]
 pub struct Media {
-    room: Semaphore,
+    room: Arc<Semaphore>,
     shelf: Shelf,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { room: Semaphore::new(AT_ONCE), shelf: Shelf::default() }
+        Self { room: Arc::new(Semaphore::new(AT_ONCE)), shelf: Shelf::default() }
     }
 }
 
@@ -81,23 +82,28 @@ impl Media {
         if let Some(bytes) = self.shelf.get(&tag) {
             return Ok(Jpeg { bytes, tag });
         }
-        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let seat = self.seat().await?;
         // Someone else may have asked for the same meanwhile.
         if let Some(bytes) = self.shelf.get(&tag) {
             return Ok(Jpeg { bytes, tag });
         }
         let bytes = original(ground, &row.item, sha256).await?;
-        let bytes = shrunk(bytes, sha256.clone(), size.side(), row.item.to_string()).await?;
+        let bytes = shrunk(seat, bytes, sha256.clone(), size.side(), row.item.to_string()).await?;
         self.shelf.put(&tag, &bytes);
         Ok(Jpeg { bytes, tag })
     }
 
+    async fn seat(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.room.clone().acquire_owned().await.map_err(|_| ending())
+    }
+
     /// An uploaded picture.
     pub async fn upload(&self, ground: &Ground, sha256: &str, size: Size) -> Result<Jpeg, Problem> {
-        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let seat = self.seat().await?;
         let object = ground.archive.get(&layout::query_image(sha256), MOST_BYTES).await?;
         let bytes =
-            shrunk(object.bytes, sha256.to_owned(), size.side(), "the uploaded picture".to_owned()).await?;
+            shrunk(seat, object.bytes, sha256.to_owned(), size.side(), "the uploaded picture".to_owned())
+                .await?;
         Ok(Jpeg { bytes, tag: format!("{sha256}-{}", size.side()) })
     }
 }
@@ -170,7 +176,13 @@ async fn staged(ground: &Ground, item: &ItemUri, sha256: &str) -> Result<Option<
     }
 }
 
-async fn shrunk(bytes: Bytes, sha256: String, side: u32, name: String) -> Result<Bytes, Problem> {
+async fn shrunk(
+    seat: OwnedSemaphorePermit,
+    bytes: Bytes,
+    sha256: String,
+    side: u32,
+    name: String,
+) -> Result<Bytes, Problem> {
     let work = move || {
         let picture = decode(&bytes, &DecodeLimits::default()).map_err(|error| {
             let detail = format!("{name} cannot be shown: {error}");
@@ -180,7 +192,20 @@ async fn shrunk(bytes: Bytes, sha256: String, side: u32, name: String) -> Result
             Problem::new(StatusCode::BAD_GATEWAY, "no_picture", format!("{sha256} cannot be shrunk"))
         })
     };
-    tokio::task::spawn_blocking(work).await.map_err(|_| ending())?
+    seated(seat, work).await?
+}
+
+/// Does what takes a seat until it is done, also when nobody waits for it any more: a thread cannot be stopped, and clients
+/// that come and go would have as many pictures in memory as they like.
+async fn seated<T: Send + 'static>(
+    seat: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Problem> {
+    let seated = move || {
+        let _seat = seat;
+        work()
+    };
+    tokio::task::spawn_blocking(seated).await.map_err(|_| ending())
 }
 
 fn ending() -> Problem {
@@ -189,7 +214,24 @@ fn ending() -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::is_picture;
+    #![allow(clippy::unwrap_used)]
+
+    use super::{is_picture, seated};
+    use futures::FutureExt as _;
+    use std::sync::Arc;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn who_leaves_makes_no_room_before_the_work_is_done() {
+        let room = Arc::new(Semaphore::new(1));
+        let (done, waiting) = std::sync::mpsc::channel::<()>();
+        let seat = room.clone().acquire_owned().await.unwrap();
+        let left = seated(seat, move || waiting.recv().is_err()).now_or_never();
+        assert!(left.is_none());
+        assert_eq!(room.available_permits(), 0);
+        drop(done);
+        drop(room.acquire().await.unwrap());
+    }
 
     #[test]
     fn what_is_no_picture_is_not_taken_for_one() {

@@ -1,6 +1,7 @@
 //! The pages: files in this program, the same for everyone. All data comes from the API.
 
 use super::Service;
+use super::http::conditional::is_known;
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -52,7 +53,7 @@ pub fn router() -> Router<Arc<Service>> {
 }
 
 fn file(headers: &HeaderMap, kind: &'static str, text: &'static str, tag: &str) -> Response {
-    let mut response = if headers.get(header::IF_NONE_MATCH).is_some_and(|known| known == tag) {
+    let mut response = if is_known(headers, tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -8,7 +8,7 @@ use super::http::problem::Problem;
 use super::members::Members;
 use crate::archive;
 use crate::exchange::{exchange, new_id};
-use crate::search::query::{Embedded, embed};
+use crate::search::query::{Embedded, NotEmbedded, embed};
 use crate::search::rerank;
 use anyhow::Context as _;
 use axum::http::StatusCode;
@@ -160,5 +160,11 @@ fn ending() -> Problem {
 }
 
 fn unanswered(error: &anyhow::Error) -> Problem {
-    Problem::unavailable("not_answered", crate::exit::line(error))
+    let detail = crate::exit::line(error);
+    match error.downcast_ref::<NotEmbedded>() {
+        Some(refused) if refused.is_about_its_picture() => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "picture_refused", detail)
+        }
+        _ => Problem::unavailable("not_answered", detail),
+    }
 }

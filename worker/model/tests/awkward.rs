@@ -95,6 +95,13 @@ fn every_kind_and_size_of_picture_is_read() {
         ("YCCK", committed("jpeg_ycck.jpg"), "48x33"),
         ("progressive", committed("jpeg_48x33_q75_s2_p.jpg"), "48x33"),
         ("icon", committed("ico_45x31.ico"), "45x31"),
+        ("BigTIFF", tiff(Tiff { is_big: true, ..Tiff::default() }), "20x30"),
+        (
+            "BigTIFF, most significant byte first",
+            tiff(Tiff { is_big: true, msb_first: true, ..Tiff::default() }),
+            "20x30",
+        ),
+        ("TIFF with LZW", tiff(Tiff { pixels: Stored::Lzw, ..Tiff::default() }), "20x30"),
         ("animated GIF", animated_gif(), "64x48"),
         ("animated PNG", animated_png(), "64x48"),
         ("animated WebP", animated_webp(), "64x48"),
@@ -147,12 +154,135 @@ fn a_picture_cut_anywhere_is_truncated() {
         ("WebP", encoded(&rgb, ImageFormat::WebP)),
         ("BMP", encoded(&rgb, ImageFormat::Bmp)),
         ("TIFF", encoded(&rgb, ImageFormat::Tiff)),
+        ("TIFF with LZW behind its directory", tiff(Tiff { pixels: Stored::Lzw, ..Tiff::default() })),
+        ("BigTIFF", tiff(Tiff { is_big: true, ..Tiff::default() })),
+        ("PNM in digits", [&b"P2\n8 8\n255\n"[..], &b"7 ".repeat(64)].concat()),
+        ("PNM", [&b"P6\n8 8\n255\n"[..], &[7; 192]].concat()),
     ] {
         for tenth in 1..10 {
             let cut = &whole[..whole.len() * tenth / 10];
             assert_eq!(outcome(cut), "truncated", "{name} at {tenth}0 %");
         }
     }
+}
+
+/// A palette is found in BigTIFF as well: without it, its indices are no colours.
+#[test]
+fn a_palette_is_read_from_every_kind_of_tiff() {
+    for (is_big, msb_first) in [(false, false), (false, true), (true, false), (true, true)] {
+        let picture = pixels(&tiff(Tiff { is_big, msb_first, pixels: Stored::Palette }));
+        assert_eq!(picture.rgb[..6], [255, 254, 253, 254, 253, 252], "{is_big} {msb_first}");
+    }
+}
+
+/// Each scan is a pass over the whole picture: what a thumbnail may have would keep a large one busy for minutes.
+#[test]
+fn the_larger_a_jpeg_the_fewer_scans_it_may_have() {
+    let whole = committed("jpeg_48x33_q75_s2_p.jpg");
+    let last = whole.windows(2).rposition(|marker| marker == [0xff, 0xda]).unwrap();
+    let (before, scan) = (&whole[..last], &whole[last..whole.len() - 2]);
+    let mut many = [before, &scan.repeat(400), &[0xff, 0xd9]].concat();
+    assert_eq!(outcome(&many), "48x33");
+    let frame = many.windows(2).position(|marker| marker == [0xff, 0xc2]).unwrap();
+    many[frame + 5..frame + 9].copy_from_slice(&[4000_u16.to_be_bytes(), 4000_u16.to_be_bytes()].concat());
+    let error = decode(&many, &DecodeLimits::default()).unwrap_err();
+    assert_eq!(error.code(), "corrupt");
+    assert!(error.to_string().contains("313 scans"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_with_a_jpeg_is_said_in_words() {
+    let error = decode(&[0xff, 0xd8, 0xff, 0xd9], &DecodeLimits::default()).unwrap_err();
+    assert!(error.to_string().contains("no image"), "{error}");
+}
+
+/// How a made-up TIFF of 20 x 30 pixels is written; its directory stands before its pixels.
+#[derive(Clone, Copy, Default)]
+struct Tiff {
+    is_big: bool,
+    msb_first: bool,
+    pixels: Stored,
+}
+
+/// What is behind the directory.
+#[derive(Clone, Copy, Default, PartialEq)]
+enum Stored {
+    #[default]
+    Grey,
+    Lzw,
+    Palette,
+}
+
+fn tiff(how: Tiff) -> Vec<u8> {
+    const WIDTH: u32 = 20;
+    const HEIGHT: u32 = 30;
+    const SHORT: u16 = 3;
+    const LONG: u16 = 4;
+    let samples: Vec<u8> = (0..WIDTH * HEIGHT).map(|place| place as u8).collect();
+    let samples = if how.pixels == Stored::Lzw { lzw(&samples) } else { samples };
+    let ordered = |value: u64, size: usize| {
+        if how.msb_first {
+            value.to_be_bytes()[8 - size..].to_vec()
+        } else {
+            value.to_le_bytes()[..size].to_vec()
+        }
+    };
+    let number = if how.is_big { 8 } else { 4 };
+    let directory = if how.is_big { 16 } else { 8 };
+    let (pixels, palette) = (400, 400 + samples.len());
+    let mut entries = vec![
+        (256, LONG, 1, WIDTH),
+        (257, LONG, 1, HEIGHT),
+        (258, LONG, 1, 8),
+        (259, LONG, 1, if how.pixels == Stored::Lzw { 5 } else { 1 }),
+        (262, SHORT, 1, if how.pixels == Stored::Palette { 3 } else { 1 }),
+        (273, LONG, 1, pixels),
+        (277, LONG, 1, 1),
+        (278, LONG, 1, HEIGHT),
+        (279, LONG, 1, samples.len() as u32),
+    ];
+    entries.extend((how.pixels == Stored::Palette).then_some((320, SHORT, 768, palette as u32)));
+    let mut bytes = if how.msb_first { b"MM".to_vec() } else { b"II".to_vec() };
+    bytes.extend(ordered(if how.is_big { 43 } else { 42 }, 2));
+    if how.is_big {
+        bytes.extend([ordered(8, 2), ordered(0, 2)].concat());
+    }
+    bytes.extend(ordered(directory, number));
+    bytes.extend(ordered(entries.len() as u64, if how.is_big { 8 } else { 2 }));
+    for (tag, kind, count, value) in entries {
+        let size = match (kind, count) {
+            (SHORT, 1) => 2,
+            (LONG, 1) => 4,
+            _ => number,
+        };
+        let mut value = ordered(u64::from(value), size);
+        value.resize(number, 0);
+        bytes.extend([ordered(tag, 2), ordered(kind.into(), 2), ordered(count, number), value].concat());
+    }
+    bytes.resize(pixels as usize, 0);
+    bytes.extend(samples);
+    if how.pixels == Stored::Palette {
+        for channel in 0..3 {
+            bytes.extend(
+                (0..256_u64).flat_map(|index| ordered((255 - index - channel.min(255 - index)) << 8, 2)),
+            );
+        }
+    }
+    bytes
+}
+
+/// LZW as TIFF has it, which looks nothing up: the table is cleared before it needs wider codes.
+fn lzw(samples: &[u8]) -> Vec<u8> {
+    const CLEAR: u16 = 256;
+    const END: u16 = 257;
+    let chunks = samples
+        .chunks(200)
+        .flat_map(|chunk| std::iter::once(CLEAR).chain(chunk.iter().map(|&sample| u16::from(sample))));
+    let bits = chunks.chain([END]).flat_map(|code| (0..9).rev().map(move |bit| code >> bit & 1 == 1));
+    let bits: Vec<bool> = bits.collect();
+    bits.chunks(8)
+        .map(|byte| byte.iter().enumerate().fold(0, |sum, (place, &bit)| sum | u8::from(bit) << (7 - place)))
+        .collect()
 }
 
 fn exif(orientation: u8) -> Vec<u8> {

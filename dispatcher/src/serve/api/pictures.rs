@@ -2,6 +2,7 @@
 
 use super::item;
 use crate::serve::Service;
+use crate::serve::http::conditional::is_known;
 use crate::serve::http::extract::Asked;
 use crate::serve::http::operation::Operation;
 use crate::serve::http::problem::Problem;
@@ -75,9 +76,7 @@ async fn picture(
 
 fn answer(headers: &HeaderMap, jpeg: Jpeg) -> Response {
     let tag = format!("\"{}\"", jpeg.tag);
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    let same = known.is_some_and(|known| known.split(',').any(|one| one.trim() == tag));
-    let mut response = if same {
+    let mut response = if is_known(headers, &tag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         ([(header::CONTENT_TYPE, "image/jpeg")], jpeg.bytes).into_response()

@@ -191,6 +191,7 @@ async fn pause(
     Named(run): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let manifest = manifest(&service, &run_id(&run)?).await?;
+    check_unfinished(&service, &manifest, "pause").await?;
     service.desk.pause(&manifest.run).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -209,10 +210,7 @@ async fn cancel(
     Named(run): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let manifest = manifest(&service, &run_id(&run)?).await?;
-    let standing = service.progress.look(&*service.ground.archive, &manifest.run).await?;
-    if standing.jobs_done >= manifest.jobs {
-        return Err(Problem::conflict(format!("run {run} is finished: there is nothing to cancel")));
-    }
+    check_unfinished(&service, &manifest, "cancel").await?;
     service.desk.cancel(&manifest.run).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -232,6 +230,15 @@ async fn retry(
     let one = service.desk.submit(Order::Retry { manifest, failed: standing.failed })?;
     drop(tokio::time::timeout(std::time::Duration::from_secs(10), one.planned_or_ended()).await);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Refuses to `act` upon a run of which everything is done.
+async fn check_unfinished(service: &Service, manifest: &RunManifest, act: &str) -> Result<(), Problem> {
+    let standing = service.progress.look(&*service.ground.archive, &manifest.run).await?;
+    if standing.jobs_done < manifest.jobs {
+        return Ok(());
+    }
+    Err(Problem::conflict(format!("run {} is finished: there is nothing to {act}", manifest.run)))
 }
 
 async fn manifest(service: &Service, run: &RunId) -> Result<RunManifest, Problem> {

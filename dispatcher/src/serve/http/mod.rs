@@ -1,6 +1,7 @@
 //! Requests and answers, whatever they are about.
 
 pub mod access;
+pub mod conditional;
 pub mod extract;
 pub mod guard;
 pub mod listen;

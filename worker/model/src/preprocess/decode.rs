@@ -47,7 +47,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
             raster::decode(bytes, Raster::WebP, limits)
         }
-        [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*', ..] => tiff::decode(bytes, limits),
+        [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => tiff::decode(bytes, limits),
         [b'B', b'M', ..] => raster::decode(bytes, Raster::Bmp, limits),
         [0, 0, 1, 0, ..] => ico::decode(bytes, limits),
         [b'P', b'1'..=b'6', separator, ..] if separator.is_ascii_whitespace() || *separator == b'#' => {

@@ -11,6 +11,7 @@
 //!    output_components` bytes in a buffer that is not touched meanwhile.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::os::raw::{c_int, c_long};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
@@ -23,6 +24,10 @@ use mozjpeg_sys::{
 
 /// Scans after which a progressive file is refused: photographs have about ten, and each costs a pass.
 const MAX_SCANS: c_int = 500;
+/// Pixels that all scans of a file may pass over: 50 scans of the largest picture.
+const MAX_PASSED: u64 = 5_000_000_000;
+/// Longest message of libjpeg (`JMSG_LENGTH_MAX` in `jpeglib.h`).
+const MESSAGE: usize = 200;
 /// Rows per call.
 const ROWS: usize = 8;
 
@@ -186,9 +191,13 @@ extern "C-unwind" fn skip(info: &mut jpeg_decompress_struct, count: c_long) {
 
 extern "C-unwind" fn limit_scans(info: &mut jpeg_common_struct) {
     // SAFETY: only decompressors get this callback, and the common struct is their first field.
-    let scans = unsafe { (*(&raw const *info).cast::<jpeg_decompress_struct>()).input_scan_number };
-    if scans > MAX_SCANS {
-        resume_unwind(Box::new(Failure::Corrupt(format!("it has more than {MAX_SCANS} scans"))));
+    let info = unsafe { &*(&raw const *info).cast::<jpeg_decompress_struct>() };
+    let scans = info.input_scan_number;
+    let pixels = u64::from(info.image_width) * u64::from(info.image_height);
+    let passed = pixels.saturating_mul(u64::try_from(scans).unwrap_or(0));
+    if scans > MAX_SCANS || passed > MAX_PASSED {
+        let reason = format!("{scans} scans and more are too many for its size, as only made-up files have");
+        resume_unwind(Box::new(Failure::Corrupt(reason)));
     }
 }
 
@@ -204,8 +213,21 @@ extern "C-unwind" fn error_exit(info: &mut jpeg_common_struct) {
         code if code == mozjpeg_sys::JERR_SOF_UNSUPPORTED as c_int => {
             Failure::Unsupported("an unusual coding process".into())
         }
-        code => Failure::Corrupt(format!("libjpeg error {code}")),
+        code => Failure::Corrupt(message(info).unwrap_or_else(|| format!("libjpeg error {code}"))),
     };
     // not a panic: nothing is printed, the stack unwinds to `decode`
     resume_unwind(Box::new(failure));
+}
+
+/// libjpeg's words for the error that it has just noted.
+fn message(info: &mut jpeg_common_struct) -> Option<String> {
+    type Format = unsafe extern "C-unwind" fn(*mut jpeg_common_struct, *mut u8);
+    let mut text = [0; MESSAGE + 1];
+    // SAFETY: invariant 1: `err` is the session's manager.
+    let format = unsafe { (*info.err).format_message }?;
+    // SAFETY: in C it takes `char *`, to at least `JMSG_LENGTH_MAX` bytes; the declaration in Rust has another, shorter array.
+    // It reads the code and parameters in the manager, and writes a string with its end.
+    unsafe { std::mem::transmute::<*const (), Format>(format as *const ())(info, text.as_mut_ptr()) };
+    let words = CStr::from_bytes_until_nul(&text).ok()?.to_string_lossy();
+    (!words.is_empty()).then(|| words.into_owned())
 }

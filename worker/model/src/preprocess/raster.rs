@@ -184,4 +184,5 @@ fn is_early_end(error: &ImageError) -> bool {
     text.contains("nexpected end of")
         || text.contains("UnexpectedEof")
         || text.contains("failed to fill whole buffer")
+        || text.contains("Not enough data was provided")
 }

@@ -14,13 +14,36 @@ use super::{DecodeError, DecodeLimits, Picture};
 const FORMAT: &str = "TIFF";
 const PHOTOMETRIC_TAG: u16 = 262;
 const PALETTE: u16 = 3;
+/// Version of BigTIFF.
+const BIG: u16 = 43;
 const BLACK_IS_ZERO: u8 = 1;
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
-    raster::guarded(FORMAT, || match special(bytes, limits)? {
-        Some(picture) => Ok(picture),
-        None => raster::decode(bytes, Raster::Tiff, limits),
+    raster::guarded(FORMAT, || {
+        let decoded = match special(bytes, limits) {
+            Ok(Some(picture)) => Ok(picture),
+            Ok(None) => raster::decode(bytes, Raster::Tiff, limits),
+            Err(error) => Err(error),
+        };
+        match decoded {
+            Err(DecodeError::Corrupt { .. }) if is_cut(bytes) => {
+                Err(DecodeError::Truncated { format: FORMAT })
+            }
+            decoded => decoded,
+        }
     })
+}
+
+/// Whether pixels lie behind the end of the file: who unpacks them cannot tell that from damage.
+fn is_cut(bytes: &[u8]) -> bool {
+    let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else { return false };
+    let mut places = |tag| decoder.get_tag_u64_vec(tag).unwrap_or_default();
+    [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)].into_iter().any(
+        |(offsets, sizes)| {
+            let ends = places(offsets).into_iter().zip(places(sizes));
+            ends.map(|(offset, size)| offset.saturating_add(size)).any(|end| end > bytes.len() as u64)
+        },
+    )
 }
 
 /// `None`: the general decoder gives Pillow's pixels.
@@ -100,23 +123,34 @@ fn unpacked(samples: &[u8], width: usize, bits: u8) -> Vec<u8> {
 
 /// Where the first directory keeps its photometric interpretation.
 fn photometric_value(bytes: &[u8]) -> Option<usize> {
-    let directory = long(bytes, 4)? as usize;
-    let entries = usize::from(short(bytes, directory)?);
-    (0..entries)
-        .map(|number| directory + 2 + number * 12)
-        .find(|&entry| short(bytes, entry) == Some(PHOTOMETRIC_TAG))
-        .map(|entry| entry + 8)
-        .filter(|&value| value + 2 <= bytes.len())
+    // BigTIFF has wider numbers.
+    let (directory, count, entry_size, value) = if short(bytes, 2)? == BIG {
+        let directory = usize::try_from(number::<8>(bytes, 8)?).ok()?;
+        (directory.checked_add(8)?, number::<8>(bytes, directory)?, 20, 12)
+    } else {
+        let directory = usize::try_from(number::<4>(bytes, 4)?).ok()?;
+        (directory.checked_add(2)?, number::<2>(bytes, directory)?, 12, 8)
+    };
+    bytes
+        .get(directory..)?
+        .chunks_exact(entry_size)
+        .take(usize::try_from(count).unwrap_or(usize::MAX))
+        .position(|entry| {
+            bytes[0] == b'I' && entry.starts_with(&PHOTOMETRIC_TAG.to_le_bytes())
+                || bytes[0] == b'M' && entry.starts_with(&PHOTOMETRIC_TAG.to_be_bytes())
+        })
+        .map(|place| directory + place * entry_size + value)
 }
 
 fn short(bytes: &[u8], at: usize) -> Option<u16> {
-    let pair = bytes.get(at..)?.first_chunk()?;
-    Some(if bytes[0] == b'I' { u16::from_le_bytes(*pair) } else { u16::from_be_bytes(*pair) })
+    number::<2>(bytes, at).and_then(|number| u16::try_from(number).ok())
 }
 
-fn long(bytes: &[u8], at: usize) -> Option<u32> {
-    let four = bytes.get(at..)?.first_chunk()?;
-    Some(if bytes[0] == b'I' { u32::from_le_bytes(*four) } else { u32::from_be_bytes(*four) })
+/// `N` bytes in the file's order.
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
+    let digits: &[u8; N] = bytes.get(at..)?.first_chunk()?;
+    let append = |number: u64, digit: &u8| number << 8 | u64::from(*digit);
+    Some(if bytes[0] == b'I' { digits.iter().rev().fold(0, append) } else { digits.iter().fold(0, append) })
 }
 
 fn decode_error(error: &TiffError) -> DecodeError {
