@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use captionfleet_proto::storage::{PutMode, PutOutcome, Storage, StorageError, Stores};
-use captionfleet_proto::uri::ArchiveUri;
+use captionfleet_proto::uri::{ArchiveUri, Location};
 use jiff::Timestamp;
 
 use super::Finding;
@@ -19,23 +19,30 @@ const SLOW: Duration = Duration::from_millis(500);
 /// our time.
 pub async fn archive(uri: &str, stores: &Stores) -> Vec<Finding> {
     match tried(uri, stores).await {
-        Ok(findings) => findings.into(),
+        Ok(findings) => findings,
         Err(error) => vec![Finding::fail(WHAT, chain(error.as_ref()))],
     }
 }
 
-async fn tried(uri: &str, stores: &Stores) -> anyhow::Result<[Finding; 2]> {
+async fn tried(uri: &str, stores: &Stores) -> anyhow::Result<Vec<Finding>> {
     let uri = ArchiveUri::parse(uri)?;
+    // To try it would be to make it, and a name may be mistyped.
+    if let Location::File(folder) = uri.location()
+        && !folder.exists()
+    {
+        let text = format!("{} is not there yet: it is made when the first rows come", folder.display());
+        return Ok(vec![Finding::warn(WHAT, text)]);
+    }
     let store = stores.archive(&uri).await?;
     store.check().await?;
-    let key = format!("doctor/{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
+    let key = format!("doctor-{}-{}", std::process::id(), Timestamp::now().as_nanosecond());
     let tried = write_and_read(store.as_ref(), &key).await;
     // Also after a failure: nothing of ours shall stay.
     let removed = store.delete(&key).await;
     let Tried { conditional, slowest, between, written } = tried?;
     removed?;
     let place = store.location();
-    Ok([used(&place, conditional, slowest), clock(&place, between, written)])
+    Ok(vec![used(&place, conditional, slowest), clock(&place, between, written)])
 }
 
 fn used(place: &str, conditional: bool, slowest: Duration) -> Finding {
@@ -84,4 +91,25 @@ async fn write_and_read(store: &dyn Storage, key: &str) -> Result<Tried, Storage
     time(since);
     let conditional = again == PutOutcome::Exists && read.bytes == FIRST;
     Ok(Tried { conditional, slowest, between, written })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use captionfleet_proto::storage::StorageOptions;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_left_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores = Stores::new(StorageOptions::default());
+        let tried = async |path: &std::path::Path| archive(path.to_str().unwrap(), &stores).await;
+        let here = tried(folder.path()).await;
+        assert!(here.len() == 2 && here[0].to_string().contains("written, read and removed"), "{here:?}");
+        let missing = folder.path().join("mistyped");
+        let told = tried(&missing).await;
+        assert!(told.len() == 1 && told[0].to_string().contains("is not there yet"), "{told:?}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::catalog::Unreadable;
-use crate::plan::{NewRun, PlannedJob, RefusedJob, Wish};
+use crate::plan::{NewRun, RefusedJob};
+use crate::planned_job::PlannedJob;
 use crate::progress::Display;
 use crate::publish::Gate;
 use crate::submission::{self, About};
+use crate::wish::Wish;
 use captionfleet_proto::broker::Topology;
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::job::{JobItem, Lane, Prompt, Sampling};
