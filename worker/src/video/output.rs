@@ -1,8 +1,8 @@
 //! What a decoder puts out: lines that tell times, and pixels.
 //!
 //! Both come in small pieces, a line for every frame that is decoded. Whoever waits for them is woken for each piece, which
-//! costs more than taking it. So nothing waits: what has come is taken every millisecond, as long as the pipe of the pixels
-//! has room for a frame and the decoder goes on meanwhile.
+//! costs more than taking it. So nothing waits: what has come is taken every few milliseconds, as long as the pipe of the
+//! pixels has room for a frame and the decoder goes on meanwhile.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -16,10 +16,10 @@ use tokio::time::{sleep, timeout};
 
 use super::selection::{CHOSEN, SEEN};
 
-/// How often what has come is taken.
-const PAUSE: Duration = Duration::from_millis(1);
-/// The same for lines while pixels are waited for. The lines' pipe holds those of a thousand frames.
-const TICK: Duration = Duration::from_millis(10);
+/// How soon what has come is taken after pixels came; twice as long each time that none have.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// How often at least. The lines' pipe holds those of a thousand frames.
+const LONGEST: Duration = Duration::from_millis(10);
 /// Room for pixels in their pipe, in bytes: as much as Linux grants anybody, unless it is told otherwise.
 #[cfg(target_os = "linux")]
 const ROOM: libc::c_int = 1 << 20;
@@ -54,6 +54,8 @@ pub(super) struct Output {
     is_dry: bool,
     /// When the frame is shown that was chosen and whose pixels are awaited.
     awaited: Option<u64>,
+    /// How long the next pause is.
+    pause: Duration,
 }
 
 /// The writing ends.
@@ -78,6 +80,7 @@ impl Output {
             frame: Vec::new(),
             is_dry: false,
             awaited: None,
+            pause: SHORTEST,
         };
         Ok((output, Ends { lines: lines_end, pixels: pixels_end }))
     }
@@ -125,16 +128,21 @@ impl Output {
         }
         self.frame.reserve_exact(missing);
         self.is_dry = take(&self.pixels, &mut self.frame, missing)?;
-        Ok(self.frame.len() > before)
+        let has_grown = self.frame.len() > before;
+        if has_grown {
+            self.pause = SHORTEST;
+        }
+        Ok(has_grown)
     }
 
-    async fn pause(&self) -> io::Result<()> {
+    async fn pause(&mut self) -> io::Result<()> {
         if self.is_roomy || self.is_dry || self.frame.len() == self.size {
-            sleep(PAUSE).await;
+            sleep(self.pause).await;
+            self.pause = LONGEST.min(2 * self.pause);
         } else {
             // The decoder waits for room again and again, and goes on only when we do.
             let pixels = pipe::Receiver::from_owned_fd_unchecked(self.pixels.try_clone()?.into())?;
-            if let Ok(Err(error)) = timeout(TICK, pixels.readable()).await {
+            if let Ok(Err(error)) = timeout(LONGEST, pixels.readable()).await {
                 return Err(error);
             }
         }
