@@ -39,6 +39,7 @@ cases! {
     an_item_that_hangs_costs_one_row = "hanging-item",
     a_job_of_hanging_items_outlasts_no_consumer_timeout = "hanging-job",
     sigterm_ends_a_worker_in_time = "sigterm",
+    sigterm_ends_a_worker_that_reaches_nobody = "sigterm-cut-off",
     a_late_ack_harms_nothing = "sigstop",
     a_spot_notice_drains = "spot-notice",
     a_broker_that_restarts_loses_nothing = "broker-restart",

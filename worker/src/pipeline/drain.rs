@@ -32,6 +32,13 @@ impl Drain {
         self.hard.cancelled().await;
         tokio::time::sleep(TIDY_UP).await;
     }
+
+    /// Resolves when nothing is settled any more: a broker that cannot be reached has the delivery, and gives it to another
+    /// worker.
+    pub(super) async fn out_of_time(&self) {
+        self.out_of_patience().await;
+        tokio::time::sleep(2 * TIDY_UP).await;
+    }
 }
 
 impl Pipeline {

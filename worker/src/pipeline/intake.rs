@@ -154,7 +154,10 @@ impl Pipeline {
                 Verdict::TurnOver => self.next_turn(delivery).await,
             }
         };
-        settling.instrument(tracing::info_span!(target: spans::TARGET, "settle")).await;
+        tokio::select! {
+            () = settling.instrument(tracing::info_span!(target: spans::TARGET, "settle")) => {}
+            () = drain.out_of_time() => events::settle_given_up(&hand_over.message.message_id),
+        }
         self.metrics.jobs_in_flight.dec();
     }
 

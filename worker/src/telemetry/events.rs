@@ -176,6 +176,11 @@ pub fn settle_failed(id: &str, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = id, error.chain = %chain(error), "delivery could not be settled, the broker keeps it");
 }
 
+/// A delivery could not be settled before the worker ended; the broker will hand it out again.
+pub fn settle_given_up(id: &str) {
+    tracing::warn!(job.id = id, "the worker ends before its delivery is settled, the broker keeps it");
+}
+
 /// A panic was contained.
 pub fn panicked(metrics: &Metrics, id: &str, message: &str) {
     metrics.panics.inc();

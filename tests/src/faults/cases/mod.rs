@@ -100,6 +100,7 @@ pub fn all() -> Vec<Case> {
         case!("4", "hanging-item", storage::hanging_item),
         case!("4", "hanging-job", turns::hanging_job),
         case!("5", "sigterm", processes::sigterm),
+        case!("5", "sigterm-cut-off", processes::sigterm_cut_off),
         case!("6", "sigstop", processes::sigstop),
         case!("8", "spot-notice", spot::notice),
         case!("9", "broker-restart", broker::restart),

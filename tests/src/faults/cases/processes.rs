@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Figures, Scale};
-use crate::faults::{Corpus, Expected, Fault, Member, Rule, S3Front, Scenario, wait_for};
+use crate::faults::{Corpus, Expected, Fault, Member, Proxy, Rule, S3Front, Scenario, Weather, wait_for};
 use crate::fleet::Endpoints;
 
 const LIMIT: Duration = Duration::from_secs(900);
@@ -136,6 +136,37 @@ pub(super) async fn sigterm(_: Scale) -> anyhow::Result<Figures> {
     scenario.judge(&Expected::default()).await?;
     let seconds = |seconds: f64| format!("{seconds:.2} s");
     Ok(Figures::default().with("idle", seconds(idle_seconds)).with("busy", seconds(busy_seconds)))
+}
+
+/// Case 5: SIGTERM while neither broker nor store can be reached, and a job waits to be settled.
+pub(super) async fn sigterm_cut_off(_: Scale) -> anyhow::Result<Figures> {
+    let scenario = Scenario::new("cut-off", Corpus::shared().await?, 120).await?;
+    let services = scenario.fleet.endpoints().clone();
+    let address = services.broker.rsplit('@').next().and_then(|rest| rest.split('/').next());
+    let address = address.context("the broker's URI has an address")?;
+    let broker = Proxy::start(address).await?;
+    let store = Proxy::start(services.s3.trim_start_matches("http://")).await?;
+    let through = Endpoints {
+        broker: services.broker.replace(address, &format!("127.0.0.1:{}", broker.port())),
+        s3: format!("http://127.0.0.1:{}", store.port()),
+        ..services
+    };
+    let run = scenario.caption("run", &["--job-size", "40"])?;
+    let mut lost = scenario.worker_through(&through, "lost", &["--grace", "1"])?;
+    let in_flight = || async { lost.metric("captionfleet_worker_items_in_flight").await > 0.0 };
+    wait_for("items in flight", Duration::from_secs(60), in_flight).await?;
+    store.set(Weather::Down);
+    broker.set(Weather::Down);
+    let is_stuck = || async {
+        lost.metric("captionfleet_worker_items_in_flight").await == 0.0
+            && lost.metric("captionfleet_worker_jobs_in_flight").await > 0.0
+    };
+    wait_for("a job that cannot be settled", Duration::from_secs(120), is_stuck).await?;
+    let seconds = terminate(&mut lost, Duration::from_secs(30)).await?;
+    let _next = scenario.worker("next", &[])?;
+    scenario.finish(run, LIMIT).await?;
+    scenario.judge(&Expected::default()).await?;
+    Ok(Figures::default().with("cut off", format!("{seconds:.2} s")))
 }
 
 /// Sends SIGTERM; seconds until the worker has ended with 0.
