@@ -9,8 +9,10 @@ use tokio::process::Command;
 use super::{Child, free_port};
 
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// moto behind a lock: its own program lets several of racing writes win.
+const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python/exact_s3.py");
 
-/// A running `moto_server`.
+/// A running server.
 #[derive(Debug)]
 pub struct Moto {
     port: u16,
@@ -18,23 +20,21 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts the `moto_server` found on `PATH`, with its log below `root`.
+    /// Starts it with the `python3` found on `PATH`, with its log below `root`.
     ///
     /// # Errors
     /// When it is not installed or does not come up.
     pub async fn start(root: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(root)?;
         let port = free_port()?;
-        let mut command = Command::new("moto_server");
-        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
-        let mut server = Child::spawn("moto_server", command, &root.join("moto.log")).map_err(|error| {
-            error.context("moto is missing: run the tests through tests/run, or pip install 'moto[server]'")
-        })?;
+        let mut command = Command::new("python3");
+        command.args([PROGRAM, &port.to_string()]);
+        let mut server = Child::spawn("moto", command, &root.join("moto.log"))?;
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             anyhow::ensure!(
                 server.is_running() && tokio::time::Instant::now() < deadline,
-                "moto_server did not start:\n{}",
+                "moto did not start; run the tests through tests/run, or pip install 'moto[server]':\n{}",
                 server.output()
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -68,7 +68,7 @@ impl Moto {
     pub async fn stop(mut self) {
         self.server.signal("TERM");
         if self.server.wait(Duration::from_secs(10)).await.is_err() {
-            tracing::warn!("moto_server did not stop in time and is killed");
+            tracing::warn!("moto did not stop in time and is killed");
         }
     }
 }
