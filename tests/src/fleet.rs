@@ -39,6 +39,15 @@ impl Endpoints {
         };
         Ok(Self { broker: read("CAPTIONFLEET_TEST_AMQP")?, s3: read("CAPTIONFLEET_TEST_S3")? })
     }
+
+    /// `HOST:PORT` of the broker.
+    ///
+    /// # Errors
+    /// When its URI has none.
+    pub fn broker_address(&self) -> anyhow::Result<&str> {
+        let address = self.broker.rsplit('@').next().and_then(|rest| rest.split('/').next());
+        address.context("the broker's URI has an address")
+    }
 }
 
 /// One test's share of the services: its own queues, its own prefix in the bucket, its own folder.

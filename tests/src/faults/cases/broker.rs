@@ -69,8 +69,7 @@ pub(super) async fn network(scale: Scale) -> anyhow::Result<Figures> {
     let corpus = if scale.long { Corpus::make(items, scale.seed).await? } else { Corpus::shared().await? };
     let scenario = Scenario::new("network", corpus, items).await?;
     let services = scenario.fleet.endpoints().clone();
-    let address = services.broker.rsplit('@').next().and_then(|rest| rest.split('/').next());
-    let address = address.context("the broker's URI has an address")?;
+    let address = services.broker_address()?;
     let proxy = Proxy::start(address).await?;
     let heartbeat = Duration::from_secs(scale.pick(2, 10));
     let broker = services.broker.replace(address, &format!("127.0.0.1:{}", proxy.port()));

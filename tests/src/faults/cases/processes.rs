@@ -142,8 +142,7 @@ pub(super) async fn sigterm(_: Scale) -> anyhow::Result<Figures> {
 pub(super) async fn sigterm_cut_off(_: Scale) -> anyhow::Result<Figures> {
     let scenario = Scenario::new("cut-off", Corpus::shared().await?, 120).await?;
     let services = scenario.fleet.endpoints().clone();
-    let address = services.broker.rsplit('@').next().and_then(|rest| rest.split('/').next());
-    let address = address.context("the broker's URI has an address")?;
+    let address = services.broker_address()?;
     let broker = Proxy::start(address).await?;
     let store = Proxy::start(services.s3.trim_start_matches("http://")).await?;
     let through = Endpoints {
