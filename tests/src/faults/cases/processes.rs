@@ -141,14 +141,13 @@ pub(super) async fn sigterm(_: Scale) -> anyhow::Result<Figures> {
 /// Case 5: SIGTERM while neither broker nor store can be reached, and a job waits to be settled.
 pub(super) async fn sigterm_cut_off(_: Scale) -> anyhow::Result<Figures> {
     let scenario = Scenario::new("cut-off", Corpus::shared().await?, 120).await?;
-    let services = scenario.fleet.endpoints().clone();
+    let services = scenario.fleet.endpoints();
     let address = services.broker_address()?;
     let broker = Proxy::start(address).await?;
     let store = Proxy::start(services.s3.trim_start_matches("http://")).await?;
     let through = Endpoints {
         broker: services.broker.replace(address, &format!("127.0.0.1:{}", broker.port())),
         s3: format!("http://127.0.0.1:{}", store.port()),
-        ..services
     };
     let run = scenario.caption("run", &["--job-size", "40"])?;
     let mut lost = scenario.worker_through(&through, "lost", &["--grace", "1"])?;
