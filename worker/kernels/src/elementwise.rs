@@ -1,6 +1,6 @@
 //! The functions between products: both GELUs, the softmax of a row, and both norms of a row.
 //!
-//! The [`formulas`](crate::formulas), compiled once for each instruction set.
+//! The formulas, compiled once for each instruction set.
 use crate::formulas::{gelu_erf_of, gelu_tanh_of, layer_norm_of, rms_norm_of, softmax_of};
 
 macro_rules! compiled_for_each_processor {

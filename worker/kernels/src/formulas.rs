@@ -7,9 +7,9 @@ use crate::cells::Sums;
 /// A function that follows a product, value by value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// As [`gelu_erf`].
+    /// As [`gelu_erf`](crate::gelu_erf).
     GeluErf,
-    /// As [`gelu_tanh`].
+    /// As [`gelu_tanh`](crate::gelu_tanh).
     GeluTanh,
 }
 
