@@ -58,6 +58,8 @@ impl Pipeline {
                 (vec![vector], asked.elapsed())
             }
             Query::Image { item } => {
+                // What a picture does to a process must not be laid to one that is tried alone meanwhile.
+                let _company = self.isolation.read().await;
                 let mut facts = Facts::planned(item);
                 let picture = self.fetch(item, hand_over.lane, true, &mut facts).await;
                 let picture = picture.map_err(picture_told)?;
