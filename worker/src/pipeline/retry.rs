@@ -120,17 +120,18 @@ impl Pipeline {
         failure: &Failure,
         now: Timestamp,
     ) -> Option<(QueueName, Message)> {
-        let retried = message.clone().retried(now);
         match classify(failure) {
             FailureClass::Retry => {
+                let retried = message.clone().retried(now);
                 Some((self.options.topology.retry_queue(lane, retried.attempts)?, retried))
             }
             FailureClass::PassOn => {
-                let since = retried.first_failed_at.unwrap_or(now);
+                let passed_on = message.clone().passed_on(now);
+                let since = passed_on.passed_on_since.unwrap_or(now);
                 let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
                 let delay = if age < SOON { 1 } else { 2 };
                 let queue = self.options.topology.retry_queue(lane, delay)?;
-                (age < PASS_ON_FOR).then_some((queue, Message { attempts: message.attempts, ..retried }))
+                (age < PASS_ON_FOR).then_some((queue, passed_on))
             }
             FailureClass::DeadLetter => None,
         }
@@ -146,10 +147,12 @@ impl Pipeline {
             rest
         } else {
             let mut message = delivery.message.clone();
+            // Whoever publishes it again begins a new round.
+            let since = message.first_failed_at.or(message.passed_on_since.take()).unwrap_or(now);
             message.dead = Some(DeadReason {
                 code: failure.code().to_owned(),
                 message: chain.clone(),
-                first_failed_at: Some(message.first_failed_at.unwrap_or(now)),
+                first_failed_at: Some(since),
                 failed_at: Some(now),
                 queue: Some(delivery.queue.clone()),
             });
