@@ -121,6 +121,9 @@ pub struct Row {
     pub finished_at: Timestamp,
 }
 
+/// Shape of the published model's embeddings: for parts without any, so that all parts are alike.
+pub const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
+
 /// How an embedding's values are arranged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EmbeddingShape {

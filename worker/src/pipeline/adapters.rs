@@ -7,6 +7,7 @@ use bytes::Bytes;
 use captionfleet_model::adapter::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use captionfleet_model::checkpoint::CheckpointError;
 use captionfleet_model::{Adapter, AdapterError};
+use captionfleet_proto::chain;
 use captionfleet_proto::job::JobAdapter;
 use captionfleet_proto::storage::{StorageError, StorageErrorKind, Stores};
 use captionfleet_proto::uri::ItemUri;
@@ -14,7 +15,6 @@ use captionfleet_proto::uri::ItemUri;
 use super::Failure;
 use super::item_failure::ItemFailure;
 use crate::engine::EngineHandle;
-use crate::telemetry::events;
 
 /// Code of rows whose adapter cannot be used.
 const REFUSED: &str = "adapter_refused";
@@ -135,7 +135,7 @@ fn unreadable(adapter: &ItemUri, file: &ItemUri, source: StorageError) -> ItemFa
             return ItemFailure::Job(Failure::Source { item: file.to_string(), source });
         }
     };
-    row(code, adapter, &events::chain(&source))
+    row(code, adapter, &chain(&source))
 }
 
 /// This machine cannot keep the files for as long as they are opened: another one may, and this one later.
@@ -162,7 +162,7 @@ fn unopened(adapter: &ItemUri, error: AdapterError) -> ItemFailure {
             no_place(adapter, source)
         }
         AdapterError::Backend(error) => ItemFailure::Job(Failure::Engine(error.into())),
-        error => row(REFUSED, adapter, &events::chain(&error)),
+        error => row(REFUSED, adapter, &chain(&error)),
     }
 }
 

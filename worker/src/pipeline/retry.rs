@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use captionfleet_proto::broker::{DeadReason, Delivery, Message, QueueName};
+use captionfleet_proto::chain;
 use captionfleet_proto::codec::DecodeError;
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::outcome::FailureClass;
@@ -140,7 +141,7 @@ impl Pipeline {
     /// Sends a failed job to its delayed-retry queue or to the dead letters, then acks it.
     pub(super) async fn retry_or_bury(&self, delivery: Delivery, lane: Lane, failure: &Failure) {
         let attempts = delivery.message.attempts.saturating_add(1);
-        let chain = events::chain(failure);
+        let chain = chain(failure);
         let facts = outcome::MessageFacts::of(&delivery.message);
         let now = Timestamp::now();
         let (queue, message) = if let Some(rest) = self.rest(&delivery.message, lane, failure, now) {

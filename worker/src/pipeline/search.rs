@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use captionfleet_proto::chain;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
@@ -75,7 +76,7 @@ impl Pipeline {
 }
 
 pub(super) fn told(failure: &Failure) -> Told {
-    (failure.code(), events::chain(failure))
+    (failure.code(), chain(failure))
 }
 
 pub(super) fn engine_told(error: &EngineError) -> Told {
