@@ -18,7 +18,7 @@ use captionfleet_proto::broker::lanes::lane_for_run;
 use captionfleet_proto::job::JobId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::rows::{EmbeddingShape, read_embeddings};
+use captionfleet_proto::rows::{EmbeddingShape, USUAL_SHAPE, read_embeddings};
 use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_worker::telemetry::spans::{self, KeyValue};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,9 +26,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-
-/// Shape of the published model's embeddings: for parts without any, when nothing tells a better one.
-const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
 
 /// Jobs that a remark names; the report has them all.
 const NAMED: usize = 10;

@@ -12,6 +12,7 @@
 //! `proto/README.md` describes the same contract for programs that are not written in Rust.
 pub mod broker;
 pub mod codec;
+mod error_chain;
 pub mod examples;
 pub mod job;
 pub mod layout;
@@ -23,3 +24,5 @@ mod table;
 pub mod trace_context;
 pub mod uri;
 pub mod videos;
+
+pub use error_chain::chain;

@@ -8,6 +8,7 @@ mod column;
 mod embeddings;
 mod keys;
 mod read;
+mod unfinished;
 mod write;
 
 use half::f16;
@@ -18,6 +19,7 @@ pub use column::schema;
 pub use embeddings::{Embeddings, read_embeddings};
 pub use keys::{RowKey, read_keys};
 pub use read::{Projection, read_part, read_shaped_part};
+pub use unfinished::{read_unfinished, write_unfinished};
 pub use write::write_part;
 
 use crate::job::{JobId, RunId};
@@ -118,6 +120,9 @@ pub struct Row {
     /// When the row was made; stored to the microsecond.
     pub finished_at: Timestamp,
 }
+
+/// Shape of the published model's embeddings: for parts without any, so that all parts are alike.
+pub const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
 
 /// How an embedding's values are arranged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -49,16 +49,27 @@ pub(crate) struct Format {
 
 /// Encodes one batch as one Parquet object. Equal batches yield equal bytes.
 pub(crate) fn write(batch: &RecordBatch, format: &Format) -> Result<Bytes, TableError> {
+    write_noted(batch, format, None)
+}
+
+/// The same, with one more pair of key and value in the table's metadata.
+pub(crate) fn write_noted(
+    batch: &RecordBatch,
+    format: &Format,
+    note: Option<(&str, String)>,
+) -> Result<Bytes, TableError> {
+    let mut metadata = vec![
+        KeyValue::new(VERSION_KEY.to_owned(), TABLE_VERSION.to_owned()),
+        KeyValue::new(KIND_KEY.to_owned(), format.kind.to_owned()),
+    ];
+    metadata.extend(note.map(|(key, value)| KeyValue::new(key.to_owned(), value)));
     let zstd = Compression::ZSTD(ZstdLevel::try_new(3).map_err(TableError::parquet)?);
     let mut properties = WriterProperties::builder()
         .set_compression(zstd)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("captionfleet ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new(VERSION_KEY.to_owned(), TABLE_VERSION.to_owned()),
-            KeyValue::new(KIND_KEY.to_owned(), format.kind.to_owned()),
-        ]));
+        .set_key_value_metadata(Some(metadata));
     for column in format.repetitive {
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(*column), true);
     }
@@ -102,16 +113,31 @@ pub(crate) fn read<T>(
         }
         Ok(into)
     };
+    contained(decode)
+}
+
+/// The value of `key` in a table's metadata.
+pub(crate) fn note(bytes: &Bytes, key: &str) -> Result<Option<String>, TableError> {
+    contained(|| {
+        let metadata =
+            ArrowReaderMetadata::load(bytes, ArrowReaderOptions::new()).map_err(TableError::parquet)?;
+        Ok(noted(metadata.metadata(), key).map(str::to_owned))
+    })
+}
+
+fn contained<T>(decode: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(TableError::damaged("the decoder gave up")))
+}
+
+fn noted<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
+    let pairs = metadata.file_metadata().key_value_metadata()?;
+    pairs.iter().find(|pair| pair.key == key)?.value.as_deref()
 }
 
 /// Compares what the footer claims with what is there.
 fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), TableError> {
     let file = metadata.file_metadata();
-    let version = file
-        .key_value_metadata()
-        .and_then(|pairs| pairs.iter().find(|pair| pair.key == VERSION_KEY))
-        .and_then(|pair| pair.value.as_deref());
+    let version = noted(metadata, VERSION_KEY);
     if let Some(version) = version.filter(|version| version.split('.').next() != Some("1")) {
         return Err(TableError::UnknownVersion(version.escape_debug().take(40).collect()));
     }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
-use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, FieldRef};
 use bytes::Bytes;
 
-use crate::table::{self, Cells, Format, TableError};
+use crate::table::{self, Format, TableError};
 use crate::uri::ItemUri;
 
 /// One finished video.
@@ -69,41 +68,45 @@ pub fn write_videos(videos: &[VideoRow]) -> Result<Bytes, TableError> {
     table::write(&RecordBatch::try_new(schema, columns).map_err(TableError::parquet)?, &FORMAT)
 }
 
-/// Reads the table, in its order.
-pub fn read_videos(bytes: Bytes) -> Result<Vec<VideoRow>, TableError> {
-    table::read(bytes, &COLUMNS, append, Vec::new())
-}
-
-fn append(videos: &mut Vec<VideoRow>, batch: &RecordBatch, before: usize) -> Result<(), TableError> {
-    let cells = Cells { batch, before };
-    let (item, captions) = (cells.text("item")?, cells.text("captions")?);
-    let (duration, failed) = (cells.number("duration_ms")?, cells.number("failed")?);
-    let (seen, kept) = (cells.number("frames_seen")?, cells.number("frames_kept")?);
-    let chapters = cells.number("chapters")?;
-    let wrong = || TableError::Column { column: "summary", problem: "is no list of strings".to_owned() };
-    let summaries =
-        batch.column_by_name("summary").and_then(|column| column.as_list_opt::<i32>()).ok_or_else(wrong)?;
-    for row in 0..batch.num_rows() {
-        let summary = summaries.value(row);
-        let summary = summary.as_string_opt::<i32>().ok_or_else(wrong)?;
-        videos.push(VideoRow {
-            item: item.parsed(row)?,
-            duration_ms: duration.required(row)?,
-            frames_seen: seen.required(row)?,
-            frames_kept: kept.required(row)?,
-            failed: failed.required(row)?,
-            chapters: chapters.required(row)?,
-            summary: summary.iter().flatten().map(str::to_owned).collect(),
-            captions: captions.required(row)?.to_owned(),
-        });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use arrow_array::cast::AsArray;
+
     use super::*;
+    use crate::table::Cells;
+
+    fn read_videos(bytes: Bytes) -> Result<Vec<VideoRow>, TableError> {
+        table::read(bytes, &COLUMNS, append, Vec::new())
+    }
+
+    fn append(videos: &mut Vec<VideoRow>, batch: &RecordBatch, before: usize) -> Result<(), TableError> {
+        let cells = Cells { batch, before };
+        let (item, captions) = (cells.text("item")?, cells.text("captions")?);
+        let (duration, failed) = (cells.number("duration_ms")?, cells.number("failed")?);
+        let (seen, kept) = (cells.number("frames_seen")?, cells.number("frames_kept")?);
+        let chapters = cells.number("chapters")?;
+        let wrong = || TableError::Column { column: "summary", problem: "is no list of strings".to_owned() };
+        let summaries = batch
+            .column_by_name("summary")
+            .and_then(|column| column.as_list_opt::<i32>())
+            .ok_or_else(wrong)?;
+        for row in 0..batch.num_rows() {
+            let summary = summaries.value(row);
+            let summary = summary.as_string_opt::<i32>().ok_or_else(wrong)?;
+            videos.push(VideoRow {
+                item: item.parsed(row)?,
+                duration_ms: duration.required(row)?,
+                frames_seen: seen.required(row)?,
+                frames_kept: kept.required(row)?,
+                failed: failed.required(row)?,
+                chapters: chapters.required(row)?,
+                summary: summary.iter().flatten().map(str::to_owned).collect(),
+                captions: captions.required(row)?.to_owned(),
+            });
+        }
+        Ok(())
+    }
 
     #[test]
     fn reads_back_what_it_wrote() {

@@ -35,13 +35,12 @@ fn said(error: &BrokerError) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn wait_for_state(broker: &Arc<dyn Broker>, wanted: impl Fn(&BrokerState) -> bool) -> Duration {
+async fn wait_for_state(broker: &Arc<dyn Broker>, wanted: impl Fn(&BrokerState) -> bool) {
     let since = Instant::now();
     while !wanted(&broker.state()) {
         assert!(since.elapsed() < PATIENCE, "the broker is {:?}", broker.state());
         sleep(Duration::from_millis(20)).await;
     }
-    since.elapsed()
 }
 
 fn is_connecting(state: &BrokerState) -> bool {
@@ -225,12 +224,11 @@ async fn nothing_is_lost_when_connections_are_cut_under_load() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_connection_is_found_out_within_two_heartbeats() {
+async fn a_silent_connection_is_found_out_by_its_heartbeats() {
     let proxy = Proxy::start().await;
     let topology = topology("half-open");
-    let heartbeat = Duration::from_secs(2);
     let broker = connect(uri_through(proxy.port), &topology, |options| {
-        options.heartbeat = heartbeat;
+        options.heartbeat = Duration::from_secs(2);
         options.connect_timeout = Duration::from_secs(1);
     })
     .await;
@@ -244,13 +242,10 @@ async fn a_silent_connection_is_found_out_within_two_heartbeats() {
         let (broker, lane) = (Arc::clone(&broker), lane.clone());
         async move { broker.publish(&lane, Message::new("b", "x")).await }
     });
-    let noticed = wait_for_state(&broker, is_connecting).await;
-    // Twice the heartbeat, and the half of one that the client library sleeps between looks.
-    assert!(noticed < heartbeat * 3, "noticed after {noticed:?}");
+    wait_for_state(&broker, is_connecting).await;
     let error = broker.depth(&lane).await.unwrap_err();
     assert_eq!(error.kind(), BrokerErrorKind::Unreachable);
     proxy.set(Weather::Fair);
-    let since = Instant::now();
     publish.await.unwrap().unwrap();
     held.ack().await.expect("an ack for a connection that is gone");
     let mut seen = HashSet::new();
@@ -260,7 +255,6 @@ async fn a_silent_connection_is_found_out_within_two_heartbeats() {
         delivery.ack().await.unwrap();
     }
     assert!(seen.contains(&("a".to_owned(), true)), "the late ack settled the redelivery: {seen:?}");
-    assert!(since.elapsed() < Duration::from_secs(10), "consuming again after {:?}", since.elapsed());
 }
 
 /// A consumer that has just lost its broker.
@@ -361,10 +355,8 @@ async fn closing_while_the_broker_is_away_ends_what_waits() {
     });
     let next = tokio::spawn(async move { consumer.next().await.map(|delivery| delivery.is_none()) });
     sleep(Duration::from_millis(200)).await;
-    let since = Instant::now();
-    broker.close().await;
+    timeout(PATIENCE, broker.close()).await.expect("it waits for no broker");
     let error = publish.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), BrokerErrorKind::Closed, "{error}");
     assert!(next.await.unwrap().unwrap());
-    assert!(since.elapsed() < Duration::from_secs(3), "closing took {:?}", since.elapsed());
 }

@@ -8,6 +8,7 @@ pub use audit::{Audit, Auditor};
 pub use finding::{Finding, ItemKey};
 
 use crate::archive::{self, ArchiveError, READS_AT_ONCE};
+use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
@@ -103,16 +104,4 @@ async fn expect_items(
 
 fn is_missing(error: &ArchiveError) -> bool {
     matches!(error, ArchiveError::Storage(error) if error.kind() == StorageErrorKind::NotFound)
-}
-
-/// The error with its causes, on one line.
-fn chain(error: &ArchiveError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -30,11 +30,6 @@ pub enum BrokerErrorKind {
 }
 
 impl BrokerErrorKind {
-    /// Whether the same call may succeed later without anyone changing anything.
-    pub fn is_transient(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Timeout)
-    }
-
     fn phrase(self) -> &'static str {
         match self {
             Self::InvalidUri => "the broker's address is not valid",

@@ -24,6 +24,8 @@ pub struct Message {
     pub attempts: u32,
     /// When the first of those attempts failed.
     pub first_failed_at: Option<Timestamp>,
+    /// Since when it goes round because workers that do not know it pass it on; none as soon as one has worked on it.
+    pub passed_on_since: Option<Timestamp>,
     /// How often a worker held it as long as it holds any, and gave it back with what was done of it kept.
     pub turns: u32,
     /// Why the message is a dead letter, if it is one.
@@ -56,6 +58,7 @@ impl Message {
             trace: None,
             attempts: 0,
             first_failed_at: None,
+            passed_on_since: None,
             turns: 0,
             dead: None,
         }
@@ -66,6 +69,16 @@ impl Message {
     pub fn retried(mut self, failed_at: Timestamp) -> Self {
         self.attempts = self.attempts.saturating_add(1);
         self.first_failed_at.get_or_insert(failed_at);
+        self.passed_on_since = None;
+        self
+    }
+
+    /// The same message for a worker that knows it, to be published to a delayed-retry queue: nothing has failed.
+    #[must_use]
+    pub fn passed_on(mut self, at: Timestamp) -> Self {
+        // Versions before the field kept the time where that of the first failed attempt stands.
+        let before = self.first_failed_at.filter(|_| self.attempts == 0);
+        self.passed_on_since.get_or_insert(before.unwrap_or(at));
         self
     }
 
@@ -73,6 +86,33 @@ impl Message {
     #[must_use]
     pub fn again(mut self) -> Self {
         self.turns = self.turns.saturating_add(1);
+        self.passed_on_since = None;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passing_on_is_no_failure_and_ends_with_the_next_attempt() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let message = Message::new("a", "").passed_on(at(5)).passed_on(at(9));
+        assert_eq!(
+            (message.passed_on_since, message.first_failed_at, message.attempts),
+            (Some(at(5)), None, 0)
+        );
+        assert_eq!(message.clone().again().passed_on_since, None);
+        let retried = message.retried(at(20));
+        assert_eq!((retried.passed_on_since, retried.first_failed_at), (None, Some(at(20))));
+        assert_eq!(retried.passed_on(at(90)).passed_on_since, Some(at(90)));
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_passed_on_is_as_old_as_it_says() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let earlier = Message { first_failed_at: Some(at(5)), ..Message::new("a", "") };
+        assert_eq!(earlier.passed_on(at(9)).passed_on_since, Some(at(5)));
     }
 }

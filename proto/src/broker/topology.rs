@@ -133,11 +133,6 @@ impl Topology {
         self.named(lane.as_str())
     }
 
-    /// The lane that `queue` serves, if it is a lane's queue.
-    pub fn lane_of(&self, queue: &QueueName) -> Option<Lane> {
-        Lane::ALL.into_iter().find(|lane| self.lane_queue(*lane) == *queue)
-    }
-
     /// Where a job rests whose `failed_attempts`th attempt (1, 2 …) just failed; `None` when the attempts are
     /// exhausted and the job belongs in [`Topology::dead_queue`].
     pub fn retry_queue(&self, lane: Lane, failed_attempts: u32) -> Option<QueueName> {
@@ -159,11 +154,6 @@ impl Topology {
     pub fn mailbox(&self, name: &str) -> Result<QueueName, InvalidQueueName> {
         QueueName::new(name)?;
         QueueName::new(format!("{}.mailbox.{name}", self.prefix))
-    }
-
-    /// Whether `queue` is a mailbox of this topology.
-    pub fn is_mailbox(&self, queue: &QueueName) -> bool {
-        queue.as_str().strip_prefix(&self.prefix).is_some_and(|rest| rest.starts_with(".mailbox."))
     }
 
     /// The traits of a mailbox.
@@ -323,14 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn mailboxes_are_told_from_other_queues() {
+    fn mailboxes_have_a_name_of_their_own() {
         let topology = Topology::default();
-        let mailbox = topology.mailbox("run-1").unwrap();
-        assert!(topology.is_mailbox(&mailbox));
-        assert!(!topology.is_mailbox(&topology.results_queue()));
+        assert_eq!(topology.mailbox("run-1").unwrap().as_str(), "captionfleet.mailbox.run-1");
         assert!(topology.mailbox("").is_err());
-        assert_eq!(topology.lane_of(&topology.lane_queue(Lane::Interactive)), Some(Lane::Interactive));
-        assert_eq!(topology.lane_of(&mailbox), None);
     }
 
     #[test]

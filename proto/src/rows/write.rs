@@ -21,6 +21,11 @@ use crate::table;
 /// Checks that `ok` rows have a caption and no error, that others have an error code, and that embeddings have
 /// `shape`, finite values and a space.
 pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableError> {
+    table::write(&batch_of(rows, shape)?, &FORMAT)
+}
+
+/// The rows as columns, after the checks of [`write_part`].
+pub(super) fn batch_of(rows: &[Row], shape: EmbeddingShape) -> Result<RecordBatch, TableError> {
     let schema = schema(shape)?;
     for (at, row) in rows.iter().enumerate() {
         let item = || row.item.to_string();
@@ -60,7 +65,7 @@ pub fn write_part(rows: &[Row], shape: EmbeddingShape) -> Result<Bytes, TableErr
         instants(rows, |row| row.started_at),
         instants(rows, |row| Some(row.finished_at)),
     ];
-    table::write(&RecordBatch::try_new(schema, columns).map_err(TableError::parquet)?, &FORMAT)
+    RecordBatch::try_new(schema, columns).map_err(TableError::parquet)
 }
 
 /// The rule that the row breaks, if any.

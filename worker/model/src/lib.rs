@@ -15,6 +15,7 @@ pub mod constraint;
 pub mod cost;
 mod cpu_values;
 mod error;
+mod error_chain;
 pub mod generate;
 pub mod inventory;
 mod kv_cache;
@@ -49,6 +50,7 @@ pub use config::{
     ConfigError, ModelConfig, PhiConfig, ProjectionConfig, QFormerConfig, RetrievalConfig, VisionConfig,
 };
 pub use error::ModelError;
+pub use error_chain::chain;
 pub use inventory::{TensorKind, TensorSpec, tensor_inventory};
 pub use kv_cache::KvCache;
 pub use linear::Linear;

@@ -11,6 +11,7 @@ mod scenes;
 mod stopping;
 mod trace;
 
+use captionfleet_proto::chain;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -18,7 +19,7 @@ use clap::Parser;
 use crate::config::{Cli, Command, UsageError};
 use crate::engine::memory::BudgetError;
 use crate::engine::{EngineError, SlotTokensError};
-use crate::telemetry::{events, logging};
+use crate::telemetry::logging;
 use crate::threads;
 
 /// Bad configuration, as in sysexits.h.
@@ -55,7 +56,7 @@ pub fn main() -> ExitCode {
     match runtime.block_on(run_command(cli.command)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", events::chain(error.as_ref()));
+            eprintln!("error: {}", chain(error.as_ref()));
             exit_code(&error)
         }
     }

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use captionfleet_proto::chain;
 use captionfleet_proto::storage::{PutMode, PutOutcome, Storage, StorageError, Stores};
 use captionfleet_proto::uri::{ArchiveUri, Location};
 use jiff::Timestamp;
 
 use super::Finding;
 use super::clock::clock;
-use crate::telemetry::events::chain;
 
 const WHAT: &str = "archive";
 /// A request that takes longer costs throughput: a job makes three of them.

@@ -3,10 +3,10 @@
 use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, BrokerError, Topology};
+use captionfleet_proto::chain;
 use captionfleet_proto::job::Lane;
 
 use super::Finding;
-use crate::telemetry::events::chain;
 
 const WHAT: &str = "broker";
 

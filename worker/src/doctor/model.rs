@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use bytesize::ByteSize;
+use captionfleet_proto::chain;
 use captionfleet_proto::storage::Stores;
 
 use super::Finding;
 use crate::app::{EngineSettings, start_engine};
 use crate::engine::Unobserved;
 use crate::model_choice::ModelChoice;
-use crate::telemetry::events::chain;
 
 const WHAT: &str = "model";
 

@@ -1,6 +1,6 @@
 //! What can go wrong with one request.
 
-use captionfleet_model::{ModelError, PromptError, TokenizerError};
+use captionfleet_model::{ModelError, PromptError, TokenizerError, chain};
 
 /// Why a request has no result. Cloneable: all requests of a failed step get the same one.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -79,26 +79,6 @@ impl EngineError {
             | Self::Stopped => "internal",
         }
     }
-
-    /// Whether the same request may succeed on a fresh start or another worker.
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
-            Self::Model(_) | Self::OutOfMemory(_) | Self::Panicked { .. } | Self::Hung { .. } | Self::Stopped
-        )
-    }
-}
-
-/// One line with the whole chain.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 /// The backend has no error of its own for a full device, only the driver's text.

@@ -203,11 +203,6 @@ impl Scheduler {
         self.running.len()
     }
 
-    /// Captions that wait for a slot, seen by the vision tower or not.
-    pub fn waiting_for_slot(&self) -> usize {
-        self.vision.len() + self.ready.len()
-    }
-
     /// Chooses the next step and takes it as done: a pictured caption becomes ready for its prefill, a prefilled one
     /// runs. Whoever the step ends is reported through [`Self::finish`].
     pub fn next_batch(&mut self) -> Option<NextBatch> {

@@ -72,7 +72,7 @@ fn the_decode_batch_is_full_while_work_waits() {
     // Lengths between 4 and 40 tokens, without order.
     let mut left: HashMap<RequestId, u64> = (0..800).map(|id| (RequestId(id), 4 + id * 7919 % 37)).collect();
     let (mut steps, mut rows) = (0, 0);
-    while scheduler.waiting_for_slot() > 0 {
+    while scheduler.vision.len() + scheduler.ready.len() > 0 {
         let seats = match scheduler.next_batch().unwrap() {
             NextBatch::Decode { seats } => {
                 steps += 1;

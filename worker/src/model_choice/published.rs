@@ -1,5 +1,6 @@
 //! TinyGPT-V as published: fetched from where its makers put it, packed once, kept.
 
+use captionfleet_proto::chain;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{PUBLISHED, cache};
-use crate::telemetry::events;
 
 /// The stage that serves: 224 px, so that one vision pass gives caption and embedding.
 const STAGE: u8 = 3;
@@ -40,7 +40,7 @@ pub(super) async fn fetch_and_pack() -> anyhow::Result<PathBuf> {
             // The list is long: the reason stands before it, where it is seen.
             Err(missing) => anyhow::anyhow!(
                 "{PUBLISHED} cannot be fetched ({}); without internet access, {missing}",
-                events::chain(error.as_ref())
+                chain(error.as_ref())
             ),
             Ok(()) => error.context(format!("{PUBLISHED} cannot be fetched")),
         });

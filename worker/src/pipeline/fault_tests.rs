@@ -1,4 +1,5 @@
-//! A picture over which the device hangs, and a decoder that panics: rows, and a worker that goes on.
+//! A picture over which the device hangs, and a decoder that panics: rows, and a worker that goes on. A picture that is tried
+//! alone: no company.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -9,14 +10,16 @@ use captionfleet_model::ModelConfig;
 use captionfleet_model::preprocess::{DecodeLimits, PreparedPicture, decode, prepare};
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::broker::{Broker, Message, QueueName};
-use captionfleet_proto::job::{CaptionJob, Job, JobId, JobItem, Lane, RunId};
+use captionfleet_proto::job::{CaptionJob, Job, JobId, JobItem, JobKind, Lane, Query, RunId, SearchResult};
 use captionfleet_proto::rows::{Projection, read_part};
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_proto::{codec, layout};
 use captionfleet_world::{Scene, Split, render};
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::engine::Engine;
 use crate::engine::fault_tests::{engine_that_hangs_on, sound_engine};
@@ -123,4 +126,51 @@ async fn a_panic_over_a_picture_is_a_row() {
     assert_eq!((report.jobs, report.failed), (1, 3));
     assert_eq!(verdicts(&part), ["internal"; 3]);
     assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
+
+/// What a search for `query` comes to.
+async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) -> SearchResult {
+    let mailbox = broker.open_mailbox("asker").await.unwrap();
+    let archive = ArchiveUri::from_folder(Path::new("/archive")).unwrap();
+    let (id, run) = (JobId::new("search").unwrap(), RunId::new("run").unwrap());
+    let job = Job::search(id, run, archive, query);
+    let JobKind::Search(search) = &job.kind else { unreachable!("a search was made") };
+    let mut message = Message::new("search", codec::encode_job(&job).unwrap());
+    message.reply_to = Some(mailbox.clone());
+    let hand_over = HandOver {
+        message,
+        lane: Lane::Interactive,
+        suspicion: Suspicion::None,
+        started: std::time::Instant::now(),
+        started_at: Timestamp::now(),
+    };
+    assert!(matches!(pipeline.answer(&job, search, &hand_over).await, Verdict::Done));
+    let mut replies = broker.consume(&mailbox, 1).await.unwrap();
+    let reply = replies.next().await.unwrap().unwrap();
+    let result = codec::decode_reply(&reply.message.body).unwrap().result;
+    reply.ack().await.unwrap();
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_picture_of_a_search_is_looked_at_while_another_is_tried_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, _) = one_job(folder.path()).await;
+    let engine = sound_engine();
+    let mut pipeline = pipeline(&engine, &broker);
+    pipeline.options.item_deadline = Duration::from_secs(60);
+    let picture = || Query::Image { item: JobItem::new(ItemUri::from_path(&pictures[0]).unwrap()) };
+    let text = || Query::Text { text: "a red circle".to_owned() };
+
+    let alone = pipeline.isolation.write().await;
+    let answer = searched(&pipeline, &broker, text()).await;
+    assert!(matches!(answer, SearchResult::Ok { .. }), "a text waits for nobody: {answer:?}");
+    drop(alone);
+    assert!(matches!(searched(&pipeline, &broker, picture()).await, SearchResult::Ok { .. }));
+
+    // It waits for as long as it may.
+    pipeline.options.item_deadline = Duration::from_millis(300);
+    let _alone = pipeline.isolation.write().await;
+    let answer = searched(&pipeline, &broker, picture()).await;
+    assert!(matches!(&answer, SearchResult::Err { code, .. } if code == "deadline"), "{answer:?}");
 }

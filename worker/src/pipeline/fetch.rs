@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use captionfleet_model::preprocess::{PreparedPicture, decode, prepare};
+use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
 use sha2::{Digest, Sha256};
@@ -69,7 +70,7 @@ impl Pipeline {
             ItemFailure::row("internal", format!("the decoder panicked: {message}"))
         })?;
         let (width, height, picture) =
-            decoded.map_err(|error| ItemFailure::row(error.code(), events::chain(&error)))?;
+            decoded.map_err(|error| ItemFailure::row(error.code(), chain(&error)))?;
         (facts.width, facts.height) = (Some(width), Some(height));
         Ok(picture)
     }
@@ -108,7 +109,7 @@ pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) 
             return ItemFailure::Job(Failure::Source { item, source: error });
         }
     };
-    ItemFailure::row(code, events::chain(&error))
+    ItemFailure::row(code, chain(&error))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use captionfleet_proto::broker::{DeadReason, Delivery, Message, QueueName};
+use captionfleet_proto::chain;
 use captionfleet_proto::codec::DecodeError;
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::outcome::FailureClass;
@@ -120,17 +121,18 @@ impl Pipeline {
         failure: &Failure,
         now: Timestamp,
     ) -> Option<(QueueName, Message)> {
-        let retried = message.clone().retried(now);
         match classify(failure) {
             FailureClass::Retry => {
+                let retried = message.clone().retried(now);
                 Some((self.options.topology.retry_queue(lane, retried.attempts)?, retried))
             }
             FailureClass::PassOn => {
-                let since = retried.first_failed_at.unwrap_or(now);
+                let passed_on = message.clone().passed_on(now);
+                let since = passed_on.passed_on_since.unwrap_or(now);
                 let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
                 let delay = if age < SOON { 1 } else { 2 };
                 let queue = self.options.topology.retry_queue(lane, delay)?;
-                (age < PASS_ON_FOR).then_some((queue, Message { attempts: message.attempts, ..retried }))
+                (age < PASS_ON_FOR).then_some((queue, passed_on))
             }
             FailureClass::DeadLetter => None,
         }
@@ -139,17 +141,19 @@ impl Pipeline {
     /// Sends a failed job to its delayed-retry queue or to the dead letters, then acks it.
     pub(super) async fn retry_or_bury(&self, delivery: Delivery, lane: Lane, failure: &Failure) {
         let attempts = delivery.message.attempts.saturating_add(1);
-        let chain = events::chain(failure);
+        let chain = chain(failure);
         let facts = outcome::MessageFacts::of(&delivery.message);
         let now = Timestamp::now();
         let (queue, message) = if let Some(rest) = self.rest(&delivery.message, lane, failure, now) {
             rest
         } else {
             let mut message = delivery.message.clone();
+            // Whoever publishes it again begins a new round.
+            let since = message.first_failed_at.or(message.passed_on_since.take()).unwrap_or(now);
             message.dead = Some(DeadReason {
                 code: failure.code().to_owned(),
                 message: chain.clone(),
-                first_failed_at: Some(message.first_failed_at.unwrap_or(now)),
+                first_failed_at: Some(since),
                 failed_at: Some(now),
                 queue: Some(delivery.queue.clone()),
             });

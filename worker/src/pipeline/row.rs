@@ -1,7 +1,7 @@
 //! What an item's terminal record says.
 
 use captionfleet_proto::job::JobItem;
-use captionfleet_proto::rows::{EmbeddingShape, Row, Status};
+use captionfleet_proto::rows::{EmbeddingShape, Row, Status, USUAL_SHAPE};
 use jiff::Timestamp;
 
 use super::Pipeline;
@@ -12,8 +12,6 @@ use super::timeline::{Line, What};
 use crate::engine::CaptionResult;
 use crate::telemetry::events;
 
-/// The shape of the column when the bundle has no retrieval heads: it is empty then, and parts stay alike.
-const USUAL_SHAPE: EmbeddingShape = EmbeddingShape { vectors: 32, dim: 256 };
 /// Error messages may quote hostile input; rows keep the beginning.
 const MAX_MESSAGE_CHARS: usize = 2000;
 

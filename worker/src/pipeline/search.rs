@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use captionfleet_proto::chain;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
@@ -58,6 +59,8 @@ impl Pipeline {
                 (vec![vector], asked.elapsed())
             }
             Query::Image { item } => {
+                // What a picture does to a process must not be laid to one that is tried alone meanwhile.
+                let _company = self.isolation.read().await;
                 let mut facts = Facts::planned(item);
                 let picture = self.fetch(item, hand_over.lane, true, &mut facts).await;
                 let picture = picture.map_err(picture_told)?;
@@ -73,7 +76,7 @@ impl Pipeline {
 }
 
 pub(super) fn told(failure: &Failure) -> Told {
-    (failure.code(), events::chain(failure))
+    (failure.code(), chain(failure))
 }
 
 pub(super) fn engine_told(error: &EngineError) -> Told {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Sampling};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::Row;
@@ -195,7 +196,7 @@ impl Pipeline {
             };
             let pause = match error.kind() {
                 StorageErrorKind::NoSpace => {
-                    self.readiness.not_ready(SPOOL, events::chain(&error));
+                    self.readiness.not_ready(SPOOL, chain(&error));
                     patience.pause()
                 }
                 _ if error.is_transient() => pauses.next().copied(),
@@ -223,5 +224,5 @@ fn video_failure(error: VideoError) -> ItemFailure {
     if error.is_local() {
         return ItemFailure::Job(Failure::Video(error));
     }
-    ItemFailure::row(error.code(), events::chain(&error))
+    ItemFailure::row(error.code(), chain(&error))
 }

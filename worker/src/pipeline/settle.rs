@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
+use captionfleet_proto::chain;
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::write_part;
 use captionfleet_proto::storage::{PutMode, Storage};
@@ -49,7 +50,7 @@ impl Pipeline {
             if !error.is_transient() {
                 return Err(Failure::Archive(error));
             }
-            self.readiness.not_ready(ARCHIVE, events::chain(&error));
+            self.readiness.not_ready(ARCHIVE, chain(&error));
             let Some(pause) = patience.pause() else { return Err(Failure::Archive(error)) };
             events::storage_retry(key, &error);
             tokio::time::sleep(pause).await;

@@ -3,15 +3,14 @@
 //! A film has many segments, and a decoder wants to jump about in it: one copy serves all segments that this worker
 //! gets. Copies that nobody uses go first when room is needed, the oldest before the others.
 
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use captionfleet_proto::storage::{
     CopyError, ObjectMeta, Storage, StorageError, StorageErrorKind, Stores, copy_to_file, etag_of_file,
 };
 use captionfleet_proto::uri::{ItemUri, Location};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -20,6 +19,9 @@ use crate::video::Film;
 /// How long a film waits before it looks for room again.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(500);
 const READING: &str = "reading";
+/// Files of this machine that are remembered while nobody uses them, for what their headers say: a film's segments come one soon
+/// after the other.
+const MOST_IDLE_FILES: usize = 32;
 
 /// Where copies are kept, and how much of them.
 #[derive(Clone, Debug)]
@@ -41,22 +43,75 @@ impl Default for SpoolOptions {
 pub(super) struct Spool {
     options: SpoolOptions,
     folder: OnceCell<TempDir>,
-    /// Least recently asked for first.
-    films: Mutex<Vec<Entry>>,
+    films: Mutex<Films>,
+}
+
+/// The videos that are known, least recently asked for first.
+#[derive(Default)]
+struct Films {
+    entries: Vec<Entry>,
+    /// How many copies there have been: each has a file of its own, so that none loses it when another one goes.
+    copies: u64,
 }
 
 struct Entry {
     uri: ItemUri,
-    etag: Option<String>,
-    /// Bytes on this disk; none for files that were here before.
-    bytes: u64,
     film: Arc<Local>,
 }
 
 impl Entry {
-    /// A copy that nobody uses.
     fn is_idle(&self) -> bool {
-        self.bytes > 0 && Arc::strong_count(&self.film) == 1
+        Arc::strong_count(&self.film) == 1
+    }
+}
+
+impl Films {
+    fn find(&mut self, uri: &ItemUri, etag: Option<&String>) -> Option<Arc<Local>> {
+        // Without a version nobody knows whether it is still the same.
+        let at = self
+            .entries
+            .iter()
+            .position(|entry| entry.uri == *uri && etag.is_some() && entry.film.etag.as_ref() == etag)?;
+        let entry = self.entries.remove(at);
+        let film = Arc::clone(&entry.film);
+        self.entries.push(entry);
+        Some(film)
+    }
+
+    /// Lets copies go that nobody uses until `bytes` more are at most `most`; false if they are not even then.
+    fn make_room(&mut self, bytes: u64, most: u64) -> bool {
+        while self.copied_bytes() + bytes > most {
+            let idle = self.entries.iter().position(|entry| entry.film.is_copy && entry.is_idle());
+            let Some(idle) = idle else { return false };
+            self.entries.remove(idle);
+        }
+        true
+    }
+
+    fn copied_bytes(&self) -> u64 {
+        self.entries.iter().filter(|entry| entry.film.is_copy).map(|entry| entry.film.size).sum()
+    }
+
+    /// Lets go of all but the files that were asked for last, and those in use.
+    fn forget_files(&mut self) {
+        let is_idle_file = |entry: &Entry| !entry.film.is_copy && entry.is_idle();
+        let idle = self.entries.iter().filter(|entry| is_idle_file(entry)).count();
+        let mut too_many = idle.saturating_sub(MOST_IDLE_FILES);
+        self.entries.retain(|entry| {
+            let goes = too_many > 0 && is_idle_file(entry);
+            too_many -= usize::from(goes);
+            !goes
+        });
+    }
+
+    fn forget_idle_copies(&mut self) {
+        self.entries.retain(|entry| !(entry.film.is_copy && entry.is_idle()));
+    }
+
+    fn add(&mut self, uri: &ItemUri, film: Local) -> Arc<Local> {
+        let film = Arc::new(film);
+        self.entries.push(Entry { uri: uri.clone(), film: Arc::clone(&film) });
+        film
     }
 }
 
@@ -73,6 +128,10 @@ pub(super) struct Local {
 }
 
 impl Local {
+    fn new(path: PathBuf, etag: Option<String>, size: u64, is_copy: bool) -> Self {
+        Self { path, etag, size, copied: OnceCell::new(), is_copy, film: OnceCell::new() }
+    }
+
     /// SHA-256 of what was copied.
     pub(super) fn sha256(&self) -> Option<&String> {
         self.copied.get()
@@ -104,9 +163,9 @@ impl Spool {
             let problem = format!("has {} bytes, at most {} are spooled", meta.size, self.options.max_bytes);
             return Err(StorageError::new(StorageErrorKind::TooLarge, READING, uri.as_str(), problem));
         }
-        let path = self.folder(uri).await?.path().join(name(uri, meta.etag.as_ref()));
+        let folder = self.folder(uri).await?.path();
         let film = loop {
-            if let Some(film) = self.find_or_add(uri, meta.etag.as_ref(), meta.size, &path) {
+            if let Some(film) = self.find_or_add(uri, meta.etag.as_ref(), meta.size, folder) {
                 break film;
             }
             tokio::time::sleep(NO_ROOM_PAUSE).await;
@@ -114,7 +173,7 @@ impl Spool {
         let copied = film.copied.get_or_try_init(|| whole_copy(&*store, &key, uri, &film)).await;
         if let Err(error) = copied {
             if error.kind() == StorageErrorKind::NoSpace {
-                self.lock().retain(|entry| !entry.is_idle());
+                self.lock().forget_idle_copies();
             }
             return Err(error);
         }
@@ -127,59 +186,33 @@ impl Spool {
         })?;
         let metadata = tokio::fs::metadata(&path).await.map_err(|error| failed(uri, error))?;
         let etag = Some(etag_of_file(&metadata));
-        if let Some(film) = self.find(uri, etag.as_ref()) {
+        let mut films = self.lock();
+        if let Some(film) = films.find(uri, etag.as_ref()) {
             return Ok(film);
         }
-        let film = Arc::new(Local {
-            path,
-            etag: etag.clone(),
-            size: metadata.len(),
-            copied: OnceCell::new(),
-            is_copy: false,
-            film: OnceCell::new(),
-        });
-        self.lock().push(Entry { uri: uri.clone(), etag, bytes: 0, film: Arc::clone(&film) });
+        let film = films.add(uri, Local::new(path, etag, metadata.len(), false));
+        films.forget_files();
         Ok(film)
     }
 
-    fn find(&self, uri: &ItemUri, etag: Option<&String>) -> Option<Arc<Local>> {
-        let mut films = self.lock();
-        // Without a version nobody knows whether it is still the same.
-        let at = films
-            .iter()
-            .position(|entry| entry.uri == *uri && etag.is_some() && entry.etag.as_ref() == etag)?;
-        let entry = films.remove(at);
-        let film = Arc::clone(&entry.film);
-        films.push(entry);
-        Some(film)
-    }
-
-    /// The film's entry, a new one if there is room for its bytes; `None` if there is none yet.
+    /// The film's entry, a new one in `folder` if there is room for its bytes; `None` if there is none yet.
     fn find_or_add(
         &self,
         uri: &ItemUri,
         etag: Option<&String>,
         bytes: u64,
-        path: &std::path::Path,
+        folder: &Path,
     ) -> Option<Arc<Local>> {
-        if let Some(film) = self.find(uri, etag) {
+        let mut films = self.lock();
+        if let Some(film) = films.find(uri, etag) {
             return Some(film);
         }
-        let mut films = self.lock();
-        while films.iter().map(|entry| entry.bytes).sum::<u64>() + bytes > self.options.max_bytes {
-            let idle = films.iter().position(Entry::is_idle)?;
-            films.remove(idle);
+        if !films.make_room(bytes, self.options.max_bytes) {
+            return None;
         }
-        let film = Arc::new(Local {
-            path: path.to_owned(),
-            etag: etag.cloned(),
-            size: bytes,
-            copied: OnceCell::new(),
-            is_copy: true,
-            film: OnceCell::new(),
-        });
-        films.push(Entry { uri: uri.clone(), etag: etag.cloned(), bytes, film: Arc::clone(&film) });
-        Some(film)
+        films.copies += 1;
+        let path = folder.join(films.copies.to_string());
+        Some(films.add(uri, Local::new(path, etag.cloned(), bytes, true)))
     }
 
     async fn folder(&self, uri: &ItemUri) -> Result<&TempDir, StorageError> {
@@ -194,18 +227,9 @@ impl Spool {
         self.folder.get_or_try_init(|| make).await.map_err(|error| failed(uri, error))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Films> {
         self.films.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A file name that no two versions of an object share.
-fn name(uri: &ItemUri, etag: Option<&String>) -> String {
-    let mut digest = Sha256::new();
-    digest.update(uri.as_str());
-    digest.update([0]);
-    digest.update(etag.map_or("", String::as_str));
-    hex::encode(&digest.finalize()[..16])
 }
 
 /// Copies an object and returns its digest; of a copy that fails nothing stays, because half a film only takes room.
@@ -244,3 +268,7 @@ fn failed(uri: &ItemUri, error: std::io::Error) -> StorageError {
     };
     StorageError::new(kind, READING, uri.as_str(), problem).caused_by(error)
 }
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

@@ -3,10 +3,10 @@
 //! A row lasts until the next kept frame is shown, be it in the next segment. Where decoding fails, one more row says
 //! so, for the time that nobody saw.
 
+use captionfleet_proto::chain;
 use captionfleet_proto::job::LATE_START_MS;
 
 use crate::engine::CaptionResult;
-use crate::telemetry::events;
 use crate::video::{Ending, Span, VideoError};
 
 use super::item_failure::ItemFailure;
@@ -104,7 +104,7 @@ fn failed_line(
 }
 
 fn failed(ms: u64, until: Option<u64>, error: &VideoError) -> Line {
-    let what = What::Failed { code: error.code(), message: events::chain(error) };
+    let what = What::Failed { code: error.code(), message: chain(error) };
     Line { ms, span_ms: until.map(|until| until.saturating_sub(ms)), frames: 0, what }
 }
 

@@ -7,15 +7,13 @@
 //! queue. Whoever gets it next goes on from there. At least one item is done in every turn that began one, so that a job ends
 //! however short turns are.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use captionfleet_proto::broker::Delivery;
 use captionfleet_proto::job::JobItem;
 use captionfleet_proto::layout;
-use captionfleet_proto::rows::{Projection, Row, read_part, write_part};
+use captionfleet_proto::rows::{Row, read_unfinished, write_unfinished};
 use captionfleet_proto::storage::{PutMode, StorageErrorKind};
-use captionfleet_proto::uri::ItemUri;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::outcome::MessageFacts;
@@ -62,27 +60,15 @@ pub(super) struct DoneItems {
 }
 
 impl DoneItems {
-    /// From the rows of an earlier turn, sorted out by item.
-    fn from_rows(items: &[JobItem], rows: Vec<Row>) -> Self {
-        // Segments of one video have one name; a row belongs to the last one that begins before it.
-        let mut places: HashMap<&ItemUri, Vec<(u64, usize)>> = HashMap::new();
-        for (at, item) in items.iter().enumerate() {
-            places.entry(&item.uri).or_default().push((item.frame_ms.unwrap_or(0), at));
+    /// Those of an earlier turn; none if they are of another job.
+    fn earlier(items: &[JobItem], done: Vec<(usize, Vec<Row>)>) -> Self {
+        let is_of = |(at, rows): &(usize, Vec<Row>)| {
+            items.get(*at).is_some_and(|item| rows.iter().all(|row| row.item == item.uri))
+        };
+        if !done.iter().all(is_of) {
+            return Self::default();
         }
-        for places in places.values_mut() {
-            places.sort_unstable();
-        }
-        let mut by_item: HashMap<usize, Vec<Row>> = HashMap::new();
-        for row in rows {
-            let begins = row.frame_ms.unwrap_or(0);
-            let place = places
-                .get(&row.item)
-                .and_then(|places| places.iter().rev().find(|(start, _)| *start <= begins));
-            if let Some((_, at)) = place {
-                by_item.entry(*at).or_default().push(row);
-            }
-        }
-        Self { earlier: by_item.len(), items: by_item.into_iter().collect() }
+        Self { earlier: done.len(), items: done }
     }
 
     pub(super) fn add(&mut self, at: usize, rows: Vec<Row>) {
@@ -128,21 +114,21 @@ impl Pipeline {
                 _ => return Err(Failure::Archive(error)),
             },
         };
-        let read = tokio::task::spawn_blocking(move || read_part(object.bytes, Projection::All));
-        let rows = read.await.map_err(|error| Failure::Panicked(error.to_string()))?.unwrap_or_default();
+        let read = tokio::task::spawn_blocking(move || read_unfinished(object.bytes));
+        let done = read.await.map_err(|error| Failure::Panicked(error.to_string()))?.unwrap_or_default();
         let served = &self.engine.info().bundle;
         // What another model said is no part of what this one says; what cannot be read is done again.
-        if rows.iter().any(|row| row.bundle.as_ref() != Some(served)) {
+        if done.iter().flat_map(|(_, rows)| rows).any(|row| row.bundle.as_ref() != Some(served)) {
             return Ok(DoneItems::default());
         }
-        Ok(DoneItems::from_rows(&task.caption.items, rows))
+        Ok(DoneItems::earlier(&task.caption.items, done))
     }
 
     /// Keeps what is done of a job whose turn is over.
     pub(super) async fn put_down(&self, task: &Received, done: DoneItems) -> Result<(), Failure> {
         let (key, shape) = (layout::unfinished(&task.run, &task.id), self.embedding_shape());
         let items = done.items.len();
-        let bytes = tokio::task::spawn_blocking(move || write_part(&done.into_rows(), shape))
+        let bytes = tokio::task::spawn_blocking(move || write_unfinished(done.items, shape))
             .await
             .map_err(|error| Failure::Panicked(error.to_string()))?
             .map_err(|source| Failure::Part { part: key.clone(), source })?;
@@ -172,5 +158,24 @@ impl Pipeline {
         if let Err(error) = delivery.ack().await {
             events::settle_failed(&facts.id, &error);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use captionfleet_proto::uri::ItemUri;
+
+    use super::*;
+
+    #[test]
+    fn items_without_rows_are_done_and_strangers_are_not() {
+        let items: Vec<_> =
+            ["a", "b", "c"].map(|name| JobItem::new(ItemUri::s3("films", name))).into_iter().collect();
+        let done = DoneItems::earlier(&items, vec![(0, Vec::new()), (2, Vec::new())]);
+        assert_eq!(done.which(3), [true, false, true]);
+        assert!(!done.has_new());
+        let other = DoneItems::earlier(&items, vec![(0, Vec::new()), (3, Vec::new())]);
+        assert_eq!(other.which(3), [false; 3], "of a longer job");
     }
 }

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use captionfleet_proto::broker::QueueName;
+use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobId, Lane, RunId};
 use captionfleet_proto::outcome::JobOutcome;
 
@@ -229,30 +230,4 @@ pub fn storage_retry(what: &str, error: &(dyn Error + 'static)) {
 /// The worker stops taking jobs.
 pub fn drain_started(in_hand: i64, grace: Duration) {
     tracing::info!(jobs.in_hand = in_hand, grace.seconds = grace.as_secs_f64(), "draining");
-}
-
-/// An error and its causes in one line. Some libraries repeat their source's text: nothing is said twice.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::chain;
-
-    #[test]
-    fn a_chain_says_nothing_twice() {
-        let error = anyhow::anyhow!("refused").context("IO error: refused").context("connect");
-        assert_eq!(chain(error.as_ref()), "connect: IO error: refused");
-    }
 }

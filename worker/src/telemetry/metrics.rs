@@ -184,11 +184,6 @@ impl Metrics {
     pub fn registry(&self) -> &Registry {
         &self.registry
     }
-
-    /// Everything in Prometheus' text format.
-    pub fn gather_text(&self) -> String {
-        text_of(&self.registry)
-    }
 }
 
 /// Everything in `registry`, in Prometheus' text format.
@@ -239,7 +234,7 @@ mod tests {
 
     #[test]
     fn says_its_version_and_keeps_to_its_prefix() {
-        let text = Metrics::new().gather_text();
+        let text = text_of(&Metrics::new().registry);
         assert!(text.contains(&format!("version=\"{}\"", env!("CARGO_PKG_VERSION"))), "{text}");
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             assert!(line.starts_with(PREFIX) || line.starts_with("process_"), "{line}");
@@ -248,7 +243,7 @@ mod tests {
 
     #[test]
     fn what_has_not_happened_yet_is_shown_as_zero() {
-        let text = Metrics::new().gather_text();
+        let text = text_of(&Metrics::new().registry);
         for series in [
             "items_total{code=\"\",status=\"ok\"} 0",
             "jobs_total{kind=\"caption\",outcome=\"done\"} 0",
@@ -263,7 +258,7 @@ mod tests {
     fn two_workers_in_one_process_do_not_share_counters() {
         let (one, other) = (Metrics::new(), Metrics::new());
         one.tokens.inc_by(3);
-        assert!(one.gather_text().contains("captionfleet_worker_tokens_total 3"));
-        assert!(other.gather_text().contains("captionfleet_worker_tokens_total 0"));
+        assert!(text_of(&one.registry).contains("captionfleet_worker_tokens_total 3"));
+        assert!(text_of(&other.registry).contains("captionfleet_worker_tokens_total 0"));
     }
 }

@@ -4,6 +4,7 @@
 //! `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_TRACES_SAMPLER`, `OTEL_BSP_*`. Spans are handed to a thread of their own
 //! through a bounded queue, and are dropped when it is full: a collector that is slow or away costs spans, never work.
 
+use captionfleet_proto::chain;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,8 +18,6 @@ use opentelemetry_otlp::WithHttpConfig as _;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData, SpanExporter};
-
-use super::events::chain;
 
 /// How long the end of the program waits for spans to be sent.
 const FAREWELL: Duration = Duration::from_secs(3);

@@ -111,7 +111,9 @@ pub(super) fn start(
     Ok(child)
 }
 
-/// The limits are set from outside as soon as the program has started: before that it has read nothing.
+/// The limits are set from outside as soon as the program has started. Setting them in the child would mean to fork, with all the
+/// pages of a process that holds a model, where a spawn copies none. A moment may pass until then, in which the program may have
+/// begun to read: what it has used counts, and it gets no more than the limits allow from then on.
 #[cfg(target_os = "linux")]
 fn restrain(child: &Child, limits: &VideoLimits) {
     use rustix::process::{Pid, Resource, Rlimit, prlimit, setpriority_process};

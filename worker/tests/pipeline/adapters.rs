@@ -116,13 +116,13 @@ async fn an_adapter_that_does_not_fit_fails_its_rows_and_no_others() {
         bench.outcome().await;
     }
     worker.stop().await;
-    for (id, word) in [
-        ("wide", "layers.0.self_attn.query_key_value.lora_A.weight"),
-        ("changed", "digest"),
-        ("nowhere", "adapter_config.json"),
+    for (id, code, word) in [
+        ("wide", "adapter_refused", "layers.0.self_attn.query_key_value.lora_A.weight"),
+        ("changed", "adapter_refused", "digest"),
+        ("nowhere", "not_found", "adapter_config.json"),
     ] {
         let rows = bench.rows(id);
-        assert_eq!(verdicts(&rows), ["adapter_refused"; 2], "{id}");
+        assert_eq!(verdicts(&rows), [code; 2], "{id}");
         assert!(rows[0].error_message.as_ref().unwrap().contains(word), "{:?}", rows[0].error_message);
     }
     assert!(bench.rows("plain").iter().all(|row| row.status == Status::Ok));

@@ -19,6 +19,7 @@ use captionfleet_worker::engine::{Engine, EngineHandle, Unobserved};
 use captionfleet_worker::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use captionfleet_worker::telemetry::Metrics;
 use captionfleet_worker::telemetry::energy::EnergyMeter;
+use captionfleet_worker::telemetry::metrics::text_of;
 use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_world::{Scene, Split, render};
 use tempfile::TempDir;
@@ -84,7 +85,7 @@ impl Running {
 
     /// The value of a metric's line, zero if there is none.
     pub fn metric(&self, line: &str) -> f64 {
-        let text = self.metrics.gather_text();
+        let text = text_of(self.metrics.registry());
         let value = text.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok());
         value.unwrap_or(0.0)
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use captionfleet_proto::broker::{Broker as _, Message};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{Job, JobId, Lane};
+use captionfleet_proto::job::{Job, JobId, Lane, Sampling};
 use captionfleet_proto::layout;
-use captionfleet_proto::rows::{EmbeddingShape, Row, write_part};
+use captionfleet_proto::rows::{EmbeddingShape, Row, write_unfinished};
 
 use crate::bench::{Bench, verdicts};
+use crate::film::Film;
 
 const TURNS: &str = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"turn_over\"}";
 
@@ -80,7 +81,7 @@ async fn what_is_kept_counts_if_the_same_model_said_it() {
         let shape = EmbeddingShape { vectors: 1, dim: earlier.embedding.as_ref().unwrap().len() as u32 };
         let place = unfinished(&bench, id);
         std::fs::create_dir_all(place.parent().unwrap()).unwrap();
-        std::fs::write(&place, write_part(&[earlier], shape).unwrap()).unwrap();
+        std::fs::write(&place, write_unfinished(vec![(1, vec![earlier])], shape).unwrap()).unwrap();
         publish_again(&bench, &bench.job(id, bench.scenes(3))).await;
         assert_eq!(bench.outcome().await.ok, 3);
         let captions: Vec<_> = bench.rows(id).into_iter().map(|row| row.caption.unwrap()).collect();
@@ -93,4 +94,20 @@ async fn what_is_kept_counts_if_the_same_model_said_it() {
     publish_again(&bench, &bench.job("job-4", bench.scenes(3))).await;
     assert_eq!(bench.outcome().await.ok, 3);
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn segments_that_show_nothing_are_done_once() {
+    let mut bench = Bench::new().await;
+    let film = Film::of_scenes(&bench, "short.mp4", &[20]);
+    // The film is shorter than was planned: the segments behind its end have no rows.
+    let segment = |minute: u64| film.segment(minute * 60_000, Some(60_000), Sampling::default());
+    bench.options.hold_limit = Duration::ZERO;
+    bench.publish(Lane::Bulk, &bench.job("job-1", (0..4).map(segment).collect())).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 1);
+    assert_eq!(worker.metric(TURNS), 3.0, "one item a turn");
+    worker.stop().await;
+    assert!(!unfinished(&bench, "job-1").exists());
 }

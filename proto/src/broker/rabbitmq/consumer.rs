@@ -16,10 +16,11 @@ use lapin::{Acker, Channel};
 use scopeguard::ScopeGuard;
 use tokio::time::sleep;
 
-use super::link::{Session, chain};
+use super::link::Session;
 use super::properties::{delivery_count, message_from};
 use super::{Shared, queues};
 use crate::broker::{BrokerError, BrokerErrorKind, Consumer, Delivery, QueueName, Requeue, Settlement};
+use crate::chain;
 
 /// The pause before subscribing again after the broker ended a subscription but not the connection.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_millis(500);

@@ -22,6 +22,7 @@ use super::backoff::Backoff;
 use super::fault;
 use super::wire::{Events, Wire};
 use crate::broker::{BrokerError, BrokerErrorKind, BrokerState};
+use crate::chain;
 
 /// How often the connection is looked at besides listening to it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -350,10 +351,4 @@ impl Shared {
             }
         });
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -27,6 +27,7 @@ fn a_dead_letter_survives_the_wire() {
         trace: TraceContext::parse(TRACED, Some("congo=t61rcWkgMzE")),
         attempts: 5,
         turns: 2,
+        passed_on_since: Some(at(1_700_000_300)),
         first_failed_at: Some(at(1_700_000_000)),
         dead: Some(DeadReason {
             code: "internal".to_owned(),
@@ -58,6 +59,7 @@ fn mistyped_and_foreign_headers_are_ignored() {
     let message = arrived(&[
         (REASON, AMQPValue::Boolean(true)),
         (FIRST_FAILED_AT, AMQPValue::LongString("yesterday".into())),
+        (PASSED_ON_SINCE, AMQPValue::LongLongInt(7)),
         ("x-death", AMQPValue::LongString("no list".into())),
         ("traceparent", AMQPValue::FieldTable(FieldTable::default())),
     ]);

@@ -20,6 +20,7 @@ use super::properties::{properties_of, published_id};
 use super::request::{PublisherOptions, Request, Stall};
 use super::returns::{Acked, Published, Returns, Verdict};
 use crate::broker::{BrokerError, BrokerErrorKind};
+use crate::chain;
 
 /// Refusals of one message after which the state says so. With the pauses below this is some 18 s, longer than a queue
 /// takes to find a new leader. Refusals pass, when a full queue is consumed from or a majority is back, so nothing is
@@ -114,7 +115,7 @@ impl Sender {
             match self.open_channel(&session).await {
                 Ok(channel) => self.fly(&session, channel).await,
                 Err(error) => {
-                    tracing::warn!(error = %super::link::chain(&error), "cannot open a channel to publish on");
+                    tracing::warn!(error = %chain(&error), "cannot open a channel to publish on");
                     self.link.replace(&session, "no channel could be opened".to_owned());
                     tokio::select! {
                         () = self.link.ended(&session) => {}

@@ -18,6 +18,7 @@ pub async fn delivers_in_order_as_published(subject: Subject) {
         trace: TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("a=b")),
         attempts: 3,
         first_failed_at: Some(Timestamp::from_second(1_700_000_000).expect("a time")),
+        passed_on_since: Some(Timestamp::from_second(1_700_000_300).expect("a time")),
         ..Message::new("full", vec![0, 255, 10, 13])
     };
     subject.publish(&["a", "b", "c", "d", "e"]).await;

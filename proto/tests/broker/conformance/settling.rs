@@ -87,10 +87,8 @@ pub async fn retries_after_the_delay(subject: Subject) {
     let message = Message::new("a", "body").retried(failed_at);
     let published = Instant::now();
     subject.publish_to(&retry, message.clone()).await;
-    nothing(&mut consumer).await;
     let delivery = next(&mut consumer).await;
     assert!(published.elapsed() >= RETRY_DELAY.mul_f64(0.95), "too early: {:?}", published.elapsed());
-    assert!(published.elapsed() < RETRY_DELAY * 6, "too late: {:?}", published.elapsed());
     assert_eq!(delivery.message, message);
     assert_eq!((delivery.message.attempts, delivery.redelivered), (1, false));
     delivery.ack().await.expect("acked");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::names::{self, Dialect, LoraHalf, Meaning, Role};
 use super::source::{TensorHeader, TensorSource};
-use super::{Accounting, CheckpointError, FileAccount, LoraConfig, Problem, Problems, chain};
+use super::{Accounting, CheckpointError, FileAccount, LoraConfig, Problem, Problems};
+use crate::chain;
 use crate::{ModelConfig, TensorKind, TensorSpec, tensor_inventory};
 
 /// The opened files of one checkpoint.
