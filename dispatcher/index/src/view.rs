@@ -1,10 +1,12 @@
 //! Many segments seen as one.
 
 mod browse;
+mod company;
 mod keywords;
 mod nearest;
 
 use crate::segment::{PartStamp, Record, Segment, Status};
+use company::{ALONE, Companies};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ pub struct View {
     segments: Vec<Arc<Segment>>,
     /// For each row whether it counts, and how the item ended last.
     standing: Vec<Vec<Standing>>,
+    companies: Companies,
     /// For each part of each segment whether it exists.
     there: Vec<Vec<bool>>,
     items: usize,
@@ -52,10 +55,17 @@ struct Standing {
     is_latest: bool,
     /// How the latest of all ended.
     latest: Status,
+    /// The rows that stand beside it.
+    company: u32,
 }
 
-const OLD: Standing =
-    Standing { has_vectors: false, has_caption: false, is_latest: false, latest: Status::Skipped };
+const OLD: Standing = Standing {
+    has_vectors: false,
+    has_caption: false,
+    is_latest: false,
+    latest: Status::Skipped,
+    company: ALONE,
+};
 
 /// The rows of one item that count.
 #[derive(Debug, Clone, Copy)]
@@ -84,26 +94,22 @@ impl View {
         }
         let mut standing: Vec<Vec<Standing>> =
             segments.iter().map(|segment| vec![OLD; segment.rows()]).collect();
-        for item in items.values() {
-            let mut mark = |place: Place, set: fn(&mut Standing)| {
-                let standing = &mut standing[place.segment as usize][place.row as usize];
-                standing.latest = item.latest.1;
-                set(standing);
-            };
-            mark(item.latest.2, |standing| standing.is_latest = true);
-            if let Some((_, place)) = item.vectors {
-                mark(place, |standing| standing.has_vectors = true);
-            }
-            if let Some((_, place)) = item.caption {
-                mark(place, |standing| standing.has_caption = true);
-            }
+        let mut companies = Companies::default();
+        let mut answered: HashMap<u128, Vec<(i64, Place)>> = HashMap::new();
+        for ((key, _), answer) in answers {
+            answered.entry(key).or_default().push(answer);
         }
-        for ((key, _), (_, place)) in answers {
-            let standing = &mut standing[place.segment as usize][place.row as usize];
-            standing.has_caption = true;
-            standing.latest = items.get(&key).map_or(Status::Ok, |item| item.latest.1);
+        let mut texts: Vec<Place> = Vec::new();
+        for (key, item) in &items {
+            texts.clear();
+            texts.extend(item.caption.map(|(_, place)| place));
+            if let Some(mut answers) = answered.remove(key) {
+                answers.sort_unstable_by(|one, other| other.cmp(one));
+                texts.extend(answers.into_iter().map(|(_, place)| place));
+            }
+            item.mark(&texts, &mut standing, &mut companies);
         }
-        Self { segments, standing, there, items: items.len() }
+        Self { segments, standing, companies, there, items: items.len() }
     }
 
     /// Its segments.
@@ -125,6 +131,33 @@ impl View {
     pub fn row(&self, place: Place) -> (&Segment, Record) {
         let segment = &self.segments[place.segment as usize];
         (segment, segment.record(place.row as usize))
+    }
+}
+
+impl Item {
+    /// Notes which rows of the item count; `texts` are those whose texts do.
+    fn mark(&self, texts: &[Place], standing: &mut [Vec<Standing>], companies: &mut Companies) {
+        let mut mark = |place: Place, set: &dyn Fn(&mut Standing)| {
+            let standing = &mut standing[place.segment as usize][place.row as usize];
+            standing.latest = self.latest.1;
+            set(standing);
+        };
+        mark(self.latest.2, &|standing| standing.is_latest = true);
+        for text in texts {
+            mark(*text, &|standing| standing.has_caption = true);
+        }
+        let vectors = self.vectors.map(|(_, place)| place);
+        if let Some(place) = vectors {
+            mark(place, &|standing| standing.has_vectors = true);
+        }
+        let apart = vectors.filter(|place| !texts.contains(place));
+        if texts.len() + usize::from(apart.is_some()) > 1 {
+            let rows: Vec<Place> = texts.iter().copied().chain(apart).collect();
+            let company = companies.add(&rows);
+            for row in rows {
+                mark(row, &|standing| standing.company = company);
+            }
+        }
     }
 }
 

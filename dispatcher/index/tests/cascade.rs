@@ -219,6 +219,55 @@ fn answers_of_several_runs_stand_beside_the_caption() {
     assert_eq!(view.keywords("which", &filter, 10).len(), 1);
 }
 
+/// A run with questions embeds as a run of captions does: the newest vectors of an item come with an answer.
+#[test]
+fn vectors_that_came_with_an_answer_find_the_item_by_all_of_its_texts() {
+    let shape = Shape::new(2, 16).unwrap();
+    let mut dice = Dice(9);
+    let (boat, house) = (dice.item(shape), dice.item(shape));
+    let texts = |caption, asked, finished| {
+        [("boat", &boat), ("house", &house)].map(|(name, item)| NewRow {
+            caption: Some(if caption == "a" && name == "boat" { "a boat" } else { caption }),
+            asked,
+            ..row(name, finished, Some(item))
+        })
+    };
+    let captions = segment(shape, "parts/captions/x", &texts("a", 0, 1));
+    let answers = segment(shape, "parts/answers/x", &texts("yes", 7, 2));
+    let later = segment(shape, "parts/later/x", &texts("no", 7, 3));
+    let query: Vec<Vec<f32>> = vec![boat[..16].iter().map(|value| value.to_f32()).collect()];
+    let probe = Probe::new(shape, &query).unwrap();
+    for segments in [[&captions, &answers, &later], [&later, &answers, &captions]] {
+        let view = View::new(segments.into_iter().cloned().collect(), |_| true);
+        assert_eq!((view.items(), view.pictures()), (2, 2));
+        let find = |filter: &Filter| -> Vec<(String, String)> {
+            let shown = |place| {
+                let (segment, record) = view.row(view.shown(place, filter));
+                (segment.item(&record).to_owned(), segment.caption(&record).unwrap().to_owned())
+            };
+            view.nearest(&probe, filter, 10).into_iter().map(|found| shown(found.place)).collect()
+        };
+        let hit = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(find(&Filter::default()), [hit("boat", "a boat"), hit("house", "a")]);
+        let of = |run: &str| Filter { parts: Some(format!("parts/{run}/")), ..Filter::default() };
+        assert_eq!(find(&of("captions")), [hit("boat", "a boat"), hit("house", "a")]);
+        assert_eq!(find(&of("later")), [hit("boat", "no"), hit("house", "no")]);
+        assert!(find(&of("answers")).is_empty(), "that question was answered again");
+        let with = |text: &str| Filter { caption: Some(text.to_owned()), ..Filter::default() };
+        assert_eq!(find(&with("boat")), [hit("boat", "a boat")]);
+        // One text must be all that is wanted.
+        assert!(find(&Filter { caption: Some("boat".to_owned()), ..of("later") }).is_empty());
+        let newest = view.newest(&Filter::default(), 10);
+        assert_eq!(newest.len(), 2);
+        for found in newest {
+            let (segment, record) = view.row(found.place);
+            assert_ne!(segment.caption(&record), Some("no"), "the caption is shown");
+            let vectors = view.vectors(found.place).unwrap();
+            assert_eq!(view.row(vectors).1.finished, 3);
+        }
+    }
+}
+
 #[test]
 fn damaged_bytes_are_refused_and_never_read_out_of_range() {
     let shape = Shape::new(2, 16).unwrap();

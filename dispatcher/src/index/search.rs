@@ -199,6 +199,9 @@ impl Ready {
             let newest = computed(move || ready.view.newest(&filter, depth)).await?;
             rankings.push(("newest", newest.into_iter().map(|found| (found.place, found.score)).collect()));
         }
+        if fused {
+            self.meet(&mut rankings);
+        }
         let mut matched: HashMap<Place, BTreeMap<&'static str, f32>> = HashMap::new();
         for (name, ranking) in rankings.iter().filter(|(name, _)| *name != "newest") {
             for (place, score) in ranking {
@@ -215,6 +218,21 @@ impl Ready {
         Ok(Ranked { ready: self, asked, order, matched, reranked: None })
     }
 
+    /// Several rankings may know an item by different rows. Here it gets one: of those, the row with the words that were looked
+    /// for, because it says why it was found.
+    fn meet(&self, rankings: &mut [(&'static str, Vec<(Place, f32)>)]) {
+        let key = |place: Place| self.view.row(place).1.key;
+        let mut rows: HashMap<u128, Place> = HashMap::new();
+        // Words come last.
+        for (place, _) in rankings.iter().rev().flat_map(|(_, ranking)| ranking) {
+            rows.entry(key(*place)).or_insert(*place);
+        }
+        for (place, _) in rankings.iter_mut().flat_map(|(_, ranking)| ranking) {
+            *place = rows.get(&key(*place)).copied().unwrap_or(*place);
+        }
+    }
+
+    /// The items whose vectors answer best, each by the row that is shown of it.
     async fn nearest(
         self: &Arc<Self>,
         shelf: &Shelf,
@@ -228,9 +246,9 @@ impl Ready {
         else {
             return Ok(Vec::new());
         };
-        let (ready, filter) = (self.clone(), filter.clone());
+        let (ready, by) = (self.clone(), filter.clone());
         let found = computed(move || {
-            let mut found = ready.view.nearest(&probe, &filter, count);
+            let mut found = ready.view.nearest(&probe, &by, count);
             found.truncate(doubtful(&found, count));
             found
         })
@@ -240,6 +258,9 @@ impl Ready {
             other_score.total_cmp(score).then_with(|| self.name(*one).cmp(&self.name(*other)))
         });
         exact.truncate(count);
+        for (place, _) in &mut exact {
+            *place = self.view.shown(*place, filter);
+        }
         Ok(exact)
     }
 

@@ -89,6 +89,7 @@ fn candidate(
         item: rows.items[row].to_string(),
         frame_ms: rows.frame_ms[row],
         caption: rows.captions[row].clone().unwrap_or_default(),
+        is_answer: rows.answered[row],
         score: query.score(vectors, scratch)?,
         finished_at: rows.finished_at[row],
     })

@@ -12,8 +12,10 @@ pub struct Candidate {
     pub item: String,
     /// Time of the frame in a video.
     pub frame_ms: Option<u64>,
-    /// Its caption.
+    /// Its caption, or what was answered to questions.
     pub caption: String,
+    /// Whether that is an answer: captions stand before it.
+    pub is_answer: bool,
     /// How well it answers the query.
     pub score: f32,
     /// When the row was made: the latest row of an item counts.
@@ -39,10 +41,22 @@ pub struct Hit {
     pub thumbnail: Option<String>,
 }
 
+/// The rows of a picture that count.
+#[derive(Debug)]
+struct Standing {
+    /// The latest: its vectors.
+    vectors: Candidate,
+    /// The latest caption, or without any the latest answer.
+    text: Text,
+}
+
+/// Whether it is a caption, when it was said, and what: the greatest is shown.
+type Text = (bool, Timestamp, String);
+
 /// Everything seen so far: parts may be added in any order.
 #[derive(Debug, Default)]
 pub struct Ranking {
-    latest: HashMap<(String, Option<u64>), Candidate>,
+    latest: HashMap<(String, Option<u64>), Standing>,
     /// Rows of other embedding spaces, by space.
     foreign: BTreeMap<String, u64>,
 }
@@ -50,13 +64,22 @@ pub struct Ranking {
 impl Ranking {
     /// Takes a row of the query's embedding space.
     pub fn add(&mut self, candidate: Candidate) {
-        match self.latest.entry((candidate.item.clone(), candidate.frame_ms)) {
+        let text = (!candidate.is_answer, candidate.finished_at, candidate.caption.clone());
+        self.put(Standing { vectors: candidate, text });
+    }
+
+    fn put(&mut self, new: Standing) {
+        match self.latest.entry((new.vectors.item.clone(), new.vectors.frame_ms)) {
             Entry::Vacant(place) => {
-                place.insert(candidate);
+                place.insert(new);
             }
             Entry::Occupied(mut place) => {
-                if candidate.finished_at > place.get().finished_at {
-                    place.insert(candidate);
+                let known = place.get_mut();
+                if new.vectors.finished_at > known.vectors.finished_at {
+                    known.vectors = new.vectors;
+                }
+                if (new.text.0, new.text.1) > (known.text.0, known.text.1) {
+                    known.text = new.text;
                 }
             }
         }
@@ -69,8 +92,8 @@ impl Ranking {
 
     /// Takes what another ranking has seen.
     pub fn merge(&mut self, other: Self) {
-        for candidate in other.latest.into_values() {
-            self.add(candidate);
+        for standing in other.latest.into_values() {
+            self.put(standing);
         }
         for (space, rows) in other.foreign {
             self.add_foreign(&space, rows);
@@ -89,21 +112,22 @@ impl Ranking {
 
     /// The best `count` pictures; equal scores in the order of their names.
     pub fn best(self, count: usize) -> Vec<Hit> {
-        let mut candidates: Vec<_> = self.latest.into_values().collect();
-        candidates.sort_unstable_by(|one, other| {
+        let mut standing: Vec<_> = self.latest.into_values().collect();
+        standing.sort_unstable_by(|one, other| {
+            let (one, other) = (&one.vectors, &other.vectors);
             let names = || (&one.item, one.frame_ms).cmp(&(&other.item, other.frame_ms));
             other.score.total_cmp(&one.score).then_with(names)
         });
-        candidates.truncate(count);
-        let hit = |(place, found): (usize, Candidate)| Hit {
+        standing.truncate(count);
+        let hit = |(place, Standing { vectors: found, text }): (usize, Standing)| Hit {
             rank: place + 1,
             score: found.score,
             item: found.item,
             frame_ms: found.frame_ms,
-            caption: found.caption,
+            caption: text.2,
             thumbnail: None,
         };
-        candidates.into_iter().enumerate().map(hit).collect()
+        standing.into_iter().enumerate().map(hit).collect()
     }
 }
 
@@ -118,7 +142,8 @@ mod tests {
         Candidate {
             item: item.to_owned(),
             frame_ms: None,
-            caption: String::new(),
+            caption: format!("of {second}"),
+            is_answer: false,
             score,
             finished_at: Timestamp::from_second(second).unwrap(),
         }
@@ -139,6 +164,26 @@ mod tests {
             let names: Vec<_> = best.iter().map(|hit| (hit.rank, hit.item.as_str())).collect();
             assert_eq!(names, [(1, "b"), (2, "a")]);
         }
+    }
+
+    #[test]
+    fn a_caption_is_shown_although_a_later_answer_has_the_vectors() {
+        let answer = |second| Candidate { is_answer: true, ..candidate("a", 0.1, second) };
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let rows = [candidate("a", 0.9, 1), candidate("a", 0.5, 2), answer(3)];
+            let mut ranking = Ranking::default();
+            for place in order {
+                let mut part = Ranking::default();
+                part.add(rows[place].clone());
+                ranking.merge(part);
+            }
+            let best = ranking.best(10);
+            assert_eq!((best[0].score, best[0].caption.as_str()), (0.1, "of 2"));
+        }
+        let mut ranking = Ranking::default();
+        ranking.add(answer(4));
+        ranking.add(answer(3));
+        assert_eq!(ranking.best(1)[0].caption, "of 4", "without a caption the latest answer is shown");
     }
 
     #[test]

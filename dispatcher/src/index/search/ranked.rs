@@ -146,7 +146,7 @@ impl Ready {
     /// Each place with those that show the same, best first.
     fn grouped(&self, order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
         let codes = |place: Place| {
-            let (segment, record) = self.view.row(place);
+            let (segment, record) = self.view.row(self.view.vectors(place)?);
             record.code.map(|code| segment.codes(code as usize))
         };
         let mut probes: HashMap<usize, Option<Probe>> = HashMap::new();
