@@ -127,6 +127,11 @@ impl View {
         self.standing.iter().flatten().filter(|standing| standing.has_vectors).count()
     }
 
+    /// What these items are called ([`Record::key`]), in no order.
+    pub fn picture_keys(&self) -> impl Iterator<Item = u128> + '_ {
+        self.places().filter(|place| self.standing(*place).has_vectors).map(|place| self.row(place).1.key)
+    }
+
     /// The segment and the record of a row.
     pub fn row(&self, place: Place) -> (&Segment, Record) {
         let segment = &self.segments[place.segment as usize];

@@ -1,11 +1,13 @@
 //! Searching an archive through its index; parts that it lacks are read and take part.
 
 mod ranked;
+mod spaces;
 
 pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
+pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Stored};
 use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
 use crate::search::Query;
 use captionfleet_index::codes::Shape;
@@ -17,6 +19,7 @@ use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_worker::telemetry::spans;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
+use spaces::Others;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tracing::Instrument as _;
@@ -60,7 +63,7 @@ pub struct Freshness {
     pub unindexed: usize,
     /// Parts that could not be read.
     pub damaged: usize,
-    /// Pictures whose embeddings lie in other spaces, by space: they cannot be compared.
+    /// Pictures whose embeddings lie in other spaces only, by space: they cannot be compared.
     pub foreign: BTreeMap<String, usize>,
 }
 
@@ -86,10 +89,26 @@ pub enum Opened {
         /// How many.
         unindexed: usize,
     },
+    /// No picture lies in the space of the query, and others lie elsewhere.
+    Elsewhere(Elsewhere),
+}
+
+/// A query of a model that embedded nothing in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the query was embedded in the space {space}, in which this archive has no picture; it has {}. The model that embedded \
+     them must answer: name it with --model, and start workers with it; or caption the pictures again with the new one",
+    spaces.iter().map(|(space, pictures)| format!("{pictures} in {space}")).collect::<Vec<_>>().join(", ")
+)]
+pub struct Elsewhere {
+    /// The space of the query.
+    pub space: String,
+    /// The spaces of the archive, and how many pictures lie in each.
+    pub spaces: BTreeMap<String, usize>,
 }
 
 impl Ready {
-    /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most rows is taken.
+    /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most pictures is taken.
     pub async fn open(shelf: &Shelf, space: Option<&str>) -> Result<Opened, ArchiveError> {
         Self::open_again(shelf, space, None).await
     }
@@ -106,22 +125,22 @@ impl Ready {
         if let Some(before) = before.filter(|before| before.listing == listing && before.segments == keys) {
             return Ok(Opened::Ready(before));
         }
-        let mut rows: HashMap<&str, usize> = HashMap::new();
-        for stored in &stored {
-            *rows.entry(stored.segment.space()).or_default() += stored.segment.rows();
-        }
-        let fullest = || rows.iter().max_by_key(|(space, rows)| (**rows, **space)).map(|(space, _)| *space);
-        let space = space.or_else(fullest).unwrap_or_default().to_owned();
-        let (mut segments, mut foreign) = (Vec::new(), BTreeMap::new());
-        for stored in &stored {
-            if stored.segment.space() == space {
-                segments.push(stored.segment.clone());
-            } else if stored.segment.coded() > 0 {
-                *foreign.entry(stored.segment.space().to_owned()).or_default() += stored.segment.coded();
-            }
-        }
+        let stored = Arc::new(stored);
+        let (asked, all) = (space.map(str::to_owned), stored.clone());
+        let space = match &asked {
+            Some(space) => space.clone(),
+            None => computed(move || spaces::fullest(&all)).await?.unwrap_or_default(),
+        };
+        let ours = stored.iter().filter(|stored| stored.segment.space() == space);
+        let mut segments: Vec<Arc<Segment>> = ours.map(|stored| stored.segment.clone()).collect();
         let unindexed = unindexed(&listing, &segments);
         if unindexed.len() > MOST_UNINDEXED {
+            if asked.is_some()
+                && segments.is_empty()
+                && let Some(elsewhere) = elsewhere(shelf, &listing, &stored, space).await?
+            {
+                return Ok(Opened::Elsewhere(elsewhere));
+            }
             return Ok(Opened::Behind { unindexed: unindexed.len() });
         }
         let mut freshness = Freshness {
@@ -129,19 +148,31 @@ impl Ready {
             parts: listing.len(),
             unindexed: unindexed.len(),
             damaged: 0,
-            foreign,
+            foreign: BTreeMap::new(),
         };
+        let (there, name) = (listing.clone(), space.clone());
+        let mut others = computed(move || Others::indexed(&stored, &name, &there)).await?;
         let shape = segments.first().map(|segment| segment.shape());
         for stamps in unindexed.chunks(PARTS_OF_A_SEGMENT) {
             let (parts, damaged) = collect::read(shelf.archive(), stamps).await?;
             freshness.damaged += damaged.len();
+            if !space.is_empty() {
+                others.add(&parts, &space);
+            }
             segments.push(in_memory(space.clone(), shape, parts).await?);
         }
         let there = listing.clone();
-        let view = tokio::task::spawn_blocking(move || {
-            View::new(segments, |part| there.get(&part.key).is_some_and(|there| there.matches(part)))
-        });
-        let view = view.await.map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })?;
+        let (view, foreign) = computed(move || {
+            let view =
+                View::new(segments, |part| there.get(&part.key).is_some_and(|there| there.matches(part)));
+            let foreign = others.left_out(&view);
+            (view, foreign)
+        })
+        .await?;
+        if asked.is_some() && view.pictures() == 0 && !foreign.is_empty() {
+            return Ok(Opened::Elsewhere(Elsewhere { space, spaces: foreign }));
+        }
+        freshness.foreign = foreign;
         let coded = |segment: &&Arc<Segment>| segment.coded() > 0;
         let shape = shape.or_else(|| view.segments().iter().find(coded).map(|segment| segment.shape()));
         Ok(Opened::Ready(Arc::new(Self { view, shape, space, freshness, listing, segments: keys })))
@@ -325,6 +356,32 @@ impl Ready {
         let (segment, record) = self.view.row(place);
         (segment.item(&record), record.frame_ms)
     }
+}
+
+/// What the archive has instead of `space`, of which no segment is: nothing, if a part that no segment has lies in it after all,
+/// or if there are too many of those to look.
+async fn elsewhere(
+    shelf: &Shelf,
+    listing: &Listing,
+    stored: &[Stored],
+    space: String,
+) -> Result<Option<Elsewhere>, ArchiveError> {
+    let all: Vec<Arc<Segment>> = stored.iter().map(|stored| stored.segment.clone()).collect();
+    let unknown = unindexed(listing, &all);
+    if all.is_empty() || unknown.len() > MOST_UNINDEXED {
+        return Ok(None);
+    }
+    for stamps in unknown.chunks(PARTS_OF_A_SEGMENT) {
+        let (parts, _) = collect::read(shelf.archive(), stamps).await?;
+        if parts.iter().flat_map(Part::spaces).any(|(found, _)| found == space) {
+            return Ok(None);
+        }
+    }
+    let mut spaces: BTreeMap<String, usize> = BTreeMap::new();
+    for segment in all {
+        *spaces.entry(segment.space().to_owned()).or_default() += segment.coded();
+    }
+    Ok(Some(Elsewhere { space, spaces }))
 }
 
 /// The parts that no segment has, in the order of their keys.

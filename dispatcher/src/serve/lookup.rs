@@ -3,8 +3,9 @@
 use super::Ground;
 use super::http::problem::Problem;
 use crate::archive;
-use crate::index::{Asked, Hits, Opened, Ranked, Ready};
+use crate::index::{Asked, Hits, Opened, Ranked, Ready, Spaces};
 use crate::search::query::Embedded;
+use axum::http::StatusCode;
 use captionfleet_proto::rows::{Row, read_embeddings};
 use captionfleet_proto::uri::ItemUri;
 use futures::FutureExt as _;
@@ -25,10 +26,14 @@ const FOUND: usize = 20_000;
 /// Opened archives by embedding space.
 #[derive(Debug, Default)]
 pub struct Lookup {
-    open: AsyncMutex<HashMap<String, (Instant, Arc<Ready>)>>,
+    open: AsyncMutex<HashMap<String, Seen>>,
+    spaces: AsyncMutex<Option<(Instant, Spaces)>>,
     rows: Mutex<Rows>,
     found: Mutex<HashMap<(String, Option<u64>), String>>,
 }
+
+/// When the archive was looked at, and what was there.
+type Seen = (Instant, Result<Arc<Ready>, Problem>);
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -37,30 +42,54 @@ struct Rows {
 }
 
 impl Lookup {
-    /// The archive in one embedding space; without a `space` the one with the most rows.
+    /// The archive in one embedding space; without a `space` the one with the most pictures.
     pub async fn ready(&self, ground: &Ground, space: Option<&str>) -> Result<Arc<Ready>, Problem> {
+        let fullest = match space {
+            Some(_) => None,
+            None => self.fullest(ground).await?,
+        };
+        let space = space.or(fullest.as_deref());
         let name = space.unwrap_or_default();
         let mut open = self.open.lock().await;
         let before = open.get(name).cloned();
-        if let Some((at, ready)) = &before
+        if let Some((at, seen)) = &before
             && at.elapsed() < FRESH
         {
-            return Ok(ready.clone());
+            return seen.clone();
         }
-        let before = before.map(|(_, ready)| ready);
-        match Ready::open_again(&ground.shelf, space, before).boxed().await? {
-            Opened::Ready(ready) => {
-                if open.len() >= SPACES && !open.contains_key(name) {
-                    open.clear();
-                }
-                open.insert(name.to_owned(), (Instant::now(), ready.clone()));
-                Ok(ready)
-            }
+        let before = before.and_then(|(_, seen)| seen.ok());
+        let seen = match Ready::open_again(&ground.shelf, space, before).boxed().await? {
+            Opened::Ready(ready) => Ok(ready),
             Opened::Behind { unindexed } => Err(Problem::unavailable(
                 "index_behind",
                 format!("the index lacks {unindexed} parts and is being brought up; ask again in a while"),
             )),
+            Opened::Elsewhere(elsewhere) => {
+                Err(Problem::new(StatusCode::CONFLICT, "other_space", elsewhere.to_string()))
+            }
+        };
+        if open.len() >= SPACES && !open.contains_key(name) {
+            open.clear();
         }
+        open.insert(name.to_owned(), (Instant::now(), seen.clone()));
+        seen
+    }
+
+    /// The space in which most pictures can be found: queries should be embedded there. Without an index there is none.
+    pub async fn fullest(&self, ground: &Ground) -> Result<Option<String>, Problem> {
+        let mut spaces = self.spaces.lock().await;
+        let before = match spaces.take() {
+            Some((at, seen)) if at.elapsed() < FRESH => {
+                let fullest = seen.fullest().map(str::to_owned);
+                *spaces = Some((at, seen));
+                return Ok(fullest);
+            }
+            before => before.map(|(_, seen)| seen),
+        };
+        let seen = Spaces::look(&ground.shelf, before).boxed().await?;
+        let fullest = seen.fullest().map(str::to_owned);
+        *spaces = Some((Instant::now(), seen));
+        Ok(fullest)
     }
 
     /// Searches with embedded queries, by their names.
@@ -130,14 +159,16 @@ impl Lookup {
         Ok(rows)
     }
 
-    /// The embedding of a picture or frame, as the archive has it.
+    /// The newest embedding of a picture or frame that the archive has, in `space` if there is one.
     pub async fn embedding(
         &self,
         ground: &Ground,
         item: &ItemUri,
         frame_ms: Option<u64>,
+        space: Option<&str>,
     ) -> Result<Embedded, Problem> {
         let ready = self.ready(ground, None).await?;
+        let mut other = None;
         for key in ready.parts_of(item.to_string(), frame_ms).await? {
             let bytes = ground.archive.get(&key, archive::TABLE_BYTES).await?.bytes;
             let read = tokio::task::spawn_blocking(move || read_embeddings(bytes)).await;
@@ -151,9 +182,15 @@ impl Lookup {
                 .chunks_exact((shape.dim as usize).max(1))
                 .map(|vector| vector.iter().map(|value| value.to_f32()).collect())
                 .collect();
-            return Ok(Embedded { vectors, space: part.spaces[row].clone() });
+            let embedded = Embedded { vectors, space: part.spaces[row].clone() };
+            if space.is_none_or(|space| space == embedded.space) {
+                return Ok(embedded);
+            }
+            other.get_or_insert(embedded);
         }
-        Err(Problem::missing(format!("{item} has no embedding: it failed, or was captioned with --no-embed")))
+        other.ok_or_else(|| {
+            Problem::missing(format!("{item} has no embedding: it failed, or was captioned with --no-embed"))
+        })
     }
 
     /// The rows of one part.

@@ -53,7 +53,7 @@ impl View {
     }
 
     /// The rows of all segments.
-    fn places(&self) -> impl Iterator<Item = Place> + '_ {
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
         self.segments.iter().enumerate().flat_map(|(segment, rows)| {
             (0..rows.rows()).map(move |row| Place { segment: segment as u32, row: row as u32 })
         })

@@ -153,7 +153,7 @@ pub(super) struct Index {
     unindexed: usize,
     /// Parts that could not be read.
     damaged: usize,
-    /// Pictures of other models, by embedding space: they cannot be compared.
+    /// Pictures that only other models have embedded, by their space: they cannot be compared and are left out.
     foreign: BTreeMap<String, usize>,
 }
 
@@ -272,16 +272,21 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
     })
 }
 
-/// What the query's parts look like to the model.
+/// What the query's parts look like to the model: in the space where most pictures can be found, if a worker has it.
 async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'static str, Embedded)>, Problem> {
     let (ground, questions) = (&service.ground, &service.questions);
-    let mut embedded = Vec::new();
-    if query.mode != Some(Mode::Words)
-        && let Some(text) = text(query)?
-    {
-        let query = Query::Text { text: text.to_owned() };
-        embedded.push(("text", questions.embed(ground, query).await?));
+    let text = text(query)?.filter(|_| query.mode != Some(Mode::Words));
+    if text.is_none() && query.upload.is_none() && query.like.is_none() {
+        return Ok(Vec::new());
     }
+    let fullest = service.lookup.fullest(ground).await?;
+    let mut embedded = Vec::new();
+    if let Some(text) = text {
+        let query = Query::Text { text: text.to_owned() };
+        embedded.push(("text", questions.embed(ground, query, fullest.as_deref()).await?));
+    }
+    // Both parts must lie in one space.
+    let space = embedded.first().map(|(_, text)| text.space.clone()).or(fullest);
     if let Some(sha256) = &query.upload {
         let item = uploads::item(&ground.uri, sha256)?;
         ground
@@ -289,12 +294,12 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
             .head(&captionfleet_proto::layout::query_image(sha256))
             .await
             .map_err(|_| Problem::missing("upload: this picture is not kept any more; upload it again"))?;
-        embedded.push(("image", questions.embed(ground, Query::Image { item }).await?));
+        let query = Query::Image { item };
+        embedded.push(("image", questions.embed(ground, query, space.as_deref()).await?));
     } else if let Some(like) = &query.like {
-        embedded.push((
-            "image",
-            service.lookup.embedding(ground, &item(like)?, query.like_frame_ms.map(u64::from)).await?,
-        ));
+        let frame_ms = query.like_frame_ms.map(u64::from);
+        let found = service.lookup.embedding(ground, &item(like)?, frame_ms, space.as_deref()).await?;
+        embedded.push(("image", found));
     }
     Ok(embedded)
 }
