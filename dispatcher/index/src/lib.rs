@@ -20,7 +20,7 @@ mod words;
 
 pub use codes::Probe;
 pub use filter::Filter;
-pub use fusion::{groups, reciprocal_ranks};
+pub use fusion::reciprocal_ranks;
 pub use segment::{
     NewRow, PartStamp, Record, Segment, SegmentBuilder, SegmentError, Status, item_key, merge,
 };

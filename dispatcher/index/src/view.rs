@@ -1,5 +1,6 @@
 //! Many segments seen as one.
 
+mod alike;
 mod browse;
 mod company;
 mod keywords;

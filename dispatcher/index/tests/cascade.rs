@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use captionfleet_index::codes::Shape;
+use captionfleet_index::codes::{Scratch, Shape};
 use captionfleet_index::{
-    Filter, NewRow, PartStamp, Probe, Segment, SegmentBuilder, Status, View, doubtful, merge,
+    Filter, NewRow, PartStamp, Place, Probe, Segment, SegmentBuilder, Status, View, doubtful, merge,
 };
 use half::f16;
 use std::collections::BTreeSet;
@@ -266,6 +266,65 @@ fn vectors_that_came_with_an_answer_find_the_item_by_all_of_its_texts() {
             assert_eq!(view.row(vectors).1.finished, 3);
         }
     }
+}
+
+/// What the codes of the best layer say of every pair decides, although the first layer leaves out most pairs.
+#[test]
+fn what_shows_the_same_follows_its_best_one() {
+    const ALIKE: f32 = 0.97;
+    let shape = Shape::new(8, 64).unwrap();
+    let mut dice = Dice(11);
+    let originals: Vec<Vec<f16>> = (0..120).map(|_| dice.item(shape)).collect();
+    let mut items = originals.clone();
+    // From exact copies to such as are not alike enough.
+    for (place, original) in originals.iter().enumerate().take(96) {
+        let noise = 0.6 * (place % 12) as f32 / 12.0;
+        let vectors = original.chunks_exact(64).flat_map(|vector| {
+            let mut moved: Vec<f32> = vector
+                .iter()
+                .zip(dice.unit(64))
+                .map(|(value, other)| value.to_f32() + noise * other)
+                .collect();
+            let norm = moved.iter().map(|value| value * value).sum::<f32>().sqrt();
+            for value in &mut moved {
+                *value /= norm;
+            }
+            moved.into_iter().map(f16::from_f32).collect::<Vec<_>>()
+        });
+        items.push(vectors.collect());
+    }
+    let names: Vec<String> = (0..items.len()).map(|number| number.to_string()).collect();
+    let rows: Vec<NewRow<'_>> =
+        items.iter().zip(&names).map(|(item, name)| row(name, 0, Some(item))).collect();
+    let view = View::new(vec![segment(shape, "a", &rows)], |_| true);
+    let hits: Vec<Place> = (0..rows.len()).map(|row| Place { segment: 0, row: row as u32 }).collect();
+    let said = |leader: usize, hit: usize| {
+        let codes = |hit: usize| view.segments()[0].codes(hit);
+        Probe::of_item(shape, codes(hit)).all(codes(leader), &mut Scratch::default()).0
+    };
+    let groups = view.groups(&hits, ALIKE, usize::MAX);
+    let mut of = vec![usize::MAX; hits.len()];
+    for group in &groups {
+        for hit in group {
+            of[*hit] = group[0];
+        }
+    }
+    let followers = (120..hits.len()).filter(|hit| of[*hit] != *hit).count();
+    assert!((30..70).contains(&followers), "{followers} of 96 copies are alike");
+    for (hit, leader) in of.iter().enumerate() {
+        if *leader != hit {
+            assert!(said(*leader, hit) >= ALIKE, "{hit} is not alike {leader}");
+        } else if hit >= 120 {
+            assert!(said(hit - 120, hit) < ALIKE, "{hit} is alike its original");
+        }
+    }
+    // No more groups than are shown, and those are the first; all that belong to them are there.
+    let few = view.groups(&hits[..160], ALIKE, 50);
+    assert_eq!(few.len(), 50);
+    for (group, whole) in few.iter().zip(&groups) {
+        assert_eq!(group[0], whole[0]);
+    }
+    assert!(few[0].contains(&120), "an exact copy follows although there are enough groups");
 }
 
 #[test]

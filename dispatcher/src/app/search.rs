@@ -10,6 +10,7 @@ use crate::config::UsageError;
 use crate::config::search_args::SearchArgs;
 use crate::config::settings::{FleetSettings, archive as archive_uri};
 use crate::exit::Ended;
+use crate::index::search::MOST_GROUPED;
 use crate::index::{Asked, Freshness, Hits, Opened, Ready, Shelf, Spaces};
 use crate::output::{self, counted};
 use crate::progress::Display;
@@ -94,6 +95,11 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         group: args.group,
         rerank: args.rerank.unwrap_or(0) as usize,
     };
+    if asked.groups_too_many() {
+        let reason = format!("near-duplicates are grouped among the best {MOST_GROUPED} alone");
+        let remedy = "ask for fewer with -k and --offset, narrow the search, or leave out --group";
+        return Err(UsageError::new(format!("--group: {reason}; {remedy}")).into());
+    }
     let needs_index = !asked.filter.is_open()
         || asked.words.is_some()
         || asked.offset > 0

@@ -30,6 +30,8 @@ pub const MOST_UNINDEXED: usize = 2048;
 const PARTS_OF_A_SEGMENT: usize = 128;
 /// Hits of each ranking that take part in a fusion, at least.
 const FUSED: usize = 200;
+/// How far down near-duplicates are put together: each hit is compared with many before it.
+pub const MOST_GROUPED: usize = 1000;
 /// Pictures that are as alike as this show the same.
 const ALIKE: f32 = 0.97;
 
@@ -50,6 +52,18 @@ pub struct Asked {
     pub group: bool,
     /// How many of the best the model is to judge; they are the candidates of [`Ranked`].
     pub rerank: usize,
+}
+
+impl Asked {
+    /// The place of the last hit that is asked for, from 1.
+    pub fn last(&self) -> usize {
+        self.offset.saturating_add(self.limit)
+    }
+
+    /// Whether it reaches deeper than near-duplicates are put together.
+    pub fn groups_too_many(&self) -> bool {
+        self.group && self.last() > MOST_GROUPED
+    }
 }
 
 /// How much of an archive its index has.
@@ -211,9 +225,8 @@ impl Ready {
 
     async fn find(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Ranked, ArchiveError> {
         let fused = asked.vectors.len() + usize::from(asked.words.is_some()) > 1;
-        let wanted = asked.offset.saturating_add(asked.limit);
         // Followers of a group stand behind their leader: without more hits than wanted there would be too few groups.
-        let wanted = if asked.group { wanted.saturating_mul(2).saturating_add(50) } else { wanted };
+        let wanted = if asked.group { 2 * asked.last().min(MOST_GROUPED) + 50 } else { asked.last() };
         let wanted = wanted.max(asked.rerank);
         let depth = if fused { wanted.max(FUSED) } else { wanted };
         let mut rankings: Vec<(&'static str, Vec<(Place, f32)>)> = Vec::new();

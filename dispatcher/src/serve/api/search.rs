@@ -2,6 +2,7 @@
 
 use super::{item, name};
 use crate::config::search_args::{FilterArgs, StatusArg};
+use crate::index::search::MOST_GROUPED;
 use crate::index::{Asked, Finding, Freshness, Ranked, Reranked};
 use crate::search::query::Embedded;
 use crate::search::rerank;
@@ -81,7 +82,7 @@ struct SearchQuery {
     /// text. Each costs a vision pass.
     #[schemars(range(min = 1, max = 200))]
     rerank: Option<u32>,
-    /// Near-duplicates follow their best one instead of standing by themselves.
+    /// Near-duplicates follow their best one instead of standing by themselves; offset and limit together are at most 1000 then.
     group: Option<bool>,
     /// Hits to leave out, at most 10000.
     #[schemars(range(max = 10_000))]
@@ -261,7 +262,7 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         let field = flag.trim_start_matches("--").replace('-', "_");
         Problem::bad(if field.is_empty() { rest.to_owned() } else { format!("{field}:{rest}") })
     })?;
-    Ok(Asked {
+    let asked = Asked {
         vectors: Vec::new(),
         words: text.filter(|_| mode != Mode::Meaning).map(str::to_owned),
         filter,
@@ -269,7 +270,14 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         limit: limit as usize,
         group: query.group.unwrap_or(false),
         rerank: query.rerank.unwrap_or(0) as usize,
-    })
+    };
+    if asked.groups_too_many() {
+        return Err(Problem::bad(format!(
+            "offset and limit: near-duplicates are grouped among the best {MOST_GROUPED} alone; narrow the search, or leave \
+             out group"
+        )));
+    }
+    Ok(asked)
 }
 
 /// What the query's parts look like to the model: in the space where most pictures can be found, if a worker has it.
