@@ -400,6 +400,7 @@ fn parts() {
         assert_eq!(embeddings.shape, Some(SHAPE));
         assert_eq!(embeddings.items, [rows[0].item.clone(), rows[2].item.clone()]);
         assert_eq!(embeddings.captions, [rows[0].caption.clone(), rows[2].caption.clone()]);
+        assert_eq!(embeddings.contents, [rows[0].sha256.clone(), rows[2].sha256.clone()]);
         assert_eq!(embeddings.answered, [rows[0].answers.is_some(), rows[2].answers.is_some()]);
         assert_eq!(embeddings.frame_ms, [None, Some(12_000)]);
         let expected = [rows[0].embedding.clone().unwrap(), rows[2].embedding.clone().unwrap()].concat();

@@ -3,11 +3,13 @@
 mod alike;
 mod browse;
 mod company;
+mod contents;
 mod keywords;
 mod nearest;
 
 use crate::segment::{PartStamp, Record, Segment, Status};
 use company::{ALONE, Companies};
+use contents::Contents;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -33,7 +35,7 @@ pub struct Found {
     pub error: f32,
 }
 
-/// Several segments, of which the latest row of each item counts.
+/// Several segments, of which the latest row of each item counts, of the bytes that were captioned last.
 #[derive(Debug)]
 pub struct View {
     segments: Vec<Arc<Segment>>,
@@ -84,14 +86,19 @@ impl View {
         let mut answers: HashMap<(u128, u32), (i64, Place)> = HashMap::new();
         let there: Vec<Vec<bool>> =
             segments.iter().map(|segment| segment.parts().iter().map(&exists).collect()).collect();
-        for (number, (segment, there)) in segments.iter().zip(&there).enumerate() {
-            for row in 0..segment.rows() {
-                let record = segment.record(row);
-                if there[record.part as usize] {
-                    let place = Place { segment: number as u32, row: row as u32 };
-                    note(&mut items, &mut answers, &record, place);
-                }
-            }
+        let records = || {
+            segments.iter().zip(&there).enumerate().flat_map(|(number, (segment, there))| {
+                let place = move |row| Place { segment: number as u32, row: row as u32 };
+                let records = (0..segment.rows()).map(move |row| (place(row), segment.record(row)));
+                records.filter(move |(_, record)| there[record.part as usize])
+            })
+        };
+        let mut contents = Contents::default();
+        for (_, record) in records() {
+            contents.see(&record);
+        }
+        for (place, record) in records().filter(|(_, record)| !contents.are_replaced(record)) {
+            note(&mut items, &mut answers, &record, place);
         }
         let mut standing: Vec<Vec<Standing>> =
             segments.iter().map(|segment| vec![OLD; segment.rows()]).collect();

@@ -4,7 +4,8 @@
 
 use captionfleet_index::codes::{Scratch, Shape};
 use captionfleet_index::{
-    Filter, NewRow, PartStamp, Place, Probe, Segment, SegmentBuilder, Status, View, doubtful, merge,
+    Filter, NewRow, PartStamp, Place, Probe, Segment, SegmentBuilder, Status, View, content_key, doubtful,
+    merge,
 };
 use half::f16;
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ impl Dice {
 fn row<'a>(item: &'a str, finished: i64, embedding: Option<&'a [f16]>) -> NewRow<'a> {
     NewRow {
         asked: 0,
+        content: 0,
         item,
         frame_ms: None,
         finished,
@@ -266,6 +268,60 @@ fn vectors_that_came_with_an_answer_find_the_item_by_all_of_its_texts() {
             assert_eq!(view.row(vectors).1.finished, 3);
         }
     }
+}
+
+#[test]
+fn a_film_that_was_replaced_is_found_as_it_is() {
+    let shape = Shape::new(1, 8).unwrap();
+    let item = Dice(13).item(shape);
+    let [old, new] = ["old", "new"].map(content_key);
+    let frame = |second: u64, content, finished| NewRow {
+        frame_ms: Some(second * 1000),
+        content,
+        ..row("film.mp4", finished, Some(&item))
+    };
+    let of = |content, seconds: &[u64], finished: i64| -> Vec<NewRow<'_>> {
+        let done = |place: usize| finished + place as i64;
+        seconds.iter().enumerate().map(|(place, second)| frame(*second, content, done(place))).collect()
+    };
+    let probe = Probe::of_item(shape, segment(shape, "x", &[row("x", 0, Some(&item))]).codes(0));
+    let shown = |segments: &[&Arc<Segment>]| -> Vec<u64> {
+        let view = View::new(segments.iter().map(|segment| (*segment).clone()).collect(), |_| true);
+        let mut by_meaning: Vec<u64> = view
+            .nearest(&probe, &Filter::default(), 100)
+            .iter()
+            .map(|found| view.row(found.place).1.frame_ms.unwrap() / 1000)
+            .collect();
+        by_meaning.sort_unstable();
+        let by_words = view.keywords("star", &Filter::default(), 100).len();
+        let newest = view.newest(&Filter::default(), 100).len();
+        assert_eq!([by_words, newest, view.items(), view.pictures()], [by_meaning.len(); 4]);
+        by_meaning
+    };
+    let long = segment(shape, "long", &of(old, &[0, 15, 30, 45], 10));
+    let denser = segment(shape, "denser", &of(old, &[0, 5, 45, 50], 20));
+    // Runs over the same bytes never hide each other.
+    assert_eq!(shown(&[&long, &denser]), [0, 5, 15, 30, 45, 50]);
+    let half_way = segment(shape, "half", &of(new, &[0], 30));
+    let rest = segment(shape, "rest", &of(new, &[8, 16], 31));
+    for segments in [[&long, &denser, &half_way], [&half_way, &denser, &long]] {
+        assert_eq!(shown(&segments), [0]);
+    }
+    assert_eq!(shown(&[&long, &half_way, &denser, &rest]), [0, 8, 16]);
+    let merged = Arc::new(merge(&[&long, &half_way, &denser, &rest], |_| false).unwrap().open().unwrap());
+    assert_eq!(shown(&[&merged]), [0, 8, 16]);
+    // Put back again, and captioned again.
+    let back = segment(shape, "back", &of(old, &[0, 15], 40));
+    assert_eq!(shown(&[&long, &half_way, &rest, &back]), [0, 15, 30, 45]);
+    // Bytes that are not known hide nothing, nor does what could not be captioned.
+    let unknown = segment(shape, "unknown", &of(0, &[20], 50));
+    assert_eq!(shown(&[&long, &unknown]), [0, 15, 20, 30, 45]);
+    let broken = NewRow { status: Status::Failed, embedding: None, caption: None, ..frame(45, new, 60) };
+    let broken = segment(shape, "broken", &[broken]);
+    assert_eq!(shown(&[&long, &broken]), [0, 15, 30, 45]);
+    let view = View::new(vec![long, broken], |_| true);
+    let failed = Filter { status: Some(Status::Failed), ..Filter::default() };
+    assert_eq!(view.newest(&failed, 10).len(), 1, "what failed since is told");
 }
 
 /// What the codes of the best layer say of every pair decides, although the first layer leaves out most pairs.
