@@ -138,7 +138,7 @@ async fn record(
 
 /// Which of an item's rows, the newest first, is told: the newest caption of what was read last; without any caption the newest
 /// answer, without either the newest row.
-fn shown(rows: &[Row]) -> usize {
+pub(super) fn shown(rows: &[Row]) -> usize {
     let Some(last) = rows.iter().position(|row| row.status == Status::Ok) else { return 0 };
     let is_caption =
         |row: &Row| row.status == Status::Ok && row.answers.is_none() && row.sha256 == rows[last].sha256;
