@@ -36,7 +36,8 @@ pub async fn list(archive: &dyn Storage) -> Result<Listing, ArchiveError> {
     Ok(parts)
 }
 
-fn stamp(object: ObjectMeta) -> PartStamp {
+/// Which object a part is.
+pub fn stamp(object: ObjectMeta) -> PartStamp {
     PartStamp { key: object.key, size: object.size, etag: object.etag }
 }
 

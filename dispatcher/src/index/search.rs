@@ -348,6 +348,11 @@ impl Ready {
         Ok(exact)
     }
 
+    /// A part, if the archive had it.
+    pub fn part(&self, key: &str) -> Option<&PartStamp> {
+        self.listing.get(key)
+    }
+
     /// Where the rows of an item are, the newest first: the keys of their parts.
     pub async fn parts_of(
         self: &Arc<Self>,

@@ -3,13 +3,17 @@
 use super::Ground;
 use super::http::problem::Problem;
 use crate::archive;
+use crate::index::collect::stamp;
 use crate::index::{Asked, Hits, Opened, Ranked, Ready, Spaces};
 use crate::search::query::Embedded;
 use axum::http::StatusCode;
+use captionfleet_index::PartStamp;
 use captionfleet_proto::rows::{Row, read_embeddings};
 use captionfleet_proto::uri::ItemUri;
 use futures::FutureExt as _;
-use std::collections::{HashMap, VecDeque};
+use lru::LruCache;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex as AsyncMutex;
@@ -19,26 +23,30 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Embedding spaces that are kept open.
 const SPACES: usize = 4;
 /// Parts whose rows are kept.
-const PARTS: usize = 512;
+const PARTS: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
 /// Hits of which it is remembered where their rows are.
 const FOUND: usize = 20_000;
 
 /// Opened archives by embedding space.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lookup {
     open: AsyncMutex<HashMap<String, Seen>>,
     spaces: AsyncMutex<Option<(Instant, Spaces)>>,
-    rows: Mutex<Rows>,
+    rows: Mutex<LruCache<String, Kept>>,
     found: Mutex<HashMap<(String, Option<u64>), String>>,
 }
 
 /// When the archive was looked at, and what was there.
 type Seen = (Instant, Result<Arc<Ready>, Problem>);
 
-#[derive(Debug, Default)]
-struct Rows {
-    by_part: HashMap<String, Arc<Vec<Row>>>,
-    order: VecDeque<String>,
+/// The rows of a part, and which object it was.
+type Kept = (PartStamp, Arc<Vec<Row>>);
+
+impl Default for Lookup {
+    fn default() -> Self {
+        let rows = Mutex::new(LruCache::new(PARTS));
+        Self { open: AsyncMutex::default(), spaces: AsyncMutex::default(), rows, found: Mutex::default() }
+    }
 }
 
 impl Lookup {
@@ -149,7 +157,10 @@ impl Lookup {
         let ready = self.ready(ground, None).await?;
         let mut rows = Vec::new();
         for key in ready.parts_of(item.to_string(), frame_ms).await? {
-            let part = self.part(ground, &key).await?;
+            let part = match self.part(ground, &key).await {
+                Err(problem) if problem.status() == StatusCode::NOT_FOUND => continue,
+                part => part?,
+            };
             rows.extend(part.iter().filter(|row| row.item == *item && row.frame_ms == frame_ms).cloned());
         }
         if rows.is_empty() {
@@ -193,24 +204,34 @@ impl Lookup {
         })
     }
 
-    /// The rows of one part.
+    /// The rows of one part, as it is now.
     pub async fn part(&self, ground: &Ground, key: &str) -> Result<Arc<Vec<Row>>, Problem> {
-        if let Some(rows) = self.kept().by_part.get(key) {
+        let stamp = match self.stamp(ground, key).await {
+            Err(problem) => {
+                self.kept().pop(key);
+                return Err(problem);
+            }
+            Ok(stamp) => stamp,
+        };
+        if let Some((_, rows)) = self.kept().get(key).filter(|(kept, _)| *kept == stamp) {
             return Ok(rows.clone());
         }
         let rows = Arc::new(archive::rows(&*ground.archive, key.to_owned()).await?);
-        let mut kept = self.kept();
-        if kept.by_part.insert(key.to_owned(), rows.clone()).is_none() {
-            kept.order.push_back(key.to_owned());
-        }
-        while kept.order.len() > PARTS {
-            let oldest = kept.order.pop_front();
-            oldest.map(|key| kept.by_part.remove(&key));
-        }
+        self.kept().put(key.to_owned(), (stamp, rows.clone()));
         Ok(rows)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Rows> {
+    /// Which object a part is: as the archive was listed last; what is not listed may be new.
+    async fn stamp(&self, ground: &Ground, key: &str) -> Result<PartStamp, Problem> {
+        if let Ok(ready) = self.ready(ground, None).await
+            && let Some(stamp) = ready.part(key)
+        {
+            return Ok(stamp.clone());
+        }
+        Ok(stamp(ground.archive.head(key).await?))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, LruCache<String, Kept>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -218,6 +218,43 @@ def test_another_caption_shows_at_once(caption):
     assert hit["caption"] == now, hit
 
 
+def test_rows_of_a_part_that_is_gone_are_not_shown():
+    folder = bucket_folder() / "alone"
+    folder.mkdir()
+    other = [path for path in sorted(PICTURES.iterdir()) if path.name != NAME][1]
+    (folder / "alone.png").write_bytes(other.read_bytes())
+    run = submitted(sources=[f"{BUCKET}/alone"])["run"]
+    (part,) = (bucket_folder().parent / "archive" / "parts" / run).iterdir()
+    which = urllib.parse.urlencode({"item": f"{BUCKET}/alone/alone.png"})
+
+    def picture() -> int:
+        request = urllib.request.Request(f"{BASE}/api/v1/pictures?{which}", headers={"authorization": f"Bearer {TOKEN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def until(status: int) -> None:
+        # The service takes the archive to be as it was for a second.
+        deadline = time.monotonic() + 10
+        while (seen := api("GET", f"/api/v1/items?{which}"))[0] != status:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.1)
+
+    until(200)
+    # The gallery remembers where the rows of its hits are, and the rows.
+    api("GET", "/api/v1/search?" + urllib.parse.urlencode({"source": f"{BUCKET}/alone"}))
+    assert picture() == 200
+    kept = part.read_bytes()
+    part.unlink()
+    until(404)
+    assert picture() == 404
+    part.write_bytes(kept)
+    until(200)
+    assert picture() == 200
+
+
 def test_failed_items_are_shown_with_their_reasons(watched):
     """A picture that the model cannot answer about is a failed row, and there is something to see."""
     form = {"form": "integer", "minimum": 100_000, "maximum": 999_999}
