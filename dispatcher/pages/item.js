@@ -19,7 +19,9 @@ async function show() {
     byId("view").replaceChildren(view(record));
     tell(record);
     tellAnswers(record.answered);
-    say(record.status === "ok" ? "" : `${record.status}: ${record.error_code ?? ""}`, record.status === "failed");
+    const since = record.failed_since;
+    if (since) say(`Failed when it was last tried: ${since.error_code ?? ""}`, true);
+    else say(record.status === "ok" ? "" : `${record.status}: ${record.error_code ?? ""}`, record.status === "failed");
     await neighbours();
   } catch (error) {
     say(error.message, true);

@@ -21,7 +21,7 @@ async function show() {
       ["Segments", index && count(index.segments)],
       ["Last look", kept.looked_at && moment(kept.looked_at)],
       ["Damaged parts", index && index.damaged ? count(index.damaged) : null],
-      ["Other models", index && Object.entries(index.foreign).map(([space, rows]) => `${space} (${counted(rows, "row")})`).join(", ")],
+      ["Other models", index && Object.entries(index.foreign).map(([space, pictures]) => `${space} (${counted(pictures, "picture")})`).join(", ")],
       ["Trouble", kept.error],
     ]);
     facts(byId("queue"), [

@@ -74,9 +74,11 @@ function summary(query, found) {
   const narrowed = Object.entries(query).some(([name, value]) => value && name !== "limit");
   const what = searched ? counted(found.hits.length, "hit") : `The newest ${counted(found.hits.length, "picture")}`;
   const index = found.index.unindexed ? `; ${counted(found.index.unindexed, "part")} not indexed yet` : "";
+  const others = Object.values(found.index.foreign).reduce((sum, pictures) => sum + pictures, 0);
+  const left = found.embedding_space && others ? `; ${counted(others, "picture")} of other models left out` : "";
   const judged = found.reranked ? `; the model has judged the best ${found.reranked.judged}` : "";
   if (found.hits.length === 0) return narrowed ? "Nothing was found." : "Nothing is here yet: submit a run.";
-  return `${what} of ${counted(found.pictures, "picture")}${judged}${index}`;
+  return `${what} of ${counted(found.pictures, "picture")}${judged}${left}${index}`;
 }
 
 async function searchBy(file) {

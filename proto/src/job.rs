@@ -22,7 +22,7 @@ pub use ids::{IdError, JobId, MAX_ID_CHARS, RunId};
 pub use questions::{AnswerForm, MAX_CHOICES, MAX_QUESTIONS, Question, problem_of};
 pub use rerank::{MAX_CANDIDATES, Match, RerankJob, RerankReply, RerankResult};
 pub use sampling::{ANCHOR_MS, LATE_START_MS, SampleBy, Sampling};
-pub use search::{Query, SearchJob, SearchReply, SearchResult};
+pub use search::{Query, SPACE_MISMATCH, SearchJob, SearchReply, SearchResult};
 
 use crate::uri::ArchiveUri;
 
@@ -115,7 +115,7 @@ impl Job {
 
     /// A job that embeds `query`.
     pub fn search(id: JobId, run: RunId, archive: ArchiveUri, query: Query) -> Self {
-        Self::new(id, run, archive, JobKind::Search(SearchJob { query }))
+        Self::new(id, run, archive, JobKind::Search(SearchJob { query, embedding_space: None }))
     }
 
     /// A job that compares `rerank.items` with its text.
@@ -165,6 +165,7 @@ struct FlatJob {
     embed: Option<bool>,
     thumbnails: Option<bool>,
     query: Option<Query>,
+    embedding_space: Option<String>,
     text: Option<String>,
     #[serde(flatten)]
     extra: Map<String, Value>,
@@ -182,10 +183,11 @@ impl FlatJob {
     /// The first field that is there although only other kinds have it.
     fn foreign_field(&self) -> Option<&'static str> {
         let (items, query, text) = (self.items.is_some(), self.query.is_some(), self.text.is_some());
+        let space = (self.embedding_space.is_some(), "embedding_space");
         let foreign = match self.kind {
-            KindName::Caption => [(query, "query"), (text, "text")],
-            KindName::Search => [(items, "items"), (text, "text")],
-            KindName::Rerank => [(query, "query"), (self.prompt.is_some(), "prompt")],
+            KindName::Caption => vec![(query, "query"), (text, "text"), space],
+            KindName::Search => vec![(items, "items"), (text, "text")],
+            KindName::Rerank => vec![(query, "query"), (self.prompt.is_some(), "prompt"), space],
         };
         foreign.into_iter().find_map(|(there, name)| there.then_some(name))
     }
@@ -221,6 +223,7 @@ impl<'de> Deserialize<'de> for Job {
             }),
             KindName::Search => JobKind::Search(SearchJob {
                 query: flat.query.ok_or_else(|| D::Error::missing_field("query"))?,
+                embedding_space: flat.embedding_space,
             }),
             KindName::Rerank => JobKind::Rerank(RerankJob {
                 text: flat.text.ok_or_else(|| D::Error::missing_field("text"))?,

@@ -81,7 +81,7 @@ pub struct Row {
     pub attempts: u32,
     /// The caption or answer; of several questions all of them with their answers.
     pub caption: Option<String>,
-    /// The answers, where questions were asked that are not just one with a free answer; in their order.
+    /// The answers, where questions were asked, in their order.
     pub answers: Option<Vec<Answer>>,
     /// The values of questions that have a name, as a JSON object.
     pub fields: Option<String>,

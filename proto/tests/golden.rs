@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{
-    AnswerForm, CaptionJob, Job, JobAdapter, JobId, JobItem, Match, Prompt, Query, Question, RerankJob,
-    RerankReply, RerankResult, RunId, Sampling, SearchReply, SearchResult, VERSION,
+    AnswerForm, CaptionJob, Job, JobAdapter, JobId, JobItem, JobKind, Match, Prompt, Query, Question,
+    RerankJob, RerankReply, RerankResult, RunId, Sampling, SearchReply, SearchResult, VERSION,
 };
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
@@ -150,7 +150,13 @@ fn caption_jobs() {
 #[test]
 fn search_jobs_and_replies() {
     let text = Query::Text { text: "a red boat on a calm sea".to_owned() };
-    pin_job("job-search-text.json", &Job::search(id("search-1"), run(), archive(), text));
+    pin_job("job-search-text.json", &Job::search(id("search-1"), run(), archive(), text.clone()));
+    let mut in_space = Job::search(id("search-3"), run(), archive(), text);
+    let embedding_space = Some("blip2-itc/2x4/5f70bf18a086".to_owned());
+    if let JobKind::Search(search) = &mut in_space.kind {
+        search.embedding_space = embedding_space;
+    }
+    pin_job("job-search-in-space.json", &in_space);
     let image =
         Query::Image { item: JobItem::new(ItemUri::s3("photos-archive", "holiday/queries/2c/2cf24dba")) };
     pin_job("job-search-image.json", &Job::search(id("search-2"), run(), archive(), image));
@@ -394,6 +400,8 @@ fn parts() {
         assert_eq!(embeddings.shape, Some(SHAPE));
         assert_eq!(embeddings.items, [rows[0].item.clone(), rows[2].item.clone()]);
         assert_eq!(embeddings.captions, [rows[0].caption.clone(), rows[2].caption.clone()]);
+        assert_eq!(embeddings.contents, [rows[0].sha256.clone(), rows[2].sha256.clone()]);
+        assert_eq!(embeddings.answered, [rows[0].answers.is_some(), rows[2].answers.is_some()]);
         assert_eq!(embeddings.frame_ms, [None, Some(12_000)]);
         let expected = [rows[0].embedding.clone().unwrap(), rows[2].embedding.clone().unwrap()].concat();
         assert_eq!(embeddings.values, expected);

@@ -5,8 +5,9 @@ use std::time::Duration;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker as _, Topology};
 use captionfleet_proto::job::Lane;
-use captionfleet_tests::fleet::{Fleet, http_get};
+use captionfleet_tests::fleet::{Fleet, http_get, worker};
 use captionfleet_tests::sandbox::free_port;
+use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
 const SEARCH: &str = "/api/v1/search?text=a+red+star";
@@ -70,5 +71,76 @@ async fn a_query_is_dropped_with_its_client_and_embedded_once() {
     let (status, _) = http_get(port, "/api/v1/search?text=a+blue+star").await.unwrap();
     assert!(status.contains(" 200 "), "{status}");
     until_metric(admin, &of_searches("done", 2)).await;
+    broker.close().await;
+}
+
+/// While a fleet's model is changed its workers answer in turn, each in the embedding space of its own model.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_go_to_the_model_that_embedded_the_archive() {
+    let fleet = Fleet::new("two-spaces").unwrap();
+    let bundle = fleet.folder().join("bundle").display().to_string();
+    worker(["random-bundle", "--small", "--out", &bundle]).await.unwrap().success().unwrap();
+    let archive = fleet.s3_uri("archive");
+    let caption = async |folder: &str, count: usize| {
+        let source = fleet.folder().join(folder);
+        crate::pictures::scenes(&source, count, 51);
+        let mut caption = vec!["caption".to_owned(), source.display().to_string()];
+        caption.extend(["--archive".to_owned(), archive.clone()]);
+        caption.extend(fleet.service_options());
+        fleet.dispatcher(caption).await.unwrap().success().unwrap();
+    };
+    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
+    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
+    let broker = RabbitMq::connect(options).await.unwrap();
+    let until_consumers = async |count: u32| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        while broker.depth(&topology.lane_queue(Lane::Interactive)).await.unwrap().consumers != count {
+            assert!(tokio::time::Instant::now() < deadline, "never {count} workers");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut old = fleet.start_worker("old", &[]).unwrap();
+    caption("first", 6).await;
+    let _new = fleet.start_worker("new", &["--model", &bundle]).unwrap();
+    until_consumers(2).await;
+
+    let mut serve = ["--listen", "127.0.0.1:0", "--archive", &archive].map(str::to_owned).to_vec();
+    serve.extend(fleet.service_options());
+    let start = |name| fleet.start_service(name, &serve).unwrap();
+    let service = start("service");
+    let port = crate::service::port(&service).await;
+    let search = async |port: u16, text: &str| {
+        let (status, found) = http_get(port, &format!("/api/v1/search?text={text}")).await.unwrap();
+        (status, serde_json::from_str::<Value>(&found).unwrap())
+    };
+    // Whoever takes what comes first meets the new model in one of two searches.
+    for text in ["red", "blue", "star", "circle", "square", "green", "white", "black"] {
+        let (status, found) = search(port, text).await;
+        assert!(status.contains(" 200 "), "{status} {found}");
+        assert_eq!((found["hits"].as_array().unwrap().len(), &found["pictures"]), (6, &6.into()), "{found}");
+        let mut arguments = vec!["search", text, "--archive", &archive, "--json"];
+        let options = fleet.service_options();
+        arguments.extend(options.iter().map(String::as_str));
+        let found = fleet.dispatcher(arguments).await.unwrap().json().unwrap();
+        assert_eq!(found["pictures"], 6, "{found}");
+    }
+
+    // The old model is gone: what answers is told apart from an archive where nothing is found.
+    old.signal("TERM");
+    assert!(old.wait(Duration::from_secs(60)).await.unwrap().success());
+    until_consumers(1).await;
+    let (status, told) = search(port, "triangle").await;
+    assert!(status.contains(" 409 ") && told["code"] == "other_space", "{status} {told}");
+    assert!(told["detail"].as_str().unwrap().contains("6 in "), "{told}");
+
+    // With pictures of its own it finds those, and says how many it cannot compare.
+    caption("second", 2).await;
+    let service = start("another");
+    let port = crate::service::port(&service).await;
+    let (status, found) = search(port, "red").await;
+    assert!(status.contains(" 200 "), "{status} {found}");
+    let foreign: Vec<u64> =
+        found["index"]["foreign"].as_object().unwrap().values().filter_map(Value::as_u64).collect();
+    assert_eq!((&found["pictures"], foreign), (&2.into(), vec![6]), "{found}");
     broker.close().await;
 }

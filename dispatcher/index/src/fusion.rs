@@ -1,4 +1,4 @@
-//! Several rankings into one, and near-duplicates together.
+//! Several rankings into one.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -24,32 +24,13 @@ pub fn reciprocal_ranks<T: Copy + Eq + Hash>(rankings: &[Vec<T>]) -> Vec<(T, f32
     sums
 }
 
-/// Puts each of `count` hits, best first, into the group of the first hit it is `alike` to: the groups' leaders in order,
-/// with their followers.
-pub fn groups(count: usize, mut alike: impl FnMut(usize, usize) -> bool) -> Vec<(usize, Vec<usize>)> {
-    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
-    for hit in 0..count {
-        match groups.iter_mut().find(|(leader, _)| alike(*leader, hit)) {
-            Some((_, followers)) => followers.push(hit),
-            None => groups.push((hit, Vec::new())),
-        }
-    }
-    groups
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{groups, reciprocal_ranks};
+    use super::reciprocal_ranks;
 
     #[test]
     fn who_is_high_in_both_wins() {
         let fused = reciprocal_ranks(&[vec!["a", "b", "c"], vec!["b", "d"]]);
         assert_eq!(fused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["b", "a", "d", "c"]);
-    }
-
-    #[test]
-    fn the_best_of_a_group_leads_it() {
-        let grouped = groups(5, |one, other| one % 2 == other % 2);
-        assert_eq!(grouped, [(0, vec![2, 4]), (1, vec![3])]);
     }
 }

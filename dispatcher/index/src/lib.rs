@@ -20,8 +20,8 @@ mod words;
 
 pub use codes::Probe;
 pub use filter::Filter;
-pub use fusion::{groups, reciprocal_ranks};
+pub use fusion::reciprocal_ranks;
 pub use segment::{
-    NewRow, PartStamp, Record, Segment, SegmentBuilder, SegmentError, Status, item_key, merge,
+    NewRow, PartStamp, Record, Segment, SegmentBuilder, SegmentError, Status, content_key, item_key, merge,
 };
 pub use view::{Found, Place, View, doubtful};

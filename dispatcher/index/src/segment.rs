@@ -1,8 +1,8 @@
 //! One immutable object of the index.
 //!
 //! ```text
-//! "CFINDEX1"  length of the head (u64)  head (JSON)  sections, each at a multiple of 64
-//! records     72 bytes for each row: see `record`
+//! "CFINDEX2"  length of the head (u64)  head (JSON)  sections, each at a multiple of 64
+//! records     80 bytes for each row: see `record`
 //! text        items and captions, as the records say
 //! first, second, rest, scales    codes of the rows that have a vector, layer by layer
 //! terms       for each word in order: place in `words` (u32), its length (u32), first posting (u32), postings (u32)
@@ -18,7 +18,7 @@ mod record;
 
 pub use build::{NewRow, SegmentBuilder};
 pub use merge::merge;
-pub use record::{Record, Status, item_key};
+pub use record::{Record, Status, content_key, item_key};
 
 use crate::codes::{ItemCodes, Shape};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ use record::RECORD_BYTES;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-const MAGIC: &[u8; 8] = b"CFINDEX1";
+const MAGIC: &[u8; 8] = b"CFINDEX2";
 const ALIGNMENT: usize = 64;
 const SECTIONS: usize = 9;
 const TERM_BYTES: usize = 16;
@@ -99,7 +99,7 @@ impl Segment {
         let number = bytes.get(8..16).and_then(|length| length.try_into().ok()).map(u64::from_le_bytes);
         let length = number.and_then(|length| usize::try_from(length).ok());
         let Some(length) = length.filter(|_| bytes.starts_with(MAGIC)) else {
-            return Err(SegmentError("it begins differently"));
+            return Err(SegmentError("it begins differently, or is of another version"));
         };
         let end = 16_usize.checked_add(length).filter(|end| *end <= bytes.len());
         let end = end.ok_or(SegmentError("its head is cut off"))?;

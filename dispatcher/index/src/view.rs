@@ -1,10 +1,15 @@
 //! Many segments seen as one.
 
+mod alike;
 mod browse;
+mod company;
+mod contents;
 mod keywords;
 mod nearest;
 
 use crate::segment::{PartStamp, Record, Segment, Status};
+use company::{ALONE, Companies};
+use contents::Contents;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,12 +35,13 @@ pub struct Found {
     pub error: f32,
 }
 
-/// Several segments, of which the latest row of each item counts.
+/// Several segments, of which the latest row of each item counts, of the bytes that were captioned last.
 #[derive(Debug)]
 pub struct View {
     segments: Vec<Arc<Segment>>,
     /// For each row whether it counts, and how the item ended last.
     standing: Vec<Vec<Standing>>,
+    companies: Companies,
     /// For each part of each segment whether it exists.
     there: Vec<Vec<bool>>,
     items: usize,
@@ -52,10 +58,17 @@ struct Standing {
     is_latest: bool,
     /// How the latest of all ended.
     latest: Status,
+    /// The rows that stand beside it.
+    company: u32,
 }
 
-const OLD: Standing =
-    Standing { has_vectors: false, has_caption: false, is_latest: false, latest: Status::Skipped };
+const OLD: Standing = Standing {
+    has_vectors: false,
+    has_caption: false,
+    is_latest: false,
+    latest: Status::Skipped,
+    company: ALONE,
+};
 
 /// The rows of one item that count.
 #[derive(Debug, Clone, Copy)]
@@ -73,37 +86,38 @@ impl View {
         let mut answers: HashMap<(u128, u32), (i64, Place)> = HashMap::new();
         let there: Vec<Vec<bool>> =
             segments.iter().map(|segment| segment.parts().iter().map(&exists).collect()).collect();
-        for (number, (segment, there)) in segments.iter().zip(&there).enumerate() {
-            for row in 0..segment.rows() {
-                let record = segment.record(row);
-                if there[record.part as usize] {
-                    let place = Place { segment: number as u32, row: row as u32 };
-                    note(&mut items, &mut answers, &record, place);
-                }
-            }
+        let records = || {
+            segments.iter().zip(&there).enumerate().flat_map(|(number, (segment, there))| {
+                let place = move |row| Place { segment: number as u32, row: row as u32 };
+                let records = (0..segment.rows()).map(move |row| (place(row), segment.record(row)));
+                records.filter(move |(_, record)| there[record.part as usize])
+            })
+        };
+        let mut contents = Contents::default();
+        for (_, record) in records() {
+            contents.see(&record);
+        }
+        for (place, record) in records().filter(|(_, record)| !contents.are_replaced(record)) {
+            note(&mut items, &mut answers, &record, place);
         }
         let mut standing: Vec<Vec<Standing>> =
             segments.iter().map(|segment| vec![OLD; segment.rows()]).collect();
-        for item in items.values() {
-            let mut mark = |place: Place, set: fn(&mut Standing)| {
-                let standing = &mut standing[place.segment as usize][place.row as usize];
-                standing.latest = item.latest.1;
-                set(standing);
-            };
-            mark(item.latest.2, |standing| standing.is_latest = true);
-            if let Some((_, place)) = item.vectors {
-                mark(place, |standing| standing.has_vectors = true);
-            }
-            if let Some((_, place)) = item.caption {
-                mark(place, |standing| standing.has_caption = true);
-            }
+        let mut companies = Companies::default();
+        let mut answered: HashMap<u128, Vec<(i64, Place)>> = HashMap::new();
+        for ((key, _), answer) in answers {
+            answered.entry(key).or_default().push(answer);
         }
-        for ((key, _), (_, place)) in answers {
-            let standing = &mut standing[place.segment as usize][place.row as usize];
-            standing.has_caption = true;
-            standing.latest = items.get(&key).map_or(Status::Ok, |item| item.latest.1);
+        let mut texts: Vec<Place> = Vec::new();
+        for (key, item) in &items {
+            texts.clear();
+            texts.extend(item.caption.map(|(_, place)| place));
+            if let Some(mut answers) = answered.remove(key) {
+                answers.sort_unstable_by(|one, other| other.cmp(one));
+                texts.extend(answers.into_iter().map(|(_, place)| place));
+            }
+            item.mark(&texts, &mut standing, &mut companies);
         }
-        Self { segments, standing, there, items: items.len() }
+        Self { segments, standing, companies, there, items: items.len() }
     }
 
     /// Its segments.
@@ -121,10 +135,42 @@ impl View {
         self.standing.iter().flatten().filter(|standing| standing.has_vectors).count()
     }
 
+    /// What these items are called ([`Record::key`]), in no order.
+    pub fn picture_keys(&self) -> impl Iterator<Item = u128> + '_ {
+        self.places().filter(|place| self.standing(*place).has_vectors).map(|place| self.row(place).1.key)
+    }
+
     /// The segment and the record of a row.
     pub fn row(&self, place: Place) -> (&Segment, Record) {
         let segment = &self.segments[place.segment as usize];
         (segment, segment.record(place.row as usize))
+    }
+}
+
+impl Item {
+    /// Notes which rows of the item count; `texts` are those whose texts do.
+    fn mark(&self, texts: &[Place], standing: &mut [Vec<Standing>], companies: &mut Companies) {
+        let mut mark = |place: Place, set: &dyn Fn(&mut Standing)| {
+            let standing = &mut standing[place.segment as usize][place.row as usize];
+            standing.latest = self.latest.1;
+            set(standing);
+        };
+        mark(self.latest.2, &|standing| standing.is_latest = true);
+        for text in texts {
+            mark(*text, &|standing| standing.has_caption = true);
+        }
+        let vectors = self.vectors.map(|(_, place)| place);
+        if let Some(place) = vectors {
+            mark(place, &|standing| standing.has_vectors = true);
+        }
+        let apart = vectors.filter(|place| !texts.contains(place));
+        if texts.len() + usize::from(apart.is_some()) > 1 {
+            let rows: Vec<Place> = texts.iter().copied().chain(apart).collect();
+            let company = companies.add(&rows);
+            for row in rows {
+                mark(row, &|standing| standing.company = company);
+            }
+        }
     }
 }
 

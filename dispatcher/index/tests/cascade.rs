@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use captionfleet_index::codes::Shape;
+use captionfleet_index::codes::{Scratch, Shape};
 use captionfleet_index::{
-    Filter, NewRow, PartStamp, Probe, Segment, SegmentBuilder, Status, View, doubtful, merge,
+    Filter, NewRow, PartStamp, Place, Probe, Segment, SegmentBuilder, Status, View, content_key, doubtful,
+    merge,
 };
 use half::f16;
 use std::collections::BTreeSet;
@@ -35,6 +36,7 @@ impl Dice {
 fn row<'a>(item: &'a str, finished: i64, embedding: Option<&'a [f16]>) -> NewRow<'a> {
     NewRow {
         asked: 0,
+        content: 0,
         item,
         frame_ms: None,
         finished,
@@ -217,6 +219,168 @@ fn answers_of_several_runs_stand_beside_the_caption() {
     );
     let filter = Filter { parts: Some("parts/colours/".to_owned()), ..Filter::default() };
     assert_eq!(view.keywords("which", &filter, 10).len(), 1);
+}
+
+/// A run with questions embeds as a run of captions does: the newest vectors of an item come with an answer.
+#[test]
+fn vectors_that_came_with_an_answer_find_the_item_by_all_of_its_texts() {
+    let shape = Shape::new(2, 16).unwrap();
+    let mut dice = Dice(9);
+    let (boat, house) = (dice.item(shape), dice.item(shape));
+    let texts = |caption, asked, finished| {
+        [("boat", &boat), ("house", &house)].map(|(name, item)| NewRow {
+            caption: Some(if caption == "a" && name == "boat" { "a boat" } else { caption }),
+            asked,
+            ..row(name, finished, Some(item))
+        })
+    };
+    let captions = segment(shape, "parts/captions/x", &texts("a", 0, 1));
+    let answers = segment(shape, "parts/answers/x", &texts("yes", 7, 2));
+    let later = segment(shape, "parts/later/x", &texts("no", 7, 3));
+    let query: Vec<Vec<f32>> = vec![boat[..16].iter().map(|value| value.to_f32()).collect()];
+    let probe = Probe::new(shape, &query).unwrap();
+    for segments in [[&captions, &answers, &later], [&later, &answers, &captions]] {
+        let view = View::new(segments.into_iter().cloned().collect(), |_| true);
+        assert_eq!((view.items(), view.pictures()), (2, 2));
+        let find = |filter: &Filter| -> Vec<(String, String)> {
+            let shown = |place| {
+                let (segment, record) = view.row(view.shown(place, filter));
+                (segment.item(&record).to_owned(), segment.caption(&record).unwrap().to_owned())
+            };
+            view.nearest(&probe, filter, 10).into_iter().map(|found| shown(found.place)).collect()
+        };
+        let hit = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(find(&Filter::default()), [hit("boat", "a boat"), hit("house", "a")]);
+        let of = |run: &str| Filter { parts: Some(format!("parts/{run}/")), ..Filter::default() };
+        assert_eq!(find(&of("captions")), [hit("boat", "a boat"), hit("house", "a")]);
+        assert_eq!(find(&of("later")), [hit("boat", "no"), hit("house", "no")]);
+        assert!(find(&of("answers")).is_empty(), "that question was answered again");
+        let with = |text: &str| Filter { caption: Some(text.to_owned()), ..Filter::default() };
+        assert_eq!(find(&with("boat")), [hit("boat", "a boat")]);
+        // One text must be all that is wanted.
+        assert!(find(&Filter { caption: Some("boat".to_owned()), ..of("later") }).is_empty());
+        let newest = view.newest(&Filter::default(), 10);
+        assert_eq!(newest.len(), 2);
+        for found in newest {
+            let (segment, record) = view.row(found.place);
+            assert_ne!(segment.caption(&record), Some("no"), "the caption is shown");
+            let vectors = view.vectors(found.place).unwrap();
+            assert_eq!(view.row(vectors).1.finished, 3);
+        }
+    }
+}
+
+#[test]
+fn a_film_that_was_replaced_is_found_as_it_is() {
+    let shape = Shape::new(1, 8).unwrap();
+    let item = Dice(13).item(shape);
+    let [old, new] = ["old", "new"].map(content_key);
+    let frame = |second: u64, content, finished| NewRow {
+        frame_ms: Some(second * 1000),
+        content,
+        ..row("film.mp4", finished, Some(&item))
+    };
+    let of = |content, seconds: &[u64], finished: i64| -> Vec<NewRow<'_>> {
+        let done = |place: usize| finished + place as i64;
+        seconds.iter().enumerate().map(|(place, second)| frame(*second, content, done(place))).collect()
+    };
+    let probe = Probe::of_item(shape, segment(shape, "x", &[row("x", 0, Some(&item))]).codes(0));
+    let shown = |segments: &[&Arc<Segment>]| -> Vec<u64> {
+        let view = View::new(segments.iter().map(|segment| (*segment).clone()).collect(), |_| true);
+        let mut by_meaning: Vec<u64> = view
+            .nearest(&probe, &Filter::default(), 100)
+            .iter()
+            .map(|found| view.row(found.place).1.frame_ms.unwrap() / 1000)
+            .collect();
+        by_meaning.sort_unstable();
+        let by_words = view.keywords("star", &Filter::default(), 100).len();
+        let newest = view.newest(&Filter::default(), 100).len();
+        assert_eq!([by_words, newest, view.items(), view.pictures()], [by_meaning.len(); 4]);
+        by_meaning
+    };
+    let long = segment(shape, "long", &of(old, &[0, 15, 30, 45], 10));
+    let denser = segment(shape, "denser", &of(old, &[0, 5, 45, 50], 20));
+    // Runs over the same bytes never hide each other.
+    assert_eq!(shown(&[&long, &denser]), [0, 5, 15, 30, 45, 50]);
+    let half_way = segment(shape, "half", &of(new, &[0], 30));
+    let rest = segment(shape, "rest", &of(new, &[8, 16], 31));
+    for segments in [[&long, &denser, &half_way], [&half_way, &denser, &long]] {
+        assert_eq!(shown(&segments), [0]);
+    }
+    assert_eq!(shown(&[&long, &half_way, &denser, &rest]), [0, 8, 16]);
+    let merged = Arc::new(merge(&[&long, &half_way, &denser, &rest], |_| false).unwrap().open().unwrap());
+    assert_eq!(shown(&[&merged]), [0, 8, 16]);
+    // Put back again, and captioned again.
+    let back = segment(shape, "back", &of(old, &[0, 15], 40));
+    assert_eq!(shown(&[&long, &half_way, &rest, &back]), [0, 15, 30, 45]);
+    // Bytes that are not known hide nothing, nor does what could not be captioned.
+    let unknown = segment(shape, "unknown", &of(0, &[20], 50));
+    assert_eq!(shown(&[&long, &unknown]), [0, 15, 20, 30, 45]);
+    let broken = NewRow { status: Status::Failed, embedding: None, caption: None, ..frame(45, new, 60) };
+    let broken = segment(shape, "broken", &[broken]);
+    assert_eq!(shown(&[&long, &broken]), [0, 15, 30, 45]);
+    let view = View::new(vec![long, broken], |_| true);
+    let failed = Filter { status: Some(Status::Failed), ..Filter::default() };
+    assert_eq!(view.newest(&failed, 10).len(), 1, "what failed since is told");
+}
+
+/// What the codes of the best layer say of every pair decides, although the first layer leaves out most pairs.
+#[test]
+fn what_shows_the_same_follows_its_best_one() {
+    const ALIKE: f32 = 0.97;
+    let shape = Shape::new(8, 64).unwrap();
+    let mut dice = Dice(11);
+    let originals: Vec<Vec<f16>> = (0..120).map(|_| dice.item(shape)).collect();
+    let mut items = originals.clone();
+    // From exact copies to such as are not alike enough.
+    for (place, original) in originals.iter().enumerate().take(96) {
+        let noise = 0.6 * (place % 12) as f32 / 12.0;
+        let vectors = original.chunks_exact(64).flat_map(|vector| {
+            let mut moved: Vec<f32> = vector
+                .iter()
+                .zip(dice.unit(64))
+                .map(|(value, other)| value.to_f32() + noise * other)
+                .collect();
+            let norm = moved.iter().map(|value| value * value).sum::<f32>().sqrt();
+            for value in &mut moved {
+                *value /= norm;
+            }
+            moved.into_iter().map(f16::from_f32).collect::<Vec<_>>()
+        });
+        items.push(vectors.collect());
+    }
+    let names: Vec<String> = (0..items.len()).map(|number| number.to_string()).collect();
+    let rows: Vec<NewRow<'_>> =
+        items.iter().zip(&names).map(|(item, name)| row(name, 0, Some(item))).collect();
+    let view = View::new(vec![segment(shape, "a", &rows)], |_| true);
+    let hits: Vec<Place> = (0..rows.len()).map(|row| Place { segment: 0, row: row as u32 }).collect();
+    let said = |leader: usize, hit: usize| {
+        let codes = |hit: usize| view.segments()[0].codes(hit);
+        Probe::of_item(shape, codes(hit)).all(codes(leader), &mut Scratch::default()).0
+    };
+    let groups = view.groups(&hits, ALIKE, usize::MAX);
+    let mut of = vec![usize::MAX; hits.len()];
+    for group in &groups {
+        for hit in group {
+            of[*hit] = group[0];
+        }
+    }
+    let followers = (120..hits.len()).filter(|hit| of[*hit] != *hit).count();
+    assert!((30..70).contains(&followers), "{followers} of 96 copies are alike");
+    for (hit, leader) in of.iter().enumerate() {
+        if *leader != hit {
+            assert!(said(*leader, hit) >= ALIKE, "{hit} is not alike {leader}");
+        } else if hit >= 120 {
+            assert!(said(hit - 120, hit) < ALIKE, "{hit} is alike its original");
+        }
+    }
+    // No more groups than are shown, and those are the first; all that belong to them are there.
+    let few = view.groups(&hits[..160], ALIKE, 50);
+    assert_eq!(few.len(), 50);
+    for (group, whole) in few.iter().zip(&groups) {
+        assert_eq!(group[0], whole[0]);
+    }
+    assert!(few[0].contains(&120), "an exact copy follows although there are enough groups");
 }
 
 #[test]

@@ -10,11 +10,13 @@ use crate::config::UsageError;
 use crate::config::search_args::SearchArgs;
 use crate::config::settings::{FleetSettings, archive as archive_uri};
 use crate::exit::Ended;
-use crate::index::{Asked, Freshness, Hits, Opened, Ready, Shelf};
+use crate::index::search::MOST_GROUPED;
+use crate::index::{Asked, Freshness, Hits, Opened, Ready, Shelf, Spaces};
 use crate::output::{self, counted};
 use crate::progress::Display;
 use crate::search::query::Embedded;
 use crate::search::{Hit, Query as QueryVectors, Ranking, rank};
+use anyhow::Context as _;
 use captionfleet_index::Filter;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_proto::uri::ArchiveUri;
@@ -93,6 +95,11 @@ pub async fn run(args: SearchArgs) -> anyhow::Result<Ended> {
         group: args.group,
         rerank: args.rerank.unwrap_or(0) as usize,
     };
+    if asked.groups_too_many() {
+        let reason = format!("near-duplicates are grouped among the best {MOST_GROUPED} alone");
+        let remedy = "ask for fewer with -k and --offset, narrow the search, or leave out --group";
+        return Err(UsageError::new(format!("--group: {reason}; {remedy}")).into());
+    }
     let needs_index = !asked.filter.is_open()
         || asked.words.is_some()
         || asked.offset > 0
@@ -180,10 +187,13 @@ impl Search<'_> {
         archive: &Arc<dyn Storage>,
         mut workers: Option<&mut Workers<'_>>,
     ) -> anyhow::Result<Outcome> {
+        let shelf = Shelf::new(archive.clone(), self.uri);
         let embedded = match &mut workers {
             Some(workers) if !self.wanted.is_empty() => {
                 let _busy = self.display.busy("embedding the query");
-                workers.embed(&**archive, self.wanted).await?
+                let spaces =
+                    if workers.may_differ() { Spaces::look(&shelf, None).await? } else { Spaces::default() };
+                workers.embed(&**archive, self.wanted, spaces.fullest().map(str::to_owned)).await?
             }
             _ => Vec::new(),
         };
@@ -192,7 +202,6 @@ impl Search<'_> {
             embedded.iter().all(|embedded| Some(&embedded.space) == space.as_ref()),
             "text and picture were embedded by workers with different models; name one with --model"
         );
-        let shelf = Shelf::new(archive.clone(), self.uri);
         if let Some(ready) = self.ready(&shelf, space.as_deref()).await? {
             let vectors = self.wanted.iter().map(|wanted| wanted.name());
             let vectors = vectors.zip(embedded.iter().map(|embedded| embedded.vectors.clone())).collect();
@@ -232,9 +241,7 @@ impl Search<'_> {
         if self.exact {
             return Ok(None);
         }
-        let ours = |segment: &captionfleet_index::Segment| space.is_none_or(|space| segment.space() == space);
-        let indexed = shelf.segments().await?.0.iter().any(|stored| ours(&stored.segment));
-        if !indexed && !self.needs_index {
+        if shelf.segments().await?.0.is_empty() && !self.needs_index {
             return Ok(None);
         }
         let _busy = self.display.busy("opening the index");
@@ -242,6 +249,7 @@ impl Search<'_> {
             // The exact search says why there is nothing to compare with.
             Opened::Ready(ready) if ready.pictures() == 0 && !self.wanted.is_empty() => Ok(None),
             Opened::Ready(ready) => Ok(Some(ready)),
+            Opened::Elsewhere(elsewhere) => Err(elsewhere).with_context(|| self.uri.to_string()),
             Opened::Behind { unindexed } => {
                 let uri = self.uri;
                 let lacking = format!(
@@ -282,22 +290,23 @@ impl Outcome {
                 if let Some(reranked) = &found.reranked {
                     search.display.remark(lines::reranked(reranked));
                 }
-                tell_freshness(&found.index, found.pictures, search.display);
+                tell_freshness(&found.index, found.pictures, search);
             }
         }
         Ok(())
     }
 }
 
-fn tell_freshness(index: &Freshness, pictures: usize, display: Display) {
+fn tell_freshness(index: &Freshness, pictures: usize, search: &Search<'_>) {
+    let display = search.display;
     let (pictures, parts) = (counted(pictures as u64, "picture"), counted(index.parts as u64, "part"));
     display.remark(match index.unindexed {
         0 => format!("searched {pictures}; the index has all {parts}"),
         behind => format!("searched {pictures}; {behind} of {parts} are not in the index yet and were read"),
     });
-    if !index.foreign.is_empty() {
-        let foreign = index.foreign.iter().map(|(space, rows)| (space, *rows as u64));
-        display.remark(lines::foreign(foreign));
+    if !index.foreign.is_empty() && !search.wanted.is_empty() {
+        let foreign = index.foreign.iter().map(|(space, pictures)| (space, *pictures as u64));
+        display.remark(lines::foreign(foreign, "picture"));
     }
     if index.damaged > 0 {
         display.remark(lines::damaged(index.damaged as u64));
@@ -326,7 +335,7 @@ pub async fn search(
     let archive = open(&stores, uri).await?;
     let never = CancellationToken::new();
     let mut workers = Workers::open(settings, uri, stores, display, patience, &never).await?;
-    let embedded = workers.embed(&*archive, &[*wanted]).await;
+    let embedded = workers.embed(&*archive, &[*wanted], None).await;
     let closed = workers.close().await;
     let embedded = embedded?.into_iter().next().expect("one query has one embedding");
     closed?;
@@ -362,12 +371,12 @@ fn tell(
             ranking.foreign().is_empty(),
             "{uri}: the query was embedded in the space {space}, but this archive has {}; name the model that made \
              it with --model",
-            lines::spaces(foreign())
+            lines::spaces(foreign(), "row")
         );
         anyhow::bail!("{uri}: no picture here has an embedding; was it made with --no-embed?");
     }
     if !ranking.foreign().is_empty() {
-        display.remark(lines::foreign(foreign()));
+        display.remark(lines::foreign(foreign(), "row"));
     }
     if damaged > 0 {
         display.remark(lines::damaged(damaged));

@@ -68,7 +68,7 @@ pub struct SearchArgs {
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub offset: u32,
 
-    /// Show near-duplicates with their best one instead of one by one
+    /// Show near-duplicates with their best one instead of one by one, among the best 1000 (-k and --offset together)
     #[arg(long)]
     pub group: bool,
 

@@ -2,7 +2,7 @@
 
 use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
 use captionfleet_index::codes::Shape;
-use captionfleet_index::{NewRow, PartStamp, SegmentBuilder, Status};
+use captionfleet_index::{NewRow, PartStamp, SegmentBuilder, Status, content_key};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{self, EmbeddingShape, Row};
 use captionfleet_proto::storage::{ObjectMeta, Storage, StorageErrorKind};
@@ -36,7 +36,8 @@ pub async fn list(archive: &dyn Storage) -> Result<Listing, ArchiveError> {
     Ok(parts)
 }
 
-fn stamp(object: ObjectMeta) -> PartStamp {
+/// Which object a part is.
+pub fn stamp(object: ObjectMeta) -> PartStamp {
     PartStamp { key: object.key, size: object.size, etag: object.etag }
 }
 
@@ -112,6 +113,7 @@ fn new_row<'a>(row: &'a Row, space: &str) -> NewRow<'a> {
         },
         caption: row.caption.as_deref(),
         asked: asked(row),
+        content: row.sha256.as_deref().or(row.etag.as_deref()).map_or(0, content_key),
         size: row.width.zip(row.height),
         embedding: row.embedding.as_deref().filter(|_| found),
     }

@@ -12,5 +12,7 @@ pub mod search;
 pub mod shelf;
 
 pub use indexer::{Indexed, Indexer};
-pub use search::{Asked, Candidate, Finding, Freshness, Hits, MATCH, Opened, Ranked, Ready, Reranked};
+pub use search::{
+    Asked, Candidate, Elsewhere, Finding, Freshness, Hits, MATCH, Opened, Ranked, Ready, Reranked, Spaces,
+};
 pub use shelf::Shelf;

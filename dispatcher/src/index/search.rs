@@ -1,11 +1,13 @@
 //! Searching an archive through its index; parts that it lacks are read and take part.
 
 mod ranked;
+mod spaces;
 
 pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
+pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};
-use super::shelf::Shelf;
+use super::shelf::{Shelf, Stored};
 use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
 use crate::search::Query;
 use captionfleet_index::codes::Shape;
@@ -17,6 +19,7 @@ use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_worker::telemetry::spans;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
+use spaces::Others;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use tracing::Instrument as _;
@@ -27,6 +30,8 @@ pub const MOST_UNINDEXED: usize = 2048;
 const PARTS_OF_A_SEGMENT: usize = 128;
 /// Hits of each ranking that take part in a fusion, at least.
 const FUSED: usize = 200;
+/// How far down near-duplicates are put together: each hit is compared with many before it.
+pub const MOST_GROUPED: usize = 1000;
 /// Pictures that are as alike as this show the same.
 const ALIKE: f32 = 0.97;
 
@@ -49,6 +54,18 @@ pub struct Asked {
     pub rerank: usize,
 }
 
+impl Asked {
+    /// The place of the last hit that is asked for, from 1.
+    pub fn last(&self) -> usize {
+        self.offset.saturating_add(self.limit)
+    }
+
+    /// Whether it reaches deeper than near-duplicates are put together.
+    pub fn groups_too_many(&self) -> bool {
+        self.group && self.last() > MOST_GROUPED
+    }
+}
+
 /// How much of an archive its index has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Freshness {
@@ -60,7 +77,7 @@ pub struct Freshness {
     pub unindexed: usize,
     /// Parts that could not be read.
     pub damaged: usize,
-    /// Pictures whose embeddings lie in other spaces, by space: they cannot be compared.
+    /// Pictures whose embeddings lie in other spaces only, by space: they cannot be compared.
     pub foreign: BTreeMap<String, usize>,
 }
 
@@ -86,10 +103,26 @@ pub enum Opened {
         /// How many.
         unindexed: usize,
     },
+    /// No picture lies in the space of the query, and others lie elsewhere.
+    Elsewhere(Elsewhere),
+}
+
+/// A query of a model that embedded nothing in the archive.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the query was embedded in the space {space}, in which this archive has no picture; it has {}. The model that embedded \
+     them must answer: name it with --model, and start workers with it; or caption the pictures again with the new one",
+    spaces.iter().map(|(space, pictures)| format!("{pictures} in {space}")).collect::<Vec<_>>().join(", ")
+)]
+pub struct Elsewhere {
+    /// The space of the query.
+    pub space: String,
+    /// The spaces of the archive, and how many pictures lie in each.
+    pub spaces: BTreeMap<String, usize>,
 }
 
 impl Ready {
-    /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most rows is taken.
+    /// Looks at the archive as it is now. Without a `space`, for words alone, the one with the most pictures is taken.
     pub async fn open(shelf: &Shelf, space: Option<&str>) -> Result<Opened, ArchiveError> {
         Self::open_again(shelf, space, None).await
     }
@@ -106,22 +139,22 @@ impl Ready {
         if let Some(before) = before.filter(|before| before.listing == listing && before.segments == keys) {
             return Ok(Opened::Ready(before));
         }
-        let mut rows: HashMap<&str, usize> = HashMap::new();
-        for stored in &stored {
-            *rows.entry(stored.segment.space()).or_default() += stored.segment.rows();
-        }
-        let fullest = || rows.iter().max_by_key(|(space, rows)| (**rows, **space)).map(|(space, _)| *space);
-        let space = space.or_else(fullest).unwrap_or_default().to_owned();
-        let (mut segments, mut foreign) = (Vec::new(), BTreeMap::new());
-        for stored in &stored {
-            if stored.segment.space() == space {
-                segments.push(stored.segment.clone());
-            } else if stored.segment.coded() > 0 {
-                *foreign.entry(stored.segment.space().to_owned()).or_default() += stored.segment.coded();
-            }
-        }
+        let stored = Arc::new(stored);
+        let (asked, all) = (space.map(str::to_owned), stored.clone());
+        let space = match &asked {
+            Some(space) => space.clone(),
+            None => computed(move || spaces::fullest(&all)).await?.unwrap_or_default(),
+        };
+        let ours = stored.iter().filter(|stored| stored.segment.space() == space);
+        let mut segments: Vec<Arc<Segment>> = ours.map(|stored| stored.segment.clone()).collect();
         let unindexed = unindexed(&listing, &segments);
         if unindexed.len() > MOST_UNINDEXED {
+            if asked.is_some()
+                && segments.is_empty()
+                && let Some(elsewhere) = elsewhere(shelf, &listing, &stored, space).await?
+            {
+                return Ok(Opened::Elsewhere(elsewhere));
+            }
             return Ok(Opened::Behind { unindexed: unindexed.len() });
         }
         let mut freshness = Freshness {
@@ -129,19 +162,31 @@ impl Ready {
             parts: listing.len(),
             unindexed: unindexed.len(),
             damaged: 0,
-            foreign,
+            foreign: BTreeMap::new(),
         };
+        let (there, name) = (listing.clone(), space.clone());
+        let mut others = computed(move || Others::indexed(&stored, &name, &there)).await?;
         let shape = segments.first().map(|segment| segment.shape());
         for stamps in unindexed.chunks(PARTS_OF_A_SEGMENT) {
             let (parts, damaged) = collect::read(shelf.archive(), stamps).await?;
             freshness.damaged += damaged.len();
+            if !space.is_empty() {
+                others.add(&parts, &space);
+            }
             segments.push(in_memory(space.clone(), shape, parts).await?);
         }
         let there = listing.clone();
-        let view = tokio::task::spawn_blocking(move || {
-            View::new(segments, |part| there.get(&part.key).is_some_and(|there| there.matches(part)))
-        });
-        let view = view.await.map_err(|_| ArchiveError::Interrupted { key: "index/".to_owned() })?;
+        let (view, foreign) = computed(move || {
+            let view =
+                View::new(segments, |part| there.get(&part.key).is_some_and(|there| there.matches(part)));
+            let foreign = others.left_out(&view);
+            (view, foreign)
+        })
+        .await?;
+        if asked.is_some() && view.pictures() == 0 && !foreign.is_empty() {
+            return Ok(Opened::Elsewhere(Elsewhere { space, spaces: foreign }));
+        }
+        freshness.foreign = foreign;
         let coded = |segment: &&Arc<Segment>| segment.coded() > 0;
         let shape = shape.or_else(|| view.segments().iter().find(coded).map(|segment| segment.shape()));
         Ok(Opened::Ready(Arc::new(Self { view, shape, space, freshness, listing, segments: keys })))
@@ -180,9 +225,8 @@ impl Ready {
 
     async fn find(self: Arc<Self>, shelf: &Shelf, asked: Asked) -> Result<Ranked, ArchiveError> {
         let fused = asked.vectors.len() + usize::from(asked.words.is_some()) > 1;
-        let wanted = asked.offset.saturating_add(asked.limit);
         // Followers of a group stand behind their leader: without more hits than wanted there would be too few groups.
-        let wanted = if asked.group { wanted.saturating_mul(2).saturating_add(50) } else { wanted };
+        let wanted = if asked.group { 2 * asked.last().min(MOST_GROUPED) + 50 } else { asked.last() };
         let wanted = wanted.max(asked.rerank);
         let depth = if fused { wanted.max(FUSED) } else { wanted };
         let mut rankings: Vec<(&'static str, Vec<(Place, f32)>)> = Vec::new();
@@ -198,6 +242,9 @@ impl Ready {
             let (ready, filter) = (self.clone(), asked.filter.clone());
             let newest = computed(move || ready.view.newest(&filter, depth)).await?;
             rankings.push(("newest", newest.into_iter().map(|found| (found.place, found.score)).collect()));
+        }
+        if fused {
+            self.meet(&mut rankings);
         }
         let mut matched: HashMap<Place, BTreeMap<&'static str, f32>> = HashMap::new();
         for (name, ranking) in rankings.iter().filter(|(name, _)| *name != "newest") {
@@ -215,6 +262,21 @@ impl Ready {
         Ok(Ranked { ready: self, asked, order, matched, reranked: None })
     }
 
+    /// Several rankings may know an item by different rows. Here it gets one: of those, the row with the words that were looked
+    /// for, because it says why it was found.
+    fn meet(&self, rankings: &mut [(&'static str, Vec<(Place, f32)>)]) {
+        let key = |place: Place| self.view.row(place).1.key;
+        let mut rows: HashMap<u128, Place> = HashMap::new();
+        // Words come last.
+        for (place, _) in rankings.iter().rev().flat_map(|(_, ranking)| ranking) {
+            rows.entry(key(*place)).or_insert(*place);
+        }
+        for (place, _) in rankings.iter_mut().flat_map(|(_, ranking)| ranking) {
+            *place = rows.get(&key(*place)).copied().unwrap_or(*place);
+        }
+    }
+
+    /// The items whose vectors answer best, each by the row that is shown of it.
     async fn nearest(
         self: &Arc<Self>,
         shelf: &Shelf,
@@ -228,9 +290,9 @@ impl Ready {
         else {
             return Ok(Vec::new());
         };
-        let (ready, filter) = (self.clone(), filter.clone());
+        let (ready, by) = (self.clone(), filter.clone());
         let found = computed(move || {
-            let mut found = ready.view.nearest(&probe, &filter, count);
+            let mut found = ready.view.nearest(&probe, &by, count);
             found.truncate(doubtful(&found, count));
             found
         })
@@ -240,6 +302,9 @@ impl Ready {
             other_score.total_cmp(score).then_with(|| self.name(*one).cmp(&self.name(*other)))
         });
         exact.truncate(count);
+        for (place, _) in &mut exact {
+            *place = self.view.shown(*place, filter);
+        }
         Ok(exact)
     }
 
@@ -283,6 +348,11 @@ impl Ready {
         Ok(exact)
     }
 
+    /// A part, if the archive had it.
+    pub fn part(&self, key: &str) -> Option<&PartStamp> {
+        self.listing.get(key)
+    }
+
     /// Where the rows of an item are, the newest first: the keys of their parts.
     pub async fn parts_of(
         self: &Arc<Self>,
@@ -304,6 +374,32 @@ impl Ready {
         let (segment, record) = self.view.row(place);
         (segment.item(&record), record.frame_ms)
     }
+}
+
+/// What the archive has instead of `space`, of which no segment is: nothing, if a part that no segment has lies in it after all,
+/// or if there are too many of those to look.
+async fn elsewhere(
+    shelf: &Shelf,
+    listing: &Listing,
+    stored: &[Stored],
+    space: String,
+) -> Result<Option<Elsewhere>, ArchiveError> {
+    let all: Vec<Arc<Segment>> = stored.iter().map(|stored| stored.segment.clone()).collect();
+    let unknown = unindexed(listing, &all);
+    if all.is_empty() || unknown.len() > MOST_UNINDEXED {
+        return Ok(None);
+    }
+    for stamps in unknown.chunks(PARTS_OF_A_SEGMENT) {
+        let (parts, _) = collect::read(shelf.archive(), stamps).await?;
+        if parts.iter().flat_map(Part::spaces).any(|(found, _)| found == space) {
+            return Ok(None);
+        }
+    }
+    let mut spaces: BTreeMap<String, usize> = BTreeMap::new();
+    for segment in all {
+        *spaces.entry(segment.space().to_owned()).or_default() += segment.coded();
+    }
+    Ok(Some(Elsewhere { space, spaces }))
 }
 
 /// The parts that no segment has, in the order of their keys.

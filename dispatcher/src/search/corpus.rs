@@ -3,6 +3,7 @@
 use super::{Candidate, Query, Ranking};
 use crate::archive::{self, ArchiveError, TABLE_BYTES};
 use bytes::Bytes;
+use captionfleet_index::content_key;
 use captionfleet_proto::rows::{Embeddings, TableError, read_embeddings};
 use captionfleet_proto::storage::Storage;
 use futures::StreamExt as _;
@@ -89,6 +90,8 @@ fn candidate(
         item: rows.items[row].to_string(),
         frame_ms: rows.frame_ms[row],
         caption: rows.captions[row].clone().unwrap_or_default(),
+        is_answer: rows.answered[row],
+        content: rows.contents[row].as_deref().map_or(0, content_key),
         score: query.score(vectors, scratch)?,
         finished_at: rows.finished_at[row],
     })

@@ -1,9 +1,9 @@
-//! Asking for a query's embedding: one job on the interactive lane, one answer.
+//! Asking for a query's embedding: one job on the interactive lane, one answer; more of them while a fleet has several models.
 
 use crate::exchange::{exchange, new_id};
 use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{Job, Query, RunId, SearchResult};
+use captionfleet_proto::job::{Job, JobKind, Lane, Query, RunId, SPACE_MISMATCH, SearchResult};
 use captionfleet_proto::uri::ArchiveUri;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,8 @@ pub struct Embedded {
     pub space: String,
 }
 
+/// How often a question is asked at the most while workers of other models answer.
+const MOST_TURNS: u64 = 32;
 /// What is wrong with a picture itself, in the codes of rows.
 const OF_PICTURES: [&str; 6] =
     ["empty", "unsupported_format", "truncated", "corrupt", "too_large", "too_many_pixels"];
@@ -30,33 +32,100 @@ pub struct NotEmbedded {
 }
 
 impl NotEmbedded {
+    /// Whether another worker may well embed it.
+    fn is_of_another_model(&self) -> bool {
+        [SPACE_MISMATCH, "bundle_mismatch"].contains(&self.code.as_str())
+    }
+
     /// Whether the query's picture is the reason, so that asking again is of no use.
     pub fn is_about_its_picture(&self) -> bool {
         OF_PICTURES.contains(&self.code.as_str())
     }
 }
 
-/// Asks the workers of `broker` to embed `query`, and waits at most `patience` and until `gone`.
+/// Whose vectors are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// The bundle that must answer.
+    pub bundle: Option<String>,
+    /// The space that the vectors should lie in. Where no worker has it, another's vectors are taken.
+    pub space: Option<String>,
+}
+
+/// Asks the workers of `broker` to embed `query`, and waits at most `patience` for each answer and until `gone`. The broker deals
+/// questions out in turn: while workers of another model answer, the question is asked again.
 pub async fn embed(
     broker: &dyn Broker,
     topology: &Topology,
     archive: &ArchiveUri,
-    bundle: Option<String>,
+    wanted: &Wanted,
     query: Query,
     patience: Duration,
     gone: &CancellationToken,
 ) -> anyhow::Result<Embedded> {
-    let id = new_id()?;
-    let mut job = Job::search(id.clone(), RunId::new("search")?, archive.clone(), query);
-    job.bundle = bundle;
-    let read = |body: &[u8]| {
-        let reply = codec::decode_reply(body)?;
-        Ok((reply.job == id).then_some(reply.result))
-    };
-    match exchange(broker, topology, &job, patience, gone, read).await? {
-        SearchResult::Ok { embedding, embedding_space, .. } => {
-            Ok(Embedded { vectors: embedding, space: embedding_space })
+    let question = Question { broker, topology, archive, bundle: wanted.bundle.as_deref(), patience, gone };
+    let (mut asked, mut turns, mut other) = (0, 1, None);
+    while asked < turns {
+        match question.ask(wanted.space.as_deref(), &query).await {
+            Ok(embedded) if wanted.space.as_ref().is_none_or(|space| *space == embedded.space) => {
+                return Ok(embedded);
+            }
+            // A worker of an earlier version does not know that a space can be wanted.
+            Ok(embedded) => other = Some(Ok(embedded)),
+            Err(error) => match error.downcast::<NotEmbedded>() {
+                Ok(refused) if refused.is_of_another_model() => other = other.or(Some(Err(refused))),
+                Ok(refused) => return Err(refused.into()),
+                Err(error) => return Err(error),
+            },
         }
-        SearchResult::Err { code, message } => Err(NotEmbedded { code, message }.into()),
+        if asked == 0 {
+            turns = turns_of(broker, topology).await;
+        }
+        asked += 1;
+    }
+    match other {
+        Some(Ok(embedded)) => Ok(embedded),
+        Some(Err(refused)) if refused.code != SPACE_MISMATCH => Err(refused.into()),
+        _ => question.ask(None, &query).await,
+    }
+}
+
+/// How often a question is asked until every worker has had its turn, most likely.
+async fn turns_of(broker: &dyn Broker, topology: &Topology) -> u64 {
+    let depth = broker.depth(&topology.lane_queue(Lane::Interactive)).await;
+    match depth.map_or(1, |depth| depth.consumers) {
+        0 | 1 => 1,
+        several => (2 * u64::from(several)).min(MOST_TURNS),
+    }
+}
+
+/// What every asking of a query has in common.
+struct Question<'a> {
+    broker: &'a dyn Broker,
+    topology: &'a Topology,
+    archive: &'a ArchiveUri,
+    bundle: Option<&'a str>,
+    patience: Duration,
+    gone: &'a CancellationToken,
+}
+
+impl Question<'_> {
+    async fn ask(&self, space: Option<&str>, query: &Query) -> anyhow::Result<Embedded> {
+        let id = new_id()?;
+        let mut job = Job::search(id.clone(), RunId::new("search")?, self.archive.clone(), query.clone());
+        job.bundle = self.bundle.map(str::to_owned);
+        if let JobKind::Search(search) = &mut job.kind {
+            search.embedding_space = space.map(str::to_owned);
+        }
+        let read = |body: &[u8]| {
+            let reply = codec::decode_reply(body)?;
+            Ok((reply.job == id).then_some(reply.result))
+        };
+        match exchange(self.broker, self.topology, &job, self.patience, self.gone, read).await? {
+            SearchResult::Ok { embedding, embedding_space, .. } => {
+                Ok(Embedded { vectors: embedding, space: embedding_space })
+            }
+            SearchResult::Err { code, message } => Err(NotEmbedded { code, message }.into()),
+        }
     }
 }

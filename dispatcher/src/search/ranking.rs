@@ -12,8 +12,12 @@ pub struct Candidate {
     pub item: String,
     /// Time of the frame in a video.
     pub frame_ms: Option<u64>,
-    /// Its caption.
+    /// Its caption, or what was answered to questions.
     pub caption: String,
+    /// Whether that is an answer: captions stand before it.
+    pub is_answer: bool,
+    /// Tells the bytes of a picture or film apart; 0 where they are not known.
+    pub content: u64,
     /// How well it answers the query.
     pub score: f32,
     /// When the row was made: the latest row of an item counts.
@@ -39,10 +43,31 @@ pub struct Hit {
     pub thumbnail: Option<String>,
 }
 
+/// The rows of a picture that count.
+#[derive(Debug)]
+struct Standing {
+    /// The latest: its vectors.
+    vectors: Candidate,
+    /// The latest caption, or without any the latest answer.
+    text: Text,
+}
+
+/// What was said of a picture.
+#[derive(Debug, Clone)]
+struct Text {
+    /// Whether it is a caption, and when it was said: the greatest is shown.
+    order: (bool, Timestamp),
+    /// Of which bytes.
+    content: u64,
+    caption: String,
+}
+
 /// Everything seen so far: parts may be added in any order.
 #[derive(Debug, Default)]
 pub struct Ranking {
-    latest: HashMap<(String, Option<u64>), Candidate>,
+    latest: HashMap<(String, Option<u64>), Standing>,
+    /// For each film the bytes that were captioned last.
+    films: HashMap<String, (Timestamp, u64)>,
     /// Rows of other embedding spaces, by space.
     foreign: BTreeMap<String, u64>,
 }
@@ -50,13 +75,45 @@ pub struct Ranking {
 impl Ranking {
     /// Takes a row of the query's embedding space.
     pub fn add(&mut self, candidate: Candidate) {
-        match self.latest.entry((candidate.item.clone(), candidate.frame_ms)) {
+        let text = Text {
+            order: (!candidate.is_answer, candidate.finished_at),
+            content: candidate.content,
+            caption: candidate.caption.clone(),
+        };
+        if candidate.frame_ms.is_some() && candidate.content != 0 {
+            self.see(candidate.item.clone(), (candidate.finished_at, candidate.content));
+        }
+        self.put(Standing { vectors: candidate, text });
+    }
+
+    fn see(&mut self, film: String, seen: (Timestamp, u64)) {
+        let latest = self.films.entry(film).or_insert(seen);
+        if seen.0 > latest.0 {
+            *latest = seen;
+        }
+    }
+
+    /// Whether it is a frame of bytes that others have replaced.
+    fn is_replaced(&self, standing: &Standing) -> bool {
+        let frame = &standing.vectors;
+        let latest = frame.frame_ms.and_then(|_| self.films.get(&frame.item));
+        latest.is_some_and(|(finished, content)| {
+            frame.content != 0 && frame.content != *content && frame.finished_at < *finished
+        })
+    }
+
+    fn put(&mut self, new: Standing) {
+        match self.latest.entry((new.vectors.item.clone(), new.vectors.frame_ms)) {
             Entry::Vacant(place) => {
-                place.insert(candidate);
+                place.insert(new);
             }
             Entry::Occupied(mut place) => {
-                if candidate.finished_at > place.get().finished_at {
-                    place.insert(candidate);
+                let known = place.get_mut();
+                if new.vectors.finished_at > known.vectors.finished_at {
+                    known.vectors = new.vectors;
+                }
+                if new.text.order > known.text.order {
+                    known.text = new.text;
                 }
             }
         }
@@ -69,8 +126,11 @@ impl Ranking {
 
     /// Takes what another ranking has seen.
     pub fn merge(&mut self, other: Self) {
-        for candidate in other.latest.into_values() {
-            self.add(candidate);
+        for standing in other.latest.into_values() {
+            self.put(standing);
+        }
+        for (film, seen) in other.films {
+            self.see(film, seen);
         }
         for (space, rows) in other.foreign {
             self.add_foreign(&space, rows);
@@ -79,7 +139,7 @@ impl Ranking {
 
     /// How many pictures were compared.
     pub fn pictures(&self) -> usize {
-        self.latest.len()
+        self.latest.values().filter(|standing| !self.is_replaced(standing)).count()
     }
 
     /// Rows of other embedding spaces, by space.
@@ -88,22 +148,25 @@ impl Ranking {
     }
 
     /// The best `count` pictures; equal scores in the order of their names.
-    pub fn best(self, count: usize) -> Vec<Hit> {
-        let mut candidates: Vec<_> = self.latest.into_values().collect();
-        candidates.sort_unstable_by(|one, other| {
+    pub fn best(mut self, count: usize) -> Vec<Hit> {
+        let latest = std::mem::take(&mut self.latest);
+        let mut standing: Vec<_> =
+            latest.into_values().filter(|standing| !self.is_replaced(standing)).collect();
+        standing.sort_unstable_by(|one, other| {
+            let (one, other) = (&one.vectors, &other.vectors);
             let names = || (&one.item, one.frame_ms).cmp(&(&other.item, other.frame_ms));
             other.score.total_cmp(&one.score).then_with(names)
         });
-        candidates.truncate(count);
-        let hit = |(place, found): (usize, Candidate)| Hit {
+        standing.truncate(count);
+        let hit = |(place, Standing { vectors: found, text }): (usize, Standing)| Hit {
             rank: place + 1,
             score: found.score,
             item: found.item,
             frame_ms: found.frame_ms,
-            caption: found.caption,
+            caption: if text.content == found.content { text.caption } else { found.caption },
             thumbnail: None,
         };
-        candidates.into_iter().enumerate().map(hit).collect()
+        standing.into_iter().enumerate().map(hit).collect()
     }
 }
 
@@ -118,7 +181,9 @@ mod tests {
         Candidate {
             item: item.to_owned(),
             frame_ms: None,
-            caption: String::new(),
+            caption: format!("of {second}"),
+            is_answer: false,
+            content: 1,
             score,
             finished_at: Timestamp::from_second(second).unwrap(),
         }
@@ -139,6 +204,52 @@ mod tests {
             let names: Vec<_> = best.iter().map(|hit| (hit.rank, hit.item.as_str())).collect();
             assert_eq!(names, [(1, "b"), (2, "a")]);
         }
+    }
+
+    #[test]
+    fn a_caption_is_shown_although_a_later_answer_has_the_vectors() {
+        let answer = |second| Candidate { is_answer: true, ..candidate("a", 0.1, second) };
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let rows = [candidate("a", 0.9, 1), candidate("a", 0.5, 2), answer(3)];
+            let mut ranking = Ranking::default();
+            for place in order {
+                let mut part = Ranking::default();
+                part.add(rows[place].clone());
+                ranking.merge(part);
+            }
+            let best = ranking.best(10);
+            assert_eq!((best[0].score, best[0].caption.as_str()), (0.1, "of 2"));
+        }
+        let mut ranking = Ranking::default();
+        ranking.add(answer(4));
+        ranking.add(answer(3));
+        assert_eq!(ranking.best(1)[0].caption, "of 4", "without a caption the latest answer is shown");
+    }
+
+    #[test]
+    fn what_was_replaced_is_not_found() {
+        let frame = |ms, content, second| Candidate {
+            frame_ms: Some(ms),
+            content,
+            ..candidate("film.mp4", 0.5, second)
+        };
+        let rows = [frame(0, 1, 1), frame(45_000, 1, 2), frame(0, 2, 3), frame(8000, 2, 4)];
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
+            let mut ranking = Ranking::default();
+            for place in order {
+                let mut part = Ranking::default();
+                part.add(rows[place].clone());
+                ranking.merge(part);
+            }
+            assert_eq!(ranking.pictures(), 2);
+            let frames: Vec<_> = ranking.best(10).into_iter().map(|hit| hit.frame_ms).collect();
+            assert_eq!(frames, [Some(0), Some(8000)]);
+        }
+        // The caption of a picture that was replaced is not that of the one there.
+        let mut ranking = Ranking::default();
+        ranking.add(candidate("a", 0.9, 1));
+        ranking.add(Candidate { is_answer: true, content: 2, ..candidate("a", 0.1, 2) });
+        assert_eq!(ranking.best(1)[0].caption, "of 2");
     }
 
     #[test]

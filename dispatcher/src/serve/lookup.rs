@@ -3,12 +3,17 @@
 use super::Ground;
 use super::http::problem::Problem;
 use crate::archive;
-use crate::index::{Asked, Hits, Opened, Ranked, Ready};
+use crate::index::collect::stamp;
+use crate::index::{Asked, Hits, Opened, Ranked, Ready, Spaces};
 use crate::search::query::Embedded;
+use axum::http::StatusCode;
+use captionfleet_index::PartStamp;
 use captionfleet_proto::rows::{Row, read_embeddings};
 use captionfleet_proto::uri::ItemUri;
 use futures::FutureExt as _;
-use std::collections::{HashMap, VecDeque};
+use lru::LruCache;
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex as AsyncMutex;
@@ -18,49 +23,81 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Embedding spaces that are kept open.
 const SPACES: usize = 4;
 /// Parts whose rows are kept.
-const PARTS: usize = 512;
+const PARTS: NonZeroUsize = NonZeroUsize::new(512).expect("it is not 0");
 /// Hits of which it is remembered where their rows are.
 const FOUND: usize = 20_000;
 
 /// Opened archives by embedding space.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lookup {
-    open: AsyncMutex<HashMap<String, (Instant, Arc<Ready>)>>,
-    rows: Mutex<Rows>,
+    open: AsyncMutex<HashMap<String, Seen>>,
+    spaces: AsyncMutex<Option<(Instant, Spaces)>>,
+    rows: Mutex<LruCache<String, Kept>>,
     found: Mutex<HashMap<(String, Option<u64>), String>>,
 }
 
-#[derive(Debug, Default)]
-struct Rows {
-    by_part: HashMap<String, Arc<Vec<Row>>>,
-    order: VecDeque<String>,
+/// When the archive was looked at, and what was there.
+type Seen = (Instant, Result<Arc<Ready>, Problem>);
+
+/// The rows of a part, and which object it was.
+type Kept = (PartStamp, Arc<Vec<Row>>);
+
+impl Default for Lookup {
+    fn default() -> Self {
+        let rows = Mutex::new(LruCache::new(PARTS));
+        Self { open: AsyncMutex::default(), spaces: AsyncMutex::default(), rows, found: Mutex::default() }
+    }
 }
 
 impl Lookup {
-    /// The archive in one embedding space; without a `space` the one with the most rows.
+    /// The archive in one embedding space; without a `space` the one with the most pictures.
     pub async fn ready(&self, ground: &Ground, space: Option<&str>) -> Result<Arc<Ready>, Problem> {
+        let fullest = match space {
+            Some(_) => None,
+            None => self.fullest(ground).await?,
+        };
+        let space = space.or(fullest.as_deref());
         let name = space.unwrap_or_default();
         let mut open = self.open.lock().await;
         let before = open.get(name).cloned();
-        if let Some((at, ready)) = &before
+        if let Some((at, seen)) = &before
             && at.elapsed() < FRESH
         {
-            return Ok(ready.clone());
+            return seen.clone();
         }
-        let before = before.map(|(_, ready)| ready);
-        match Ready::open_again(&ground.shelf, space, before).boxed().await? {
-            Opened::Ready(ready) => {
-                if open.len() >= SPACES && !open.contains_key(name) {
-                    open.clear();
-                }
-                open.insert(name.to_owned(), (Instant::now(), ready.clone()));
-                Ok(ready)
-            }
+        let before = before.and_then(|(_, seen)| seen.ok());
+        let seen = match Ready::open_again(&ground.shelf, space, before).boxed().await? {
+            Opened::Ready(ready) => Ok(ready),
             Opened::Behind { unindexed } => Err(Problem::unavailable(
                 "index_behind",
                 format!("the index lacks {unindexed} parts and is being brought up; ask again in a while"),
             )),
+            Opened::Elsewhere(elsewhere) => {
+                Err(Problem::new(StatusCode::CONFLICT, "other_space", elsewhere.to_string()))
+            }
+        };
+        if open.len() >= SPACES && !open.contains_key(name) {
+            open.clear();
         }
+        open.insert(name.to_owned(), (Instant::now(), seen.clone()));
+        seen
+    }
+
+    /// The space in which most pictures can be found: queries should be embedded there. Without an index there is none.
+    pub async fn fullest(&self, ground: &Ground) -> Result<Option<String>, Problem> {
+        let mut spaces = self.spaces.lock().await;
+        let before = match spaces.take() {
+            Some((at, seen)) if at.elapsed() < FRESH => {
+                let fullest = seen.fullest().map(str::to_owned);
+                *spaces = Some((at, seen));
+                return Ok(fullest);
+            }
+            before => before.map(|(_, seen)| seen),
+        };
+        let seen = Spaces::look(&ground.shelf, before).boxed().await?;
+        let fullest = seen.fullest().map(str::to_owned);
+        *spaces = Some((Instant::now(), seen));
+        Ok(fullest)
     }
 
     /// Searches with embedded queries, by their names.
@@ -120,7 +157,10 @@ impl Lookup {
         let ready = self.ready(ground, None).await?;
         let mut rows = Vec::new();
         for key in ready.parts_of(item.to_string(), frame_ms).await? {
-            let part = self.part(ground, &key).await?;
+            let part = match self.part(ground, &key).await {
+                Err(problem) if problem.status() == StatusCode::NOT_FOUND => continue,
+                part => part?,
+            };
             rows.extend(part.iter().filter(|row| row.item == *item && row.frame_ms == frame_ms).cloned());
         }
         if rows.is_empty() {
@@ -130,14 +170,16 @@ impl Lookup {
         Ok(rows)
     }
 
-    /// The embedding of a picture or frame, as the archive has it.
+    /// The newest embedding of a picture or frame that the archive has, in `space` if there is one.
     pub async fn embedding(
         &self,
         ground: &Ground,
         item: &ItemUri,
         frame_ms: Option<u64>,
+        space: Option<&str>,
     ) -> Result<Embedded, Problem> {
         let ready = self.ready(ground, None).await?;
+        let mut other = None;
         for key in ready.parts_of(item.to_string(), frame_ms).await? {
             let bytes = ground.archive.get(&key, archive::TABLE_BYTES).await?.bytes;
             let read = tokio::task::spawn_blocking(move || read_embeddings(bytes)).await;
@@ -151,29 +193,45 @@ impl Lookup {
                 .chunks_exact((shape.dim as usize).max(1))
                 .map(|vector| vector.iter().map(|value| value.to_f32()).collect())
                 .collect();
-            return Ok(Embedded { vectors, space: part.spaces[row].clone() });
+            let embedded = Embedded { vectors, space: part.spaces[row].clone() };
+            if space.is_none_or(|space| space == embedded.space) {
+                return Ok(embedded);
+            }
+            other.get_or_insert(embedded);
         }
-        Err(Problem::missing(format!("{item} has no embedding: it failed, or was captioned with --no-embed")))
+        other.ok_or_else(|| {
+            Problem::missing(format!("{item} has no embedding: it failed, or was captioned with --no-embed"))
+        })
     }
 
-    /// The rows of one part.
+    /// The rows of one part, as it is now.
     pub async fn part(&self, ground: &Ground, key: &str) -> Result<Arc<Vec<Row>>, Problem> {
-        if let Some(rows) = self.kept().by_part.get(key) {
+        let stamp = match self.stamp(ground, key).await {
+            Err(problem) => {
+                self.kept().pop(key);
+                return Err(problem);
+            }
+            Ok(stamp) => stamp,
+        };
+        if let Some((_, rows)) = self.kept().get(key).filter(|(kept, _)| *kept == stamp) {
             return Ok(rows.clone());
         }
         let rows = Arc::new(archive::rows(&*ground.archive, key.to_owned()).await?);
-        let mut kept = self.kept();
-        if kept.by_part.insert(key.to_owned(), rows.clone()).is_none() {
-            kept.order.push_back(key.to_owned());
-        }
-        while kept.order.len() > PARTS {
-            let oldest = kept.order.pop_front();
-            oldest.map(|key| kept.by_part.remove(&key));
-        }
+        self.kept().put(key.to_owned(), (stamp, rows.clone()));
         Ok(rows)
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, Rows> {
+    /// Which object a part is: as the archive was listed last; what is not listed may be new.
+    async fn stamp(&self, ground: &Ground, key: &str) -> Result<PartStamp, Problem> {
+        if let Ok(ready) = self.ready(ground, None).await
+            && let Some(stamp) = ready.part(key)
+        {
+            return Ok(stamp.clone());
+        }
+        Ok(stamp(ground.archive.head(key).await?))
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, LruCache<String, Kept>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

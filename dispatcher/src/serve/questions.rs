@@ -8,7 +8,7 @@ use super::http::problem::Problem;
 use super::members::Members;
 use crate::archive;
 use crate::exchange::{exchange, new_id};
-use crate::search::query::{Embedded, NotEmbedded, embed};
+use crate::search::query::{Embedded, NotEmbedded, Wanted, embed};
 use crate::search::rerank;
 use anyhow::Context as _;
 use axum::http::StatusCode;
@@ -20,13 +20,15 @@ use captionfleet_proto::uri::{ArchiveUri, Location};
 use captionfleet_worker::telemetry::spans;
 use kept::{Kept, Key};
 use prometheus::Registry;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// How long a worker may take.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// How long a space that no worker has is not asked for again.
+const ABSENT: Duration = Duration::from_mins(1);
 /// Questions at a time: the workers' lane is short.
 const AT_ONCE: usize = 32;
 /// The run of all questions, which is none.
@@ -38,35 +40,55 @@ pub struct Questions {
     room: Semaphore,
     kept: Kept,
     members: Arc<Members>,
+    /// A space that no worker had when it was asked for last.
+    absent: Mutex<Option<(String, Instant)>>,
 }
 
 impl Questions {
     /// Tells `members` which workers answered, and counts in `registry`.
     pub fn new(members: Arc<Members>, registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self { room: Semaphore::new(AT_ONCE), kept: Kept::new(registry)?, members })
+        let (room, kept) = (Semaphore::new(AT_ONCE), Kept::new(registry)?);
+        Ok(Self { room, kept, members, absent: Mutex::default() })
     }
 
-    /// The embedding of a query: the one that is kept of it, or else a worker's.
-    pub async fn embed(&self, ground: &Ground, query: Query) -> Result<Embedded, Problem> {
+    /// The embedding of a query: the one that is kept of it, or else a worker's; in `space`, if a worker has it.
+    pub async fn embed(
+        &self,
+        ground: &Ground,
+        query: Query,
+        space: Option<&str>,
+    ) -> Result<Embedded, Problem> {
         if !ground.embeds {
             return Err(Problem::conflict(
                 "this model has no retrieval heads and cannot search by meaning; search by words",
             ));
         }
-        match Key::of(ground.bundle.as_ref(), &query) {
-            Some(key) => self.kept.get_or_ask(key, || self.ask_to_embed(ground, query)).await,
-            None => self.ask_to_embed(ground, query).await,
+        // Where one bundle answers there is nothing to choose.
+        let space = space.filter(|space| ground.bundle.is_none() && !self.is_absent(space));
+        let wanted = Wanted { bundle: ground.bundle.clone(), space: space.map(str::to_owned) };
+        match Key::of(&wanted, &query) {
+            Some(key) => self.kept.get_or_ask(key, || self.ask_to_embed(ground, query, wanted)).await,
+            None => self.ask_to_embed(ground, query, wanted).await,
         }
     }
 
-    async fn ask_to_embed(&self, ground: &Ground, query: Query) -> Result<Embedded, Problem> {
+    async fn ask_to_embed(&self, ground: &Ground, query: Query, wanted: Wanted) -> Result<Embedded, Problem> {
         let _seat = self.room.acquire().await.map_err(|_| ending())?;
         let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
-        let (uri, bundle) = (ground.uri.clone(), ground.bundle.clone());
+        let (uri, space) = (ground.uri.clone(), wanted.space.clone());
         let asking = |gone: CancellationToken| async move {
-            embed(&*broker, &topology, &uri, bundle, query, PATIENCE, &gone).await
+            embed(&*broker, &topology, &uri, &wanted, query, PATIENCE, &gone).await
         };
-        attended(asking).await.map_err(|error| unanswered(&error))
+        let embedded = attended(asking).await.map_err(|error| unanswered(&error))?;
+        if let Some(space) = space.filter(|space| *space != embedded.space) {
+            *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some((space, Instant::now()));
+        }
+        Ok(embedded)
+    }
+
+    fn is_absent(&self, space: &str) -> bool {
+        let absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+        absent.as_ref().is_some_and(|(absent, since)| absent == space && since.elapsed() < ABSENT)
     }
 
     /// How well `text` describes each of some pictures, those that can be read.

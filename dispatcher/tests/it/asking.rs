@@ -1,6 +1,8 @@
 //! Several questions, choices and schemas from the command line, and what of them can be found.
 
 use crate::desk::Desk;
+use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs;
 
 #[test]
@@ -46,6 +48,44 @@ fn several_questions_are_one_row_and_runs_stand_side_by_side() {
     // The first run's answers are found although a later run said other things of the same pictures.
     let found = desk.run(["search", "circle", "--keywords", "--archive", "archive", "--json"]).json();
     assert_eq!(found["hits"].as_array().map(Vec::len), Some(3), "{found}");
+}
+
+#[test]
+fn captions_are_found_and_shown_after_a_question_was_asked() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 6, 4);
+    let captioned = desk.caption(&[]).json();
+    let run = captioned["runs"][0].as_str().unwrap();
+    let captions: BTreeMap<String, String> =
+        desk.rows().into_iter().map(|row| (row.item.to_string(), row.caption.unwrap())).collect();
+    let asked = desk.caption(&["--ask", "Is there a circle?", "--yes-no"]).json();
+    assert_eq!(asked["ok"], 6, "{asked}");
+    let search = |text: &str, more: &[&str]| {
+        let fixed = ["search", text, "--archive", "archive", "--json", "-k", "100"];
+        desk.run(fixed.iter().chain(more)).json()["hits"].as_array().unwrap().clone()
+    };
+    let shown = |hits: &[Value]| -> BTreeMap<String, String> {
+        let text = |hit: &Value, name: &str| hit[name].as_str().unwrap().to_owned();
+        let shown: BTreeMap<_, _> =
+            hits.iter().map(|hit| (text(hit, "item"), text(hit, "caption"))).collect();
+        assert_eq!(shown.len(), hits.len(), "a picture stands once: {hits:?}");
+        shown
+    };
+    let text = &scenes[2].retrieval;
+    for more in [&[][..], &["--hybrid"], &["--exact"], &["--run", run]] {
+        assert_eq!(shown(&search(text, more)), captions, "{more:?}");
+    }
+    let image = format!("pictures/{}", scenes[2].file);
+    let both = search(text, &["--hybrid", "--image", &image]);
+    assert_eq!(shown(&both), captions);
+    assert_eq!(both[0]["matched"].as_object().unwrap().len(), 3, "{}", both[0]);
+    let wanted = captions.values().next().unwrap();
+    let with: BTreeMap<_, _> =
+        captions.clone().into_iter().filter(|(_, caption)| caption.contains(wanted.as_str())).collect();
+    assert_eq!(shown(&search(text, &["--caption-contains", wanted])), with);
+    let answers = search(text, &["--run", asked["runs"][0].as_str().unwrap()]);
+    assert_eq!(answers.len(), 6);
+    assert!(answers.iter().all(|hit| hit["caption"] == "yes" || hit["caption"] == "no"), "{answers:?}");
 }
 
 #[test]

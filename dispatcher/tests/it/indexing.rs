@@ -185,4 +185,13 @@ fn near_duplicates_stand_together() {
     let first = &found["hits"][0];
     assert_eq!(first["duplicates"].as_array().map(Vec::len), Some(1), "{found}");
     assert!(files(&found).len() <= 10);
+    // A page that ends at the leader still says what is like it.
+    let first = search(&desk, &["--image", &image, "--group", "-k", "1"]);
+    assert_eq!(first["hits"][0], found["hits"][0]);
+    for deep in [&["-k", "1001"][..], &["-k", "1", "--offset", "1000"], &["-k", "100000"]] {
+        let ran =
+            desk.run(["search", "--image", &image, "--archive", "archive", "--group"].iter().chain(deep));
+        assert_eq!(ran.code, 64, "{deep:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("best 1000"), "{}", ran.stderr);
+    }
 }

@@ -9,6 +9,8 @@ mod errors;
 mod evaluating;
 mod finding;
 mod indexing;
+mod made;
 mod resume;
+mod spaces;
 mod verifying;
 mod videos;

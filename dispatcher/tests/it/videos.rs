@@ -102,6 +102,35 @@ fn a_film_goes_on_in_the_middle() {
 }
 
 #[test]
+fn a_film_that_was_replaced_is_not_found_at_times_that_it_has_no_more() {
+    let desk = Desk::new();
+    film(&desk, "film.mp4", 12, 5);
+    desk.caption(&[]).json();
+    let found = |more: &[&str]| -> Vec<u64> {
+        let fixed = ["search", "a red circle", "--archive", "archive", "--json", "-k", "100"];
+        let found = desk.run(fixed.iter().chain(more)).json();
+        let mut frames: Vec<u64> =
+            found["hits"].as_array().unwrap().iter().map(|hit| hit["frame_ms"].as_u64().unwrap()).collect();
+        frames.sort_unstable();
+        frames
+    };
+    let before = found(&[]);
+    assert!(before.iter().any(|frame| *frame >= 40_000), "{before:?}");
+    // Another run over the same film: what only the first one saw stays.
+    desk.caption(&["--every", "10s"]).json();
+    let both = found(&[]);
+    assert!(before.iter().all(|frame| both.contains(frame)), "{before:?} {both:?}");
+    film(&desk, "shorter.mp4", 3, 6);
+    std::fs::rename(desk.pictures().join("shorter.mp4"), desk.pictures().join("film.mp4")).unwrap();
+    desk.caption(&[]).json();
+    let after = found(&[]);
+    assert!(after.len() >= 3 && after.iter().all(|frame| *frame < 12_000), "{after:?}");
+    assert_eq!(found(&["--exact"]), after);
+    std::fs::remove_dir_all(desk.archive().join("index")).unwrap();
+    assert_eq!(found(&["--status", "ok"]), after, "read from parts alone");
+}
+
+#[test]
 fn a_broken_film_is_one_row_and_is_not_tried_again() {
     let desk = Desk::new();
     film(&desk, "film.mp4", 2, 3);

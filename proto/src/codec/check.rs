@@ -35,10 +35,15 @@ pub(super) fn job(job: &Job, limits: Limits) -> Result<(), DecodeError> {
     name("trace_id", &job.trace_id)?;
     match &job.kind {
         JobKind::Caption(caption) => caption_job(caption, limits),
-        JobKind::Search(search) => match &search.query {
-            Query::Text { text } => question("query.text", text),
-            Query::Image { item } => job_item("query.item", item),
-        },
+        JobKind::Search(search) => {
+            if let Some(space) = &search.embedding_space {
+                name("embedding_space", space)?;
+            }
+            match &search.query {
+                Query::Text { text } => question("query.text", text),
+                Query::Image { item } => job_item("query.item", item),
+            }
+        }
         JobKind::Rerank(rerank) => rerank_job(rerank),
     }
 }

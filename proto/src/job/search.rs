@@ -5,11 +5,19 @@ use serde::{Deserialize, Serialize};
 
 use super::{JobId, JobItem};
 
+/// The code of a worker's answer to a query that it does not embed, because its model has another space than is wanted.
+pub const SPACE_MISMATCH: &str = "space_mismatch";
+
 /// A query to embed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SearchJob {
     /// What is searched for.
     pub query: Query,
+    /// Which space the vectors must lie in; absent: that of the worker's model. A worker with another space answers
+    /// `space_mismatch`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub embedding_space: Option<String>,
 }
 
 /// What is searched for.

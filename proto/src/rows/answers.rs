@@ -72,6 +72,11 @@ impl<'a> AnswersColumn<'a> {
         Ok(Self { lists: Some(lists) })
     }
 
+    /// Whether a row has answers, whatever they are.
+    pub(super) fn has(&self, row: usize) -> bool {
+        self.lists.is_some_and(|lists| lists.is_valid(row))
+    }
+
     pub(super) fn get(&self, row: usize) -> Result<Option<Vec<Answer>>, TableError> {
         let Some(lists) = self.lists.filter(|lists| lists.is_valid(row)) else { return Ok(None) };
         let values = lists.value(row);

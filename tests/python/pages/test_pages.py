@@ -218,6 +218,43 @@ def test_another_caption_shows_at_once(caption):
     assert hit["caption"] == now, hit
 
 
+def test_rows_of_a_part_that_is_gone_are_not_shown():
+    folder = bucket_folder() / "alone"
+    folder.mkdir()
+    other = [path for path in sorted(PICTURES.iterdir()) if path.name != NAME][1]
+    (folder / "alone.png").write_bytes(other.read_bytes())
+    run = submitted(sources=[f"{BUCKET}/alone"])["run"]
+    (part,) = (bucket_folder().parent / "archive" / "parts" / run).iterdir()
+    which = urllib.parse.urlencode({"item": f"{BUCKET}/alone/alone.png"})
+
+    def picture() -> int:
+        request = urllib.request.Request(f"{BASE}/api/v1/pictures?{which}", headers={"authorization": f"Bearer {TOKEN}"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def until(status: int) -> None:
+        # The service takes the archive to be as it was for a second.
+        deadline = time.monotonic() + 10
+        while (seen := api("GET", f"/api/v1/items?{which}"))[0] != status:
+            assert time.monotonic() < deadline, seen
+            time.sleep(0.1)
+
+    until(200)
+    # The gallery remembers where the rows of its hits are, and the rows.
+    api("GET", "/api/v1/search?" + urllib.parse.urlencode({"source": f"{BUCKET}/alone"}))
+    assert picture() == 200
+    kept = part.read_bytes()
+    part.unlink()
+    until(404)
+    assert picture() == 404
+    part.write_bytes(kept)
+    until(200)
+    assert picture() == 200
+
+
 def test_failed_items_are_shown_with_their_reasons(watched):
     """A picture that the model cannot answer about is a failed row, and there is something to see."""
     form = {"form": "integer", "minimum": 100_000, "maximum": 999_999}
@@ -317,6 +354,52 @@ def test_a_frame_plays_its_film(watched):
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         assert (answer.status, answer.read()) == (206, b"ftyp"), answer.headers
+
+
+def test_a_run_with_questions_leaves_the_captions(watched):
+    """Its rows are the newest of the picture, of the frame, and of the film."""
+    _, found = api("GET", "/api/v1/search?" + urllib.parse.urlencode({"source": f"{BUCKET}/film", "limit": 10}))
+    frame = max((hit for hit in found["hits"]), key=lambda hit: hit["frame_ms"])
+    which = urllib.parse.urlencode({"item": frame["item"], "frame_ms": frame["frame_ms"]})
+
+    def track() -> bytes:
+        request = urllib.request.Request(f"{BASE}/api/v1/tracks?{which}", headers={"authorization": f"Bearer {TOKEN}"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read()
+
+    captions = track()
+    assert frame["caption"].encode() in captions, captions
+    sources = [f"{BUCKET}/film", f"{BUCKET}/first/{NAME}"]
+    picture = urllib.parse.urlencode({"item": f"{BUCKET}/first/{NAME}"})
+    caption = api("GET", f"/api/v1/items?{picture}")[1]["caption"]
+    submitted(sources=sources, question="is there a circle?", choices=["yes", "no"])
+    # Then one that no frame can answer.
+    form = {"form": "integer", "minimum": 100_000, "maximum": 999_999}
+    questions = [{"question": "how many objects are there?", "name": "count", "answer": form}]
+    failed = submitted(sources=sources, questions=questions, max_tokens=1)
+    assert failed["failed"].get("constraint_unmet", 0) >= 2, failed
+
+    for asked, said in [(which, frame["caption"]), (picture, caption)]:
+        # The service takes the archive to be as it was for a second.
+        deadline = time.monotonic() + 5
+        while (record := api("GET", f"/api/v1/items?{asked}")[1])["failed_since"] is None:
+            assert time.monotonic() < deadline, record
+            time.sleep(0.1)
+        assert (record["caption"], record["status"]) == (said, "ok"), record
+        assert [one["question"] for one in record["answered"][0]["answers"]] == ["is there a circle?"], record
+        assert record["failed_since"]["error_code"] == "constraint_unmet", record
+    assert track() == captions
+    request = urllib.request.Request(f"{BASE}/api/v1/films?{which}", headers={"authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert answer.status == 200 and answer.read(8)[4:] == b"ftyp", answer.headers
+    search = urllib.parse.urlencode({"text": caption, "mode": "hybrid", "source": f"{BUCKET}/first/{NAME}"})
+    hits = api("GET", f"/api/v1/search?{search}")[1]["hits"]
+    assert [hit["caption"] for hit in hits] == [caption], hits
+    page = watched.page
+    page.goto(f"/item?{picture}")
+    expect(page.locator("#caption")).to_have_text(caption)
+    expect(page.locator("#answered")).to_contain_text("is there a circle?")
+    expect(page.locator("#status")).to_contain_text("constraint_unmet")
 
 
 def test_a_run_is_followed_cancelled_resumed_and_retried(watched):

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use captionfleet_proto::chain;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{Job, Query, SearchJob, SearchReply, SearchResult, VERSION};
+use captionfleet_proto::job::{Job, Query, SPACE_MISMATCH, SearchJob, SearchReply, SearchResult, VERSION};
 use tokio::time::timeout;
 
 use super::fetch::Facts;
@@ -51,6 +51,11 @@ impl Pipeline {
         self.check_bundle(job).map_err(|failure| told(&failure))?;
         let info = self.engine.info();
         let space = info.embedding_space.clone().ok_or_else(|| engine_told(&EngineError::NoRetrievalHead))?;
+        if let Some(wanted) = search.embedding_space.as_ref().filter(|wanted| **wanted != space) {
+            let message =
+                format!("the query is wanted in the space {wanted}, this worker's model has {space}");
+            return Err((SPACE_MISMATCH, message));
+        }
         let (embedding, elapsed) = match &search.query {
             Query::Text { text } => {
                 let asked = Instant::now();

@@ -2,13 +2,19 @@
 
 use captionfleet_proto::broker::Broker as _;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{Job, JobId, Lane, Query, SearchReply, SearchResult};
+use captionfleet_proto::job::{Job, JobId, JobKind, Lane, Query, SPACE_MISMATCH, SearchReply, SearchResult};
 
 use crate::bench::{Bench, engine};
 
 async fn ask(bench: &Bench, query: Query, bundle: Option<String>) -> SearchReply {
+    ask_in(bench, query, bundle, None).await
+}
+
+async fn ask_in(bench: &Bench, query: Query, bundle: Option<String>, space: Option<&str>) -> SearchReply {
     let mut job = Job::search(JobId::new("search-1").unwrap(), bench.run.clone(), bench.archive_uri(), query);
     job.bundle = bundle;
+    let JobKind::Search(search) = &mut job.kind else { panic!("a search") };
+    search.embedding_space = space.map(str::to_owned);
     bench.publish(Lane::Interactive, &job).await;
     let message = bench.take(&bench.mailbox).await;
     assert_eq!(message.correlation_id.as_deref(), Some("about-search-1"));
@@ -56,6 +62,28 @@ async fn a_query_that_cannot_be_embedded_is_answered_too() {
         assert_eq!(code, expected);
         assert!(!message.is_empty());
     }
+    assert_eq!(worker.stop().await.dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_for_another_space_costs_the_device_nothing() {
+    let bench = Bench::new().await;
+    let worker = bench.start();
+    let own = engine().info().embedding_space.clone().unwrap();
+    let picture = || Query::Image { item: bench.scenes(1).remove(0) };
+    let SearchResult::Err { code, message } =
+        ask_in(&bench, picture(), None, Some("other/1x8/0")).await.result
+    else {
+        panic!("vectors of another space");
+    };
+    assert_eq!(code, SPACE_MISMATCH);
+    assert!(message.contains("other/1x8/0") && message.contains(&own), "{message}");
+    assert_eq!(worker.metric("captionfleet_worker_stage_seconds_count{stage=\"fetch\"}"), 0.0);
+    let SearchResult::Ok { embedding_space, .. } = ask_in(&bench, picture(), None, Some(&own)).await.result
+    else {
+        panic!("no vectors");
+    };
+    assert_eq!(embedding_space, own);
     assert_eq!(worker.stop().await.dead, 0);
 }
 

@@ -4,7 +4,7 @@ use super::made::{DIM, Kind, Query, VECTORS, item, normalise};
 use super::truth::{Scored, best, score, widened};
 use super::{HITS, Plan};
 use captionfleet_index::codes::Shape;
-use captionfleet_index::{NewRow, PartStamp, SegmentBuilder, Status};
+use captionfleet_index::{NewRow, PartStamp, SegmentBuilder, Status, content_key};
 use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,7 @@ fn add(builder: &mut SegmentBuilder, first: usize, items: &[Vec<f16>]) -> f64 {
         .zip(&names)
         .map(|(values, name)| NewRow {
             asked: 0,
+            content: content_key(name),
             item: name,
             frame_ms: None,
             finished: 0,

@@ -24,6 +24,8 @@ pub struct NewRow<'a> {
     pub caption: Option<&'a str>,
     /// Tells captions (0) and the answers to different questions apart; 24 bits of it count.
     pub asked: u32,
+    /// Tells the bytes of a picture or film apart ([`super::content_key`]); 0 where they are not known.
+    pub content: u64,
     /// Width and height in pixels.
     pub size: Option<(u32, u32)>,
     /// The vectors, if they are of the segment's space and shape.
@@ -97,6 +99,7 @@ impl SegmentBuilder {
                 status: row.status,
                 words: 0,
                 asked: row.asked & 0x00FF_FFFF,
+                content: row.content,
                 text: 0,
                 item_length: 0,
                 caption_length: None,

@@ -20,11 +20,10 @@ impl View {
             let (all, with) = (captions as f32, rows.len() as f32);
             let rarity = ((all - with + 0.5) / (with + 0.5) + 1.0).ln();
             for (place, times) in rows {
-                let (segment, record) = self.row(place);
-                let latest = self.standing[place.segment as usize][place.row as usize].latest;
-                if !filter.is_open() && !filter.lets_through(segment, &record, latest) {
+                if !filter.is_open() && !self.row_is_let_through(place, filter) {
                     continue;
                 }
+                let record = self.row(place).1;
                 let (times, length) = (times as f32, record.words as f32 / mean);
                 let weight =
                     times * (SATURATION + 1.0) / (times + SATURATION * (1.0 - LENGTH + LENGTH * length));

@@ -29,7 +29,8 @@ const DOUBTFUL: (usize, usize) = (8, 256);
 
 impl View {
     /// The rows whose vectors answer `probe` best among those that `filter` lets through: about `count` and the ones that
-    /// may belong to them, best first, with estimated scores. Segments of other shapes have none.
+    /// may belong to them, best first, with estimated scores. Segments of other shapes have none. An item is let through by
+    /// any of its texts: its vectors may have come with an answer.
     pub fn nearest(&self, probe: &Probe, filter: &Filter, count: usize) -> Vec<Found> {
         let codes = self.codes(probe, filter);
         let width = if probe.vectors() > 4 { OF_MANY } else { OF_ONE };
@@ -71,10 +72,8 @@ impl View {
             .flat_map_iter(|(number, (segment, standing))| {
                 (0..segment.coded()).filter_map(move |code| {
                     let row = segment.row_of_code(code);
-                    let standing = &standing[row];
-                    let through = standing.has_vectors
-                        && (filter.is_open()
-                            || filter.lets_through(segment, &segment.record(row), standing.latest));
+                    let place = Place { segment: number as u32, row: row as u32 };
+                    let through = standing[row].has_vectors && self.is_let_through(place, filter);
                     through.then_some(Code { segment: number as u32, code: code as u32 })
                 })
             })

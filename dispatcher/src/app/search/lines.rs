@@ -62,14 +62,14 @@ pub(super) fn reranked(reranked: &Reranked) -> String {
     text
 }
 
-/// Spaces with their numbers of rows.
-pub(super) fn spaces<'a>(rows: impl Iterator<Item = (&'a String, u64)>) -> String {
-    rows.map(|(space, rows)| format!("{space} ({})", counted(rows, "row"))).collect::<Vec<_>>().join(", ")
+/// Spaces with how many of `what` they have.
+pub(super) fn spaces<'a>(counts: impl Iterator<Item = (&'a String, u64)>, what: &str) -> String {
+    counts.map(|(space, count)| format!("{space} ({})", counted(count, what))).collect::<Vec<_>>().join(", ")
 }
 
 /// What was not compared.
-pub(super) fn foreign<'a>(rows: impl Iterator<Item = (&'a String, u64)>) -> String {
-    format!("not compared, because made by other models: {}", spaces(rows))
+pub(super) fn foreign<'a>(counts: impl Iterator<Item = (&'a String, u64)>, what: &str) -> String {
+    format!("not compared, because made by other models: {}", spaces(counts, what))
 }
 
 /// What could not be read.

@@ -5,7 +5,7 @@ use crate::config::FleetSettings;
 use crate::fleet::{Fleet, Model};
 use crate::index::Ranked;
 use crate::progress::Display;
-use crate::search::query::{Embedded, embed};
+use crate::search::query::{self, Embedded, embed};
 use crate::search::rerank;
 use crate::staging::address;
 use anyhow::Context as _;
@@ -66,22 +66,27 @@ impl<'a> Workers<'a> {
         Ok(Self { fleet, bundle, remote, uri, patience, stop })
     }
 
-    /// Embeds queries, in their order.
+    /// Whether workers of several models may answer.
+    pub(super) fn may_differ(&self) -> bool {
+        self.bundle.is_none()
+    }
+
+    /// Embeds queries, in their order; in `space`, if a worker has it.
     pub(super) async fn embed(
         &mut self,
         archive: &dyn Storage,
         wanted: &[Wanted<'_>],
+        space: Option<String>,
     ) -> anyhow::Result<Vec<Embedded>> {
         let mut queries = Vec::new();
         for wanted in wanted {
             queries.push(query(wanted, self.uri, archive, self.remote).await?);
         }
         let (broker, topology) = (self.fleet.broker.clone(), self.fleet.topology.clone());
-        let (bundle, patience) = (&self.bundle, self.patience);
-        let (uri, stop) = (self.uri, self.stop);
-        let asked = queries
-            .into_iter()
-            .map(|query| embed(&*broker, &topology, uri, bundle.clone(), query, patience, stop));
+        let from = query::Wanted { bundle: self.bundle.clone(), space };
+        let (uri, patience, stop) = (self.uri, self.patience, self.stop);
+        let asked =
+            queries.into_iter().map(|query| embed(&*broker, &topology, uri, &from, query, patience, stop));
         tokio::select! {
             embedded = futures::future::try_join_all(asked) => embedded,
             gone = self.fleet.worker_gone() => Err(gone),

@@ -1,9 +1,8 @@
 //! What a search found, in its order: candidates for the model to judge, then the page that was asked for.
 
-use super::{ALIKE, Asked, Freshness, Ready, computed};
+use super::{ALIKE, Asked, Freshness, MOST_GROUPED, Ready, computed};
 use crate::archive::ArchiveError;
-use captionfleet_index::codes::Scratch;
-use captionfleet_index::{Place, Probe, groups};
+use captionfleet_index::Place;
 use captionfleet_proto::job::Match;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -133,9 +132,10 @@ impl Ranked {
     /// The page that was asked for.
     pub async fn page(self) -> Result<Hits, ArchiveError> {
         let Self { ready, asked, order, mut matched, reranked } = self;
-        let grouping = ready.clone();
+        let (grouping, last) = (ready.clone(), asked.last().min(MOST_GROUPED));
         let groups =
-            computed(move || if asked.group { grouping.grouped(&order) } else { alone(&order) }).await?;
+            computed(move || if asked.group { grouping.grouped(&order, last) } else { alone(&order) })
+                .await?;
         let page = groups.into_iter().enumerate().skip(asked.offset).take(asked.limit);
         let hits = page.map(|(rank, group)| ready.finding(rank + 1, &group, &mut matched)).collect();
         Ok(Hits { hits, pictures: ready.pictures(), index: ready.freshness.clone(), reranked })
@@ -143,25 +143,11 @@ impl Ranked {
 }
 
 impl Ready {
-    /// Each place with those that show the same, best first.
-    fn grouped(&self, order: &[(Place, f32)]) -> Vec<Vec<(Place, f32)>> {
-        let codes = |place: Place| {
-            let (segment, record) = self.view.row(place);
-            record.code.map(|code| segment.codes(code as usize))
-        };
-        let mut probes: HashMap<usize, Option<Probe>> = HashMap::new();
-        let mut scratch = Scratch::default();
-        let groups = groups(order.len(), |leader, other| {
-            let shape = self.shape;
-            let probe =
-                probes.entry(leader).or_insert_with(|| Some(Probe::of_item(shape?, codes(order[leader].0)?)));
-            let pair = probe.as_ref().zip(codes(order[other].0));
-            pair.is_some_and(|(probe, codes)| probe.all(codes, &mut scratch).0 >= ALIKE)
-        });
-        let with = |(leader, followers): (usize, Vec<usize>)| {
-            std::iter::once(leader).chain(followers).map(|place| order[place]).collect()
-        };
-        groups.into_iter().map(with).collect()
+    /// The groups of pictures that show the same, best first, as many as reach the end of the page.
+    fn grouped(&self, order: &[(Place, f32)], most: usize) -> Vec<Vec<(Place, f32)>> {
+        let places: Vec<Place> = order.iter().map(|(place, _)| *place).collect();
+        let groups = self.view.groups(&places, ALIKE, most);
+        groups.into_iter().map(|group| group.into_iter().map(|hit| order[hit]).collect()).collect()
     }
 
     fn finding(

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Method;
 use axum::routing::get;
-use captionfleet_proto::rows::Row;
+use captionfleet_proto::rows::{Row, Status};
 use captionfleet_worker::video::is_video_name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -73,8 +73,23 @@ pub(super) struct Record {
     finished_at: String,
     /// Rows of this item, this one included: of other prompts, models, bytes or times.
     rows: usize,
+    /// What became of it when it was last tried, if that failed after this row was made.
+    failed_since: Option<FailedSince>,
     /// What runs with questions said of it, the newest first.
     answered: Vec<Answered>,
+}
+
+/// A later row that failed.
+#[derive(Debug, Serialize, JsonSchema)]
+struct FailedSince {
+    /// Why.
+    error_code: Option<String>,
+    /// The same, for people.
+    error_message: Option<String>,
+    /// The run.
+    run: String,
+    /// When.
+    finished_at: String,
 }
 
 /// Runs whose answers are told.
@@ -94,8 +109,8 @@ struct Answered {
 }
 
 pub(super) fn operations() -> Vec<Operation> {
-    let get_item =
-        Operation::new(Method::GET, "/items", "getItem", "The newest row of a picture or frame", get(record));
+    let summary = "The newest caption of a picture or frame, and what was answered about it";
+    let get_item = Operation::new(Method::GET, "/items", "getItem", summary, get(record));
     vec![get_item.query::<ItemQuery>().answers::<Record>(200, "The row, without its embedding.")]
 }
 
@@ -107,8 +122,27 @@ async fn record(
         service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
     let count = rows.len();
     let answered = answered(&rows);
-    let newest = rows.into_iter().next().ok_or_else(|| Problem::missing("no row"))?;
-    Ok(Json(Record { rows: count, answered, ..Record::from(newest) }))
+    let shown = shown(&rows);
+    let failed_since = rows[..shown].first().filter(|row| row.status == Status::Failed).map(|row| {
+        let (error_code, error_message) = (row.error_code.clone(), row.error_message.clone());
+        FailedSince {
+            error_code,
+            error_message,
+            run: row.run.to_string(),
+            finished_at: row.finished_at.to_string(),
+        }
+    });
+    let row = rows.into_iter().nth(shown).ok_or_else(|| Problem::missing("no row"))?;
+    Ok(Json(Record { rows: count, answered, failed_since, ..Record::from(row) }))
+}
+
+/// Which of an item's rows, the newest first, is told: the newest caption of what was read last; without any caption the newest
+/// answer, without either the newest row.
+pub(super) fn shown(rows: &[Row]) -> usize {
+    let Some(last) = rows.iter().position(|row| row.status == Status::Ok) else { return 0 };
+    let is_caption =
+        |row: &Row| row.status == Status::Ok && row.answers.is_none() && row.sha256 == rows[last].sha256;
+    rows.iter().position(is_caption).unwrap_or(last)
 }
 
 /// What each run said, the newest first; an answer given again by the same run counts once.
@@ -158,6 +192,7 @@ impl From<Row> for Record {
             job: row.job.to_string(),
             finished_at: row.finished_at.to_string(),
             rows: 1,
+            failed_since: None,
             answered: Vec::new(),
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{item, name};
 use crate::config::search_args::{FilterArgs, StatusArg};
+use crate::index::search::MOST_GROUPED;
 use crate::index::{Asked, Finding, Freshness, Ranked, Reranked};
 use crate::search::query::Embedded;
 use crate::search::rerank;
@@ -81,7 +82,7 @@ struct SearchQuery {
     /// text. Each costs a vision pass.
     #[schemars(range(min = 1, max = 200))]
     rerank: Option<u32>,
-    /// Near-duplicates follow their best one instead of standing by themselves.
+    /// Near-duplicates follow their best one instead of standing by themselves; offset and limit together are at most 1000 then.
     group: Option<bool>,
     /// Hits to leave out, at most 10000.
     #[schemars(range(max = 10_000))]
@@ -153,7 +154,7 @@ pub(super) struct Index {
     unindexed: usize,
     /// Parts that could not be read.
     damaged: usize,
-    /// Pictures of other models, by embedding space: they cannot be compared.
+    /// Pictures that only other models have embedded, by their space: they cannot be compared and are left out.
     foreign: BTreeMap<String, usize>,
 }
 
@@ -261,7 +262,7 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         let field = flag.trim_start_matches("--").replace('-', "_");
         Problem::bad(if field.is_empty() { rest.to_owned() } else { format!("{field}:{rest}") })
     })?;
-    Ok(Asked {
+    let asked = Asked {
         vectors: Vec::new(),
         words: text.filter(|_| mode != Mode::Meaning).map(str::to_owned),
         filter,
@@ -269,19 +270,31 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         limit: limit as usize,
         group: query.group.unwrap_or(false),
         rerank: query.rerank.unwrap_or(0) as usize,
-    })
+    };
+    if asked.groups_too_many() {
+        return Err(Problem::bad(format!(
+            "offset and limit: near-duplicates are grouped among the best {MOST_GROUPED} alone; narrow the search, or leave \
+             out group"
+        )));
+    }
+    Ok(asked)
 }
 
-/// What the query's parts look like to the model.
+/// What the query's parts look like to the model: in the space where most pictures can be found, if a worker has it.
 async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'static str, Embedded)>, Problem> {
     let (ground, questions) = (&service.ground, &service.questions);
-    let mut embedded = Vec::new();
-    if query.mode != Some(Mode::Words)
-        && let Some(text) = text(query)?
-    {
-        let query = Query::Text { text: text.to_owned() };
-        embedded.push(("text", questions.embed(ground, query).await?));
+    let text = text(query)?.filter(|_| query.mode != Some(Mode::Words));
+    if text.is_none() && query.upload.is_none() && query.like.is_none() {
+        return Ok(Vec::new());
     }
+    let fullest = service.lookup.fullest(ground).await?;
+    let mut embedded = Vec::new();
+    if let Some(text) = text {
+        let query = Query::Text { text: text.to_owned() };
+        embedded.push(("text", questions.embed(ground, query, fullest.as_deref()).await?));
+    }
+    // Both parts must lie in one space.
+    let space = embedded.first().map(|(_, text)| text.space.clone()).or(fullest);
     if let Some(sha256) = &query.upload {
         let item = uploads::item(&ground.uri, sha256)?;
         ground
@@ -289,12 +302,12 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
             .head(&captionfleet_proto::layout::query_image(sha256))
             .await
             .map_err(|_| Problem::missing("upload: this picture is not kept any more; upload it again"))?;
-        embedded.push(("image", questions.embed(ground, Query::Image { item }).await?));
+        let query = Query::Image { item };
+        embedded.push(("image", questions.embed(ground, query, space.as_deref()).await?));
     } else if let Some(like) = &query.like {
-        embedded.push((
-            "image",
-            service.lookup.embedding(ground, &item(like)?, query.like_frame_ms.map(u64::from)).await?,
-        ));
+        let frame_ms = query.like_frame_ms.map(u64::from);
+        let found = service.lookup.embedding(ground, &item(like)?, frame_ms, space.as_deref()).await?;
+        embedded.push(("image", found));
     }
     Ok(embedded)
 }

@@ -1,7 +1,7 @@
 //! Films for players: their bytes, and captions as a track.
 
 use super::item;
-use super::items::ItemQuery;
+use super::items::{ItemQuery, shown};
 use crate::archive::TABLE_BYTES;
 use crate::serve::Service;
 use crate::serve::http::extract::Asked;
@@ -13,7 +13,10 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout::{self, Track};
+use captionfleet_proto::rows::{Row, Status};
 use captionfleet_proto::storage::StorageErrorKind;
 use std::sync::Arc;
 
@@ -44,7 +47,7 @@ async fn film_bytes(
 ) -> Result<Response, Problem> {
     let rows =
         service.lookup.rows(&service.ground, &item(&query.item)?, query.frame_ms.map(u64::from)).await?;
-    let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
+    let row = rows.get(shown(&rows)).ok_or_else(|| Problem::missing("no row"))?;
     let film = Film::open(&service.ground, row).await?;
     let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let range = Piece::asked(asked, film.size)?;
@@ -72,12 +75,32 @@ async fn captions(
 ) -> Result<Response, Problem> {
     let item = item(&query.item)?;
     let rows = service.lookup.rows(&service.ground, &item, query.frame_ms.map(u64::from)).await?;
-    let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
-    let key = layout::track(&row.run, &item, Track::Captions);
-    let text = match service.ground.archive.get(&key, TABLE_BYTES).await {
-        Ok(object) => object.bytes,
-        Err(error) if error.kind() == StorageErrorKind::NotFound => "WEBVTT\n".into(),
-        Err(error) => return Err(error.into()),
-    };
+    let mut text = Bytes::from_static(b"WEBVTT\n");
+    for run in told_by(&rows) {
+        let key = layout::track(run, &item, Track::Captions);
+        match service.ground.archive.get(&key, TABLE_BYTES).await {
+            Ok(object) => {
+                text = object.bytes;
+                break;
+            }
+            Err(error) if error.kind() == StorageErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(([(header::CONTENT_TYPE, "text/vtt; charset=utf-8")], text).into_response())
+}
+
+/// The runs that may have a track of the film as it is played, by the rows of one of its frames, the newest first: those with
+/// captions before those with answers.
+fn told_by(rows: &[Row]) -> Vec<&RunId> {
+    let Some(played) = rows.get(shown(rows)) else { return Vec::new() };
+    let of_film = rows.iter().filter(|row| row.status == Status::Ok && row.sha256 == played.sha256);
+    let (answers, captions): (Vec<&Row>, Vec<&Row>) = of_film.partition(|row| row.answers.is_some());
+    let mut runs: Vec<&RunId> = Vec::new();
+    for row in captions.into_iter().chain(answers) {
+        if !runs.contains(&&row.run) {
+            runs.push(&row.run);
+        }
+    }
+    runs
 }

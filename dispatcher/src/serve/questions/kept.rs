@@ -1,6 +1,6 @@
 //! Embeddings of the queries asked last: asking the same again costs no job.
 
-use crate::search::query::Embedded;
+use crate::search::query::{Embedded, Wanted};
 use crate::serve::http::problem::Problem;
 use captionfleet_proto::job::Query;
 use lru::LruCache;
@@ -15,11 +15,12 @@ const KEPT: NonZeroUsize = NonZeroUsize::new(2000).expect("it is not 0");
 /// How long: workers may be given another model.
 const FRESH: Duration = Duration::from_mins(10);
 
-/// What tells one query from all others: the bundle that must answer, where one is known and with it the embedding space,
-/// and the text or the picture's digest.
+/// What tells one query from all others: the bundle that must answer, where one is known and with it the embedding space, the
+/// space that is wanted, and the text or the picture's digest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     bundle: Option<String>,
+    space: Option<String>,
     query: Name,
 }
 
@@ -31,12 +32,12 @@ enum Name {
 
 impl Key {
     /// `None` for a picture of unknown content.
-    pub(super) fn of(bundle: Option<&String>, query: &Query) -> Option<Self> {
+    pub(super) fn of(wanted: &Wanted, query: &Query) -> Option<Self> {
         let query = match query {
             Query::Text { text } => Name::Text(text.clone()),
             Query::Image { item } => Name::Picture(item.sha256.clone()?),
         };
-        Some(Self { bundle: bundle.cloned(), query })
+        Some(Self { bundle: wanted.bundle.clone(), space: wanted.space.clone(), query })
     }
 }
 
@@ -107,14 +108,14 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::{KEPT, Kept, Key};
-    use crate::search::query::Embedded;
+    use crate::search::query::{Embedded, Wanted};
     use crate::serve::http::problem::Problem;
     use captionfleet_proto::job::Query;
     use prometheus::Registry;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn text(text: &str) -> Key {
-        Key::of(None, &Query::Text { text: text.to_owned() }).unwrap()
+        Key::of(&Wanted::default(), &Query::Text { text: text.to_owned() }).unwrap()
     }
 
     /// Counts how often it is asked.
@@ -143,9 +144,13 @@ mod tests {
         assert_eq!(get("two boats").await.vectors, vec![vec![1.0]]);
         let count = |outcome| kept.lookups.with_label_values(&[outcome]).get();
         assert_eq!((count("hit"), count("miss")), (2, 2));
-        let other = Key::of(Some(&"another bundle".to_owned()), &Query::Text { text: "a boat".to_owned() });
-        kept.get_or_ask(other.unwrap(), || worker.embed()).await.unwrap();
-        assert_eq!(worker.asked(), 3, "another bundle has another space");
+        let boat = Query::Text { text: "a boat".to_owned() };
+        let bundle = Wanted { bundle: Some("another".to_owned()), space: None };
+        let space = Wanted { bundle: None, space: Some("another".to_owned()) };
+        for (wanted, asked) in [(bundle, 3), (space, 4)] {
+            kept.get_or_ask(Key::of(&wanted, &boat).unwrap(), || worker.embed()).await.unwrap();
+            assert_eq!(worker.asked(), asked, "another bundle may have another space");
+        }
     }
 
     #[tokio::test]

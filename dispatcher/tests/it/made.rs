@@ -1,0 +1,100 @@
+//! Archives whose rows no run of the demo model would make.
+
+use captionfleet_dispatcher::index::{Indexer, Opened, Ready, Shelf};
+use captionfleet_proto::job::{JobId, RunId};
+use captionfleet_proto::layout;
+use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
+use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+use half::f16;
+use jiff::Timestamp;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+const SHAPE: EmbeddingShape = EmbeddingShape { vectors: 1, dim: 8 };
+
+/// An archive in a folder.
+pub(crate) struct Made {
+    folder: tempfile::TempDir,
+    shelf: Arc<Shelf>,
+}
+
+impl Made {
+    pub(crate) async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let uri = ArchiveUri::from_folder(folder.path()).unwrap();
+        let archive = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
+        Self { folder, shelf: Arc::new(Shelf::new(archive, &uri)) }
+    }
+
+    pub(crate) fn shelf(&self) -> &Shelf {
+        &self.shelf
+    }
+
+    /// A part of `run` with these rows.
+    pub(crate) fn part(&self, run: &str, job: &str, rows: Vec<Row>) {
+        let (run, job) = (RunId::new(run).unwrap(), JobId::new(job).unwrap());
+        let of_job = |row| Row { run: run.clone(), job: job.clone(), ..row };
+        let rows: Vec<Row> = rows.into_iter().map(of_job).collect();
+        let path = self.folder.path().join(layout::part(&run, &job));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, write_part(&rows, SHAPE).unwrap()).unwrap();
+    }
+
+    /// Takes in all parts.
+    pub(crate) async fn index(&self) {
+        let mut indexer = Indexer::new(self.shelf.clone());
+        let done = indexer.catch_up(CancellationToken::new(), true, Arc::new(|_, _| ())).await.unwrap();
+        assert_eq!((done.left, done.damaged), (0, 0));
+    }
+
+    pub(crate) async fn open(&self, space: Option<&str>) -> Opened {
+        Ready::open(&self.shelf, space).await.unwrap()
+    }
+
+    pub(crate) async fn ready(&self, space: Option<&str>) -> Arc<Ready> {
+        match self.open(space).await {
+            Opened::Ready(ready) => ready,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// A captioned picture, embedded in `space`, that was done at a second.
+pub(crate) fn row(item: &str, space: &str, second: i64) -> Row {
+    let embedding = [1, 0, 0, 0, 0, 0, 0, 0].map(|value| f16::from_f32(value as f32)).to_vec();
+    Row {
+        item: ItemUri::s3("pictures", item),
+        frame_ms: None,
+        span_ms: None,
+        frames: None,
+        sha256: Some("0".repeat(64)),
+        etag: None,
+        width: Some(640),
+        height: Some(480),
+        status: Status::Ok,
+        error_code: None,
+        error_message: None,
+        attempts: 1,
+        caption: Some(format!("what {space} said at {second}")),
+        answers: None,
+        fields: None,
+        tokens: Some(5),
+        mean_logprob: Some(-0.1),
+        stop_reason: Some("end_of_text".to_owned()),
+        embedding: Some(embedding),
+        embedding_space: Some(space.to_owned()),
+        bundle: Some(space.to_owned()),
+        adapter: None,
+        prompt_hash: "0".repeat(16),
+        duplicate_of: None,
+        run: RunId::new("made").unwrap(),
+        job: JobId::new("made").unwrap(),
+        trace_id: "made".to_owned(),
+        worker: None,
+        device_seconds: None,
+        device_joules: None,
+        started_at: None,
+        finished_at: Timestamp::from_second(second).unwrap(),
+    }
+}

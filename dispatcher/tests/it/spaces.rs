@@ -1,0 +1,75 @@
+//! Archives that several models embedded.
+
+use crate::made::{Made, row};
+use captionfleet_dispatcher::index::search::MOST_UNINDEXED;
+use captionfleet_dispatcher::index::{Opened, Spaces};
+use std::collections::BTreeMap;
+
+const OLD: &str = "old/1x8";
+const NEW: &str = "new/1x8";
+
+fn counts(counts: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    counts.iter().map(|(space, count)| ((*space).to_owned(), *count)).collect()
+}
+
+#[tokio::test]
+async fn the_space_of_most_pictures_is_asked_for_until_another_has_as_many() {
+    let made = Made::new().await;
+    let fullest = async || Spaces::look(made.shelf(), None).await.unwrap().fullest().map(str::to_owned);
+    assert_eq!(fullest().await, None);
+    // Done twice by the old model: rows do not count, pictures do.
+    for (job, second) in [("first", 1), ("again", 2)] {
+        let rows = ["a", "b", "c"].map(|item| row(item, OLD, second)).to_vec();
+        made.part("old", job, rows);
+    }
+    made.part("new", "one", vec![row("a", NEW, 3)]);
+    let ready = made.ready(Some(NEW)).await;
+    assert_eq!((ready.pictures(), &ready.freshness().foreign), (1, &counts(&[(OLD, 2)])), "unindexed");
+    made.index().await;
+    assert_eq!(fullest().await.as_deref(), Some(OLD));
+    let ready = made.ready(Some(NEW)).await;
+    assert_eq!((ready.pictures(), &ready.freshness().foreign), (1, &counts(&[(OLD, 2)])));
+    // What both have embedded is left out of neither.
+    let ready = made.ready(None).await;
+    assert_eq!((ready.space(), ready.pictures(), &ready.freshness().foreign), (OLD, 3, &counts(&[])));
+    made.part("new", "others", vec![row("b", NEW, 4), row("c", NEW, 4)]);
+    made.index().await;
+    assert_eq!(fullest().await.as_deref(), Some(NEW));
+    assert_eq!(made.ready(None).await.freshness().foreign, counts(&[]));
+}
+
+#[tokio::test]
+async fn a_model_that_embedded_nothing_is_told_apart_from_an_index_that_lags() {
+    let made = Made::new().await;
+    let elsewhere = async || match made.open(Some(NEW)).await {
+        Opened::Elsewhere(elsewhere) => elsewhere,
+        other => panic!("{other:?}"),
+    };
+    made.part("old", "first", vec![row("first", OLD, 1)]);
+    let told = elsewhere().await;
+    assert_eq!(told.spaces, counts(&[(OLD, 1)]));
+    let text = told.to_string();
+    assert!(text.contains(NEW) && text.contains("1 in old/1x8") && text.contains("--model"), "{text}");
+
+    // So many parts that no search would read them all.
+    for part in 0..MOST_UNINDEXED {
+        made.part("old", &format!("job-{part}"), vec![row(&format!("{part}"), OLD, 1)]);
+    }
+    let lacking = async |space| match made.open(space).await {
+        Opened::Behind { unindexed } => unindexed,
+        other => panic!("{other:?}"),
+    };
+    let all = MOST_UNINDEXED + 1;
+    assert_eq!(lacking(Some(NEW)).await, all, "what no segment has may lie in any space");
+    made.index().await;
+    assert_eq!(elsewhere().await.spaces, counts(&[(OLD, all)]));
+    // Still, when some part is not in the index yet.
+    made.part("old", "later", vec![row("later", OLD, 2)]);
+    assert_eq!(elsewhere().await.spaces, counts(&[(OLD, all)]));
+    // The first picture of the new model: its index is on its way.
+    made.part("new", "first", vec![row("first", NEW, 3)]);
+    assert_eq!(lacking(Some(NEW)).await, all + 2);
+    made.index().await;
+    let ready = made.ready(Some(NEW)).await;
+    assert_eq!((ready.pictures(), &ready.freshness().foreign), (1, &counts(&[(OLD, all)])));
+}
