@@ -14,7 +14,7 @@ use crate::serve::http::access::Access;
 use crate::serve::http::listen;
 use crate::serve::http::metrics::Metrics as HttpMetrics;
 use crate::serve::http::rate::Rate;
-use crate::serve::keeper::{Kept, keep};
+use crate::serve::keeper::keep;
 use crate::serve::lookup::Lookup;
 use crate::serve::media::Media;
 use crate::serve::members::Members;
@@ -119,8 +119,7 @@ async fn serve(
     told: Told,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let index = Kept::default();
-    let keeper = keep(ground.shelf.clone(), index.clone(), stop.clone()).context("start the indexer")?;
+    let (index, keeper) = keep(ground.shelf.clone(), stop.clone()).context("start the indexer")?;
     let members = Arc::new(Members::default());
     let Told { metrics, http, waiting } = told;
     let readiness = Readiness::waiting_for(["broker"]);

@@ -57,7 +57,7 @@ impl Waiting {
         let help = "Seconds that one device needs for all that waits or is in a worker's hands.";
         let backlog = GaugeVec::new(Opts::new("captionfleet_backlog_gpu_seconds", help), &["lane"])?;
         let wanted = IntGauge::new("captionfleet_wanted_workers", "Workers that the backlog is worth.")?;
-        let help = "How long the index has not had every part.";
+        let help = "How long the oldest part that is not indexed has been there.";
         let index_lag = Gauge::new("captionfleet_index_lag_seconds", help)?;
         registry.register(Box::new(backlog.clone()))?;
         registry.register(Box::new(wanted.clone()))?;
