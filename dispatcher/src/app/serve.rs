@@ -22,7 +22,7 @@ use crate::serve::progress::Progress;
 use crate::serve::questions::Questions;
 use crate::serve::router::router;
 use crate::serve::waiting::{self, Waiting};
-use crate::serve::{Ground, Service, WATCHERS, uploads};
+use crate::serve::{Ground, Service, WATCHERS, sampling, uploads};
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
@@ -149,7 +149,8 @@ async fn serve(
     tokio::join!(
         listen::serve(listener, router(service.clone()), stop.clone()),
         tidy(ground, stop),
-        waiting::watch(&service, &readiness)
+        waiting::watch(&service, &readiness),
+        sampling::watch(&service)
     );
     desk.ended().await;
     // The indexer ends within one batch; a panic in it was told already.

@@ -44,6 +44,11 @@ impl Kept {
         self.freshness.lag()
     }
 
+    /// Keys of a few parts that have appeared since this was last asked for.
+    pub fn newcomers(&self) -> Vec<String> {
+        self.freshness.newcomers()
+    }
+
     fn note(&self, outcome: Result<Indexed, String>) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.looked_at = Some(Timestamp::now().to_string());

@@ -112,7 +112,7 @@ impl Questions {
         if let Some(reason) = outcome.error {
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "not_answered", reason));
         }
-        self.members.told(&outcome);
+        self.members.answered(&outcome);
         let store = ground.fleet.stores.archive(&answers).await?;
         let key = layout::part(&run, &id);
         let rows = archive::rows(&*store, key.clone()).await;

@@ -17,11 +17,17 @@ struct Seen {
     complete: Instant,
     /// Parts that it lacks, and when they were first seen.
     since: HashMap<PartStamp, Instant>,
+    /// A few keys of those that were first seen since somebody asked.
+    newcomers: Vec<String>,
 }
+
+/// Newcomers that are remembered.
+const REMEMBERED: usize = 2;
 
 impl Default for Freshness {
     fn default() -> Self {
-        Self { seen: Arc::new(Mutex::new(Seen { complete: Instant::now(), since: HashMap::new() })) }
+        let seen = Seen { complete: Instant::now(), since: HashMap::new(), newcomers: Vec::new() };
+        Self { seen: Arc::new(Mutex::new(seen)) }
     }
 }
 
@@ -31,14 +37,22 @@ impl Freshness {
         self.seen().complete.elapsed()
     }
 
+    /// Keys of parts that have appeared since this was last asked for, two of them at the most.
+    pub fn newcomers(&self) -> Vec<String> {
+        std::mem::take(&mut self.seen().newcomers)
+    }
+
     /// The parts that the index lacked at `listed`. In a long run some are missing at every look, each for a short while: what
     /// counts is since when the oldest of them is.
     pub(super) fn note<'a>(&self, listed: Instant, missing: impl Iterator<Item = &'a PartStamp>) {
         let mut seen = self.seen();
         let mut before = std::mem::take(&mut seen.since);
         for part in missing {
-            let since = before.remove(part).unwrap_or(listed);
-            seen.since.insert(part.clone(), since);
+            let since = before.remove(part);
+            if since.is_none() && seen.newcomers.len() < REMEMBERED {
+                seen.newcomers.push(part.key.clone());
+            }
+            seen.since.insert(part.clone(), since.unwrap_or(listed));
         }
         seen.complete = seen.since.values().min().copied().unwrap_or(listed);
     }
@@ -80,9 +94,11 @@ mod tests {
         let (freshness, first) = (Freshness::default(), Instant::now());
         let at = |second| first + Duration::from_secs(second);
         freshness.note(at(10), std::iter::empty());
+        assert!(freshness.newcomers().is_empty());
         freshness.note(at(20), [part(1)].iter());
         freshness.note(at(500), [part(1), part(2)].iter());
         assert_eq!(complete(&freshness, first), 20);
+        assert_eq!(freshness.newcomers(), [part(1).key, part(2).key]);
         freshness.note(at(510), [part(2)].iter());
         assert_eq!(complete(&freshness, first), 500);
         // The same name with other bytes is another part.
