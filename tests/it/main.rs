@@ -17,5 +17,6 @@ mod pictures;
 mod python;
 mod questions;
 mod service;
+mod signal;
 mod telemetry;
 mod traces;

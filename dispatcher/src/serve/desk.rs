@@ -86,6 +86,11 @@ impl Desk {
         self.submitted().values().map(|one| one.open_work()).fold(OpenWork::default(), OpenWork::and)
     }
 
+    /// Jobs of [`Self::open_work`] that lie in queues or in workers' hands.
+    pub fn jobs_out(&self) -> u64 {
+        self.submitted().values().map(|one| one.jobs_out()).sum()
+    }
+
     /// Takes an order.
     pub fn submit(self: &Arc<Self>, order: Order) -> Result<Arc<Submitted>, Problem> {
         let mut submitted = self.submitted();

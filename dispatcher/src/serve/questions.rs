@@ -46,6 +46,11 @@ impl Questions {
         Ok(Self { room: Semaphore::new(AT_ONCE), kept: Kept::new(registry)?, members })
     }
 
+    /// Questions that wait for their answers.
+    pub fn open(&self) -> u64 {
+        AT_ONCE.saturating_sub(self.room.available_permits()) as u64
+    }
+
     /// The embedding of a query: the one that is kept of it, or else a worker's.
     pub async fn embed(&self, ground: &Ground, query: Query) -> Result<Embedded, Problem> {
         if !ground.embeds {

@@ -1,14 +1,13 @@
 //! What waits for workers, in seconds of their devices, for whoever scales the fleet.
 //!
 //! What this service has submitted counts from its books: waiting, in a worker's hands, resting before another try, or not
-//! handed out yet. Jobs of others on the same queues count as far as the broker shows them, which is while they wait. What
-//! work costs is the device's time that settled jobs took, by kind ([`price`](crate::scale::price)).
+//! handed out yet. Whatever else the [`lanes`](super::lanes) hold are jobs of others, and are added. What work costs is the device's time that settled jobs took, by kind ([`price`](crate::scale::price)).
 
 use super::Service;
+use super::lanes::Lanes;
 use crate::scale::price::{Kind, OpenWork, Prices};
 use crate::scale::rule::{Rule, Signal};
 use captionfleet_proto::broker::BrokerError;
-use captionfleet_proto::broker::lanes::runs_waiting;
 use captionfleet_proto::job::Lane;
 use captionfleet_worker::telemetry::readiness::Readiness;
 use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry};
@@ -53,6 +52,7 @@ struct Open {
 /// The last look, and the metrics that tell it.
 pub struct Waiting {
     rule: Rule,
+    lanes: Lanes,
     last: Mutex<Option<(Instant, Load)>>,
     prices: GaugeVec,
     backlog: GaugeVec,
@@ -61,8 +61,8 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// Declares the metrics in `registry`.
-    pub fn new(rule: Rule, registry: &Registry) -> prometheus::Result<Self> {
+    /// Looks into `lanes` and declares the metrics in `registry`.
+    pub fn new(rule: Rule, lanes: Lanes, registry: &Registry) -> prometheus::Result<Self> {
         let help = "Seconds that one device needs for all that waits or is in a worker's hands.";
         let backlog = GaugeVec::new(Opts::new("captionfleet_backlog_gpu_seconds", help), &["lane"])?;
         let wanted = IntGauge::new("captionfleet_wanted_workers", "Workers that the backlog is worth.")?;
@@ -74,7 +74,12 @@ impl Waiting {
         registry.register(Box::new(prices.clone()))?;
         registry.register(Box::new(wanted.clone()))?;
         registry.register(Box::new(index_lag.clone()))?;
-        Ok(Self { rule, last: Mutex::default(), prices, backlog, wanted, index_lag })
+        Ok(Self { rule, lanes, last: Mutex::default(), prices, backlog, wanted, index_lag })
+    }
+
+    /// What the lanes hold.
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
     }
 
     /// What waits, unless it was not to be seen lately.
@@ -124,20 +129,23 @@ pub async fn watch(service: &Service, readiness: &Readiness) {
     }
 }
 
+/// What is to be done now.
 async fn look(service: &Service) -> Result<Open, BrokerError> {
-    let (broker, topology) = (&service.ground.fleet.broker, &service.ground.fleet.topology);
-    let interactive = topology.lane_queue(Lane::Interactive);
-    let (runs, interactive) =
-        tokio::try_join!(runs_waiting(&**broker, topology), broker.depth(&interactive))?;
-    let own = service.desk.open_work();
-    Ok(Open { own, foreign_jobs: runs.messages.saturating_sub(own.jobs()), requests: interactive.messages })
+    let (broker, topology) = (&*service.ground.fleet.broker, &service.ground.fleet.topology);
+    let held = service.waiting.lanes.held(broker, topology).await?;
+    // This service's own jobs are known better from its books: they have those, too, that are not handed out yet.
+    Ok(Open {
+        own: service.desk.open_work(),
+        foreign_jobs: held.runs.saturating_sub(service.desk.jobs_out()),
+        requests: held.requests.max(service.questions.open()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Open, Waiting};
+    use super::{Lanes, Open, Waiting};
     use crate::scale::price::{Kind, OpenWork, Prices, Work};
     use crate::scale::rule::Rule;
     use captionfleet_worker::telemetry::metrics::text_of;
@@ -146,7 +154,8 @@ mod tests {
     #[test]
     fn what_waits_is_weighed_by_what_was_measured_last() {
         let registry = Registry::new();
-        let waiting = Waiting::new(Rule { target_seconds: 600.0, most: 20 }, &registry).unwrap();
+        let lanes = Lanes::new(None, &registry).unwrap();
+        let waiting = Waiting::new(Rule { target_seconds: 600.0, most: 20 }, lanes, &registry).unwrap();
         assert_eq!(waiting.load(), None);
         let own = OpenWork { pictures: Work { jobs: 80, looks: 5120 }, films: Work { jobs: 10, looks: 500 } };
         let open = Open { own, foreign_jobs: 10, requests: 4 };

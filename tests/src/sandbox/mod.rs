@@ -52,7 +52,7 @@ impl Services {
         let s3 = S3Server::start(&s3_root).await?;
         let (broker_root, moto_root) = (root.join("rabbitmq"), root.join("moto"));
         let (rabbitmq, conditional_s3) = tokio::try_join!(
-            RabbitMqNode::start(&broker_root, "captionfleet-test"),
+            RabbitMqNode::start_with_management(&broker_root, "captionfleet-test"),
             Moto::start(&moto_root),
         )?;
         conditional_s3.create_bucket(BUCKET).await?;
@@ -70,6 +70,7 @@ impl Services {
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("CAPTIONFLEET_TEST_AMQP", self.rabbitmq.uri()),
+            ("CAPTIONFLEET_TEST_MANAGEMENT", self.rabbitmq.management()),
             ("CAPTIONFLEET_TEST_S3", self.s3.endpoint()),
             ("CAPTIONFLEET_TEST_BUCKET", self.bucket.display().to_string()),
             ("CAPTIONFLEET_TEST_SHARED", self.shared.display().to_string()),

@@ -156,6 +156,11 @@ impl Submitted {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Jobs of [`Self::open_work`] that lie in queues or in workers' hands.
+    pub(super) fn jobs_out(&self) -> u64 {
+        if self.is_open() && !self.is_paused() { self.gate.out() } else { 0 }
+    }
+
     pub(super) fn gate(&self) -> &Arc<Gate> {
         &self.gate
     }
