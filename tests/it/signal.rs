@@ -1,6 +1,7 @@
 //! What waits for workers, as the service tells those who scale a fleet.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::broker::{Broker, Consumer, Delivery, Message, Topology};
@@ -57,6 +58,19 @@ async fn in_hand(
     (consumer, taken)
 }
 
+/// Waits until the service's metrics have a line.
+async fn until_metrics(port: u16, line: &str) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let (_, metrics) = http_get(port, "/metrics").await.unwrap();
+        if metrics.contains(line) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{line} is not in:\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_others_count_while_workers_have_them_in_hand() {
     let fleet = Fleet::new("in-hand").unwrap();
@@ -97,6 +111,11 @@ async fn jobs_of_others_count_while_workers_have_them_in_hand() {
         delivery.ack().await.unwrap();
     }
     until_at(at, "/api/v1/scale", is(20, 0)).await;
+
+    // What was given up counts without any worker to count it.
+    broker.publish(&topology.dead_queue(), Message::new("dead", "{}")).await.unwrap();
+    let line = format!("captionfleet_dead_letters{{queue=\"{}\"}} 1\n", topology.dead_queue());
+    until_metrics(at, &line).await;
     broker.close().await;
 }
 

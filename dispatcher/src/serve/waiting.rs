@@ -10,7 +10,7 @@ use crate::scale::rule::{Rule, Signal};
 use captionfleet_proto::broker::BrokerError;
 use captionfleet_proto::job::Lane;
 use captionfleet_worker::telemetry::readiness::Readiness;
-use prometheus::{Gauge, GaugeVec, IntGauge, Opts, Registry};
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::{Mutex, PoisonError};
@@ -58,6 +58,7 @@ pub struct Waiting {
     backlog: GaugeVec,
     wanted: IntGauge,
     index_lag: Gauge,
+    dead: IntGaugeVec,
 }
 
 impl Waiting {
@@ -70,11 +71,14 @@ impl Waiting {
         let index_lag = Gauge::new("captionfleet_index_lag_seconds", help)?;
         let help = "Seconds of the device for a picture or frame, by the jobs that settled last.";
         let prices = GaugeVec::new(Opts::new("captionfleet_item_gpu_seconds", help), &["kind"])?;
+        let help = "Jobs that were given up and lie in this queue.";
+        let dead = IntGaugeVec::new(Opts::new("captionfleet_dead_letters", help), &["queue"])?;
+        registry.register(Box::new(dead.clone()))?;
         registry.register(Box::new(backlog.clone()))?;
         registry.register(Box::new(prices.clone()))?;
         registry.register(Box::new(wanted.clone()))?;
         registry.register(Box::new(index_lag.clone()))?;
-        Ok(Self { rule, lanes, last: Mutex::default(), prices, backlog, wanted, index_lag })
+        Ok(Self { rule, lanes, last: Mutex::default(), prices, backlog, wanted, index_lag, dead })
     }
 
     /// What the lanes hold.
@@ -122,10 +126,21 @@ pub async fn watch(service: &Service, readiness: &Readiness) {
             // What was seen before holds for a while.
             Err(error) => readiness.not_ready(BROKER, error.to_string()),
         }
+        count_dead(service).await;
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = service.stop.cancelled() => {}
         }
+    }
+}
+
+/// Workers tell the same of the queue, and there may be none.
+async fn count_dead(service: &Service) {
+    let fleet = &service.ground.fleet;
+    let queue = fleet.topology.dead_queue();
+    // While it cannot be looked at it stays as it was: nothing leaves it by itself.
+    if let Ok(depth) = fleet.broker.depth(&queue).await {
+        service.waiting.dead.with_label_values(&[queue.as_str()]).set(depth.messages as i64);
     }
 }
 
