@@ -58,15 +58,16 @@ async fn in_hand(
     (consumer, taken)
 }
 
-/// Waits until the service's metrics have a line.
-async fn until_metrics(port: u16, line: &str) {
+/// Waits until a line of the service's metrics is there and right.
+async fn until_metrics(port: u16, begins: &str, is_right: impl Fn(&str) -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
         let (_, metrics) = http_get(port, "/metrics").await.unwrap();
-        if metrics.contains(line) {
+        let rest = metrics.lines().find_map(|line| line.strip_prefix(begins));
+        if rest.is_some_and(|rest| is_right(rest.trim())) {
             return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "{line} is not in:\n{metrics}");
+        assert!(tokio::time::Instant::now() < deadline, "{begins} is {rest:?} in:\n{metrics}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -114,8 +115,8 @@ async fn jobs_of_others_count_while_workers_have_them_in_hand() {
 
     // What was given up counts without any worker to count it.
     broker.publish(&topology.dead_queue(), Message::new("dead", "{}")).await.unwrap();
-    let line = format!("captionfleet_dead_letters{{queue=\"{}\"}} 1\n", topology.dead_queue());
-    until_metrics(at, &line).await;
+    let line = format!("captionfleet_dead_letters{{queue=\"{}\"}}", topology.dead_queue());
+    until_metrics(at, &line, |count| count == "1").await;
     broker.close().await;
 }
 
@@ -152,4 +153,25 @@ async fn a_management_api_that_does_not_answer_is_told_and_does_no_harm() {
     assert_eq!(ran.code, 64, "{}", ran.stderr);
     assert!(ran.stderr.contains("--broker-management: there is no broker"), "{}", ran.stderr);
     broker.close().await;
+}
+
+/// The outcomes of a run go to whoever published it; its parts are for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_others_tell_what_work_costs() {
+    const PRICE: &str = "captionfleet_item_gpu_seconds{kind=\"pictures\"}";
+    const ASSUMED: &str = "0.25";
+    let fleet = Fleet::new("priced").unwrap();
+    let source = fleet.folder().join("in");
+    pictures::scenes(&source, 40, 55);
+    let (source, archive) =
+        (source.display().to_string(), fleet.folder().join("archive").display().to_string());
+    let serve = |name| fleet.start_service(name, ["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
+    let beside = serve("beside");
+    let at = port(&beside).await;
+    until_metrics(at, PRICE, |price| price == ASSUMED).await;
+    let caption = ["caption", &source, "--archive", &archive, "--no-index", "--job-size", "8"];
+    fleet.dispatcher(caption).await.unwrap().success().unwrap();
+    until_metrics(at, PRICE, |price| price != ASSUMED).await;
+    let later = serve("later");
+    until_metrics(port(&later).await, PRICE, |price| price != ASSUMED).await;
 }
