@@ -5,6 +5,7 @@ mod collector;
 mod command;
 mod moto;
 mod ports;
+mod prometheus;
 mod rabbitmq;
 mod s3_server;
 
@@ -16,6 +17,7 @@ pub use collector::{Collector, SentSpan};
 pub use command::with_services;
 pub use moto::Moto;
 pub use ports::free_port;
+pub use prometheus::Prometheus;
 pub use rabbitmq::RabbitMqNode;
 pub use s3_server::S3Server;
 
