@@ -245,7 +245,7 @@ impl Submission<'_> {
         let mut weight = refused.rows();
         for (manifest, jobs) in &runs {
             for job in jobs {
-                book.expect(&manifest.run, &job.id);
+                book.expect(&manifest.run, job);
                 weight += job.weight();
             }
         }

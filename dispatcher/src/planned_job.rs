@@ -1,5 +1,6 @@
 //! A job before it is a message.
 
+use crate::scale::price::Kind;
 use captionfleet_proto::job::{JobId, JobItem};
 
 /// A slice of a run.
@@ -15,6 +16,12 @@ impl PlannedJob {
     /// About how many pictures and frames it will look at.
     pub fn weight(&self) -> u64 {
         self.items.iter().map(weight).sum()
+    }
+
+    /// What kind of work it is.
+    pub fn kind(&self) -> Kind {
+        let is_film = self.items.iter().any(|item| item.sample.is_some());
+        if is_film { Kind::Films } else { Kind::Pictures }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::serve::http::access::Access;
 use crate::serve::http::listen;
 use crate::serve::http::metrics::Metrics as HttpMetrics;
 use crate::serve::http::rate::Rate;
-use crate::serve::keeper::{Kept, keep};
+use crate::serve::keeper::keep;
+use crate::serve::lanes::{self, Lanes};
 use crate::serve::lookup::Lookup;
 use crate::serve::media::Media;
 use crate::serve::members::Members;
@@ -22,7 +23,7 @@ use crate::serve::progress::Progress;
 use crate::serve::questions::Questions;
 use crate::serve::router::router;
 use crate::serve::waiting::{self, Waiting};
-use crate::serve::{Ground, Service, WATCHERS, uploads};
+use crate::serve::{Ground, Service, WATCHERS, sampling, uploads};
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
@@ -52,6 +53,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
             "with --broker the archive must be an s3:// location; name a bucket, or leave out --broker";
         return Err(UsageError::new(format!("--archive {uri}: {reason}")).into());
     }
+    let management = args.management(&settings.broker)?;
     let stop = stopping::on_signal()?;
     let listener = TcpListener::bind(address)
         .await
@@ -91,7 +93,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
     }
     let access = Access::new(token.as_deref(), Rate::new(args.rate));
     let http = HttpMetrics::new(registry).context("declare the metrics")?;
-    let waiting = Waiting::new(args.rule(), http.registry()).context("declare the metrics")?;
+    let lanes = Lanes::new(management, http.registry()).context("declare the metrics")?;
+    let waiting = Waiting::new(args.rule(), lanes, http.registry()).context("declare the metrics")?;
     let told = Told { metrics, http, waiting };
     let served = serve(&ground, listener, access, told, &stop);
     let outcome = tokio::select! {
@@ -119,8 +122,7 @@ async fn serve(
     told: Told,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let index = Kept::default();
-    let keeper = keep(ground.shelf.clone(), index.clone(), stop.clone()).context("start the indexer")?;
+    let (index, keeper) = keep(ground.shelf.clone(), stop.clone()).context("start the indexer")?;
     let members = Arc::new(Members::default());
     let Told { metrics, http, waiting } = told;
     let readiness = Readiness::waiting_for(["broker"]);
@@ -150,7 +152,9 @@ async fn serve(
     tokio::join!(
         listen::serve(listener, router(service.clone()), stop.clone()),
         tidy(ground, stop),
-        waiting::watch(&service, &readiness)
+        waiting::watch(&service, &readiness),
+        lanes::watch(&service),
+        sampling::watch(&service)
     );
     desk.ended().await;
     // The indexer ends within one batch; a panic in it was told already.

@@ -1,6 +1,9 @@
 //! Brings the index up to the parts.
 
+mod freshness;
 mod tidy;
+
+pub use freshness::Freshness;
 
 use super::collect::{self, Listing, Part};
 use super::lease::Lease;
@@ -14,7 +17,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Most parts, and most bytes of parts, that become one segment at first.
@@ -46,6 +49,7 @@ pub struct Indexer {
     /// Parts that cannot be indexed: damaged ones, and those without any embedding in an archive without an index.
     hopeless: HashSet<PartStamp>,
     damaged: u64,
+    freshness: Freshness,
 }
 
 /// What is not indexed yet.
@@ -62,7 +66,13 @@ struct Missing {
 impl Indexer {
     /// Writes to the shelf's archive.
     pub fn new(shelf: Arc<Shelf>) -> Self {
-        Self { shelf, lease: Lease::new(), hopeless: HashSet::new(), damaged: 0 }
+        let freshness = Freshness::default();
+        Self { shelf, lease: Lease::new(), hopeless: HashSet::new(), damaged: 0, freshness }
+    }
+
+    /// How far the index is behind, as this indexer sees it, while it works too.
+    pub fn freshness(&self) -> Freshness {
+        self.freshness.clone()
     }
 
     /// Takes in every part that is not indexed, then tidies up. Stops in order when `stop` is cancelled; with `patience`
@@ -75,7 +85,9 @@ impl Indexer {
     ) -> Result<Indexed, ArchiveError> {
         let mut done = Indexed::default();
         loop {
+            let listed = Instant::now();
             let missing = self.missing().await?;
+            self.freshness.note(listed, missing.parts.iter().map(|(part, _)| part));
             done.damaged = self.damaged;
             done.left = missing.parts.len() as u64;
             let tidy = missing.parts.is_empty()

@@ -1,11 +1,13 @@
 //! Which jobs of a submission have settled, and how. No I/O.
 
 use crate::bill::Effort;
+use crate::planned_job::PlannedJob;
+use crate::scale::price::{Kind, OpenWork};
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 /// Rows by what became of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -33,6 +35,11 @@ impl Tally {
     /// All rows.
     pub fn rows(&self) -> u64 {
         self.ok + self.failed_total() + self.skipped
+    }
+
+    /// What kind of work a job of a run was that has these rows.
+    pub fn kind(&self) -> Kind {
+        if self.frames.is_some() { Kind::Films } else { Kind::Pictures }
     }
 
     /// Pictures and frames that were looked at: all rows, and the frames that needed none.
@@ -84,15 +91,20 @@ pub struct DeadJob {
 /// first, and a part also settles a job that was given up before.
 #[derive(Debug, Default)]
 pub struct Book {
-    open: HashSet<(RunId, JobId)>,
+    /// Each with its kind, and about how many pictures and frames it looks at.
+    open: HashMap<(RunId, JobId), (Kind, u64)>,
+    work: OpenWork,
     dead: HashMap<(RunId, JobId), String>,
     tally: Tally,
 }
 
 impl Book {
     /// Waits for one more job.
-    pub fn expect(&mut self, run: &RunId, job: &JobId) {
-        self.open.insert((run.clone(), job.clone()));
+    pub fn expect(&mut self, run: &RunId, job: &PlannedJob) {
+        let (kind, looks) = (job.kind(), job.weight());
+        if self.open.insert((run.clone(), job.id.clone()), (kind, looks)).is_none() {
+            self.work.add(kind, looks);
+        }
     }
 
     /// Takes an outcome; the tally of its rows if it settled a job just now.
@@ -101,7 +113,7 @@ impl Book {
         match &outcome.error {
             None => self.settle(&key, Tally::from(outcome)),
             Some(reason) => {
-                if self.open.remove(&key) {
+                if self.close(&key) {
                     self.dead.insert(key, reason.clone());
                 }
                 None
@@ -115,17 +127,24 @@ impl Book {
     }
 
     fn settle(&mut self, key: &(RunId, JobId), tally: Tally) -> Option<Tally> {
-        let known = self.open.remove(key) | self.dead.remove(key).is_some();
+        let known = self.close(key) | self.dead.remove(key).is_some();
         known.then(|| {
             self.tally.add(&tally);
             tally
         })
     }
 
+    /// Whether the job was open until now.
+    fn close(&mut self, key: &(RunId, JobId)) -> bool {
+        let Some((kind, looks)) = self.open.remove(key) else { return false };
+        self.work.take(kind, looks);
+        true
+    }
+
     /// Whether a part of this job would be news.
     pub fn waits_for(&self, run: &RunId, job: &JobId) -> bool {
         let key = (run.clone(), job.clone());
-        self.open.contains(&key) || self.dead.contains_key(&key)
+        self.open.contains_key(&key) || self.dead.contains_key(&key)
     }
 
     /// Whether every job has settled or was given up.
@@ -136,6 +155,11 @@ impl Book {
     /// How many jobs are still open.
     pub fn open_jobs(&self) -> usize {
         self.open.len()
+    }
+
+    /// The open jobs by kind.
+    pub fn open_work(&self) -> OpenWork {
+        self.work
     }
 
     /// The rows so far.
@@ -164,8 +188,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::{Book, Tally};
-    use captionfleet_proto::job::{JobId, RunId};
+    use crate::planned_job::PlannedJob;
+    use crate::scale::price::Work;
+    use captionfleet_proto::job::{JobId, JobItem, RunId, Sampling};
     use captionfleet_proto::outcome::JobOutcome;
+    use captionfleet_proto::uri::ItemUri;
     use std::collections::BTreeMap;
 
     fn outcome(job: &str, ok: u64, error: Option<&str>) -> JobOutcome {
@@ -189,10 +216,18 @@ mod tests {
         }
     }
 
+    /// A picture, or so many milliseconds of a film.
+    fn job_of(id: &str, film_ms: Option<u64>) -> PlannedJob {
+        let mut item = JobItem::new(ItemUri::s3("b", id));
+        item.sample = film_ms.map(|_| Sampling::default());
+        item.span_ms = film_ms;
+        PlannedJob { id: JobId::new(id).unwrap(), items: vec![item] }
+    }
+
     fn book() -> Book {
         let mut book = Book::default();
         for job in ["a", "b"] {
-            book.expect(&RunId::new("r").unwrap(), &JobId::new(job).unwrap());
+            book.expect(&RunId::new("r").unwrap(), &job_of(job, None));
         }
         book
     }
@@ -224,6 +259,24 @@ mod tests {
         assert!(book.note_outcome(&outcome("a", 2, None)).is_some());
         assert!(book.dead().is_empty());
         assert_eq!(book.tally().ok, 3);
+    }
+
+    #[test]
+    fn open_work_is_what_was_expected_and_not_settled() {
+        let (mut book, run) = (book(), RunId::new("r").unwrap());
+        let film = job_of("film", Some(60_000));
+        let frames = film.weight();
+        for _ in 0..2 {
+            book.expect(&run, &film);
+        }
+        let open = |book: &Book| (book.open_work().pictures, book.open_work().films);
+        assert!(frames > 1);
+        assert_eq!(open(&book), (Work { jobs: 2, looks: 2 }, Work { jobs: 1, looks: frames }));
+        book.note_outcome(&outcome("film", 5, None)).unwrap();
+        book.note_outcome(&outcome("a", 0, Some("no such bucket")));
+        assert_eq!(open(&book), (Work { jobs: 1, looks: 1 }, Work::default()));
+        book.note_outcome(&outcome("a", 1, None)).unwrap();
+        assert_eq!(open(&book).0.jobs, 1, "it was taken when it was given up");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Book, Tally};
 use crate::archive;
 use crate::bill::Effort;
 use crate::progress::Progress;
+use crate::scale::price::OpenWork;
 use crate::telemetry::Metrics;
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
 use captionfleet_proto::codec;
@@ -41,8 +42,8 @@ pub struct Watched<'a> {
 pub trait Watcher: Send + Sync {
     /// A worker told what became of a job.
     fn told(&self, outcome: &JobOutcome);
-    /// A job is not open any more: it has its rows, or was given up.
-    fn settled(&self);
+    /// A job is not open any more: it has its rows, or was given up. What is left.
+    fn settled(&self, open: OpenWork);
     /// So many consumers wait for jobs.
     fn consumers(&self, count: u32);
     /// Something that a person should know.
@@ -55,7 +56,7 @@ pub struct Unwatched;
 
 impl Watcher for Unwatched {
     fn told(&self, _: &JobOutcome) {}
-    fn settled(&self) {}
+    fn settled(&self, _: OpenWork) {}
     fn consumers(&self, _: u32) {}
     fn remark(&self, _: &str) {}
 }
@@ -164,12 +165,13 @@ impl<'a> Follower<'a> {
                     delivery.ack().await?;
                     return Ok(());
                 }
-                let was_open = self.book.waits_for(&outcome.run, &outcome.job);
-                if let Some(tally) = self.book.note_outcome(&outcome) {
+                let open = self.book.open_jobs();
+                let settled = self.book.note_outcome(&outcome);
+                self.tell_what_is_open(open);
+                if let Some(tally) = settled {
                     self.count(&tally);
-                } else if let (Some(reason), true) = (&outcome.error, was_open) {
+                } else if let (Some(reason), true) = (&outcome.error, self.book.open_jobs() < open) {
                     self.metrics.job_dead();
-                    self.watcher.settled();
                     let reason = crate::output::plain(reason);
                     self.remark(&format!("job {} was given up: {reason}", outcome.job));
                 }
@@ -185,9 +187,15 @@ impl<'a> Follower<'a> {
         self.watched.archive.head(&layout::run_cancelled(run)).await.is_ok()
     }
 
+    /// A job that was given up before and has its rows now is settled for the second time.
+    fn tell_what_is_open(&self, before: usize) {
+        if self.book.open_jobs() < before {
+            self.watcher.settled(self.book.open_work());
+        }
+    }
+
     fn count(&mut self, tally: &Tally) {
         self.metrics.job_settled(tally);
-        self.watcher.settled();
         self.progress.advance(tally.looked_at(), tally.failed_total());
     }
 
@@ -271,9 +279,11 @@ impl<'a> Follower<'a> {
     async fn settle_by_part(&mut self, run: &RunId, job: &JobId, key: String) {
         match archive::keys(self.watched.archive, key).await {
             Ok(rows) => {
+                let open = self.book.open_jobs();
                 if let Some(tally) = self.book.note_part(run, job, Tally::of(&rows)) {
                     self.count(&tally);
                 }
+                self.tell_what_is_open(open);
             }
             Err(error) => tracing::warn!(%error, job = %job, "a part cannot be read now"),
         }

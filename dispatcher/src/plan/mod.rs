@@ -8,6 +8,7 @@ pub(crate) use slices::cut;
 use crate::catalog::{Catalog, Identity, Item, Unreadable};
 use crate::history::{History, Standing, UnfinishedRun};
 use crate::planned_job::{PlannedJob, weight};
+use crate::scale::price::OpenWork;
 use crate::wish::Wish;
 use captionfleet_proto::job::{Job, JobItem, RunId};
 use captionfleet_proto::manifest::RunManifest;
@@ -139,6 +140,16 @@ impl Plan {
     pub fn jobs(&self) -> u64 {
         let continued = self.continued.iter().map(|run| run.jobs.len() as u64);
         continued.sum::<u64>() + self.new_run.as_ref().map_or(0, |run| run.all_jobs().count() as u64)
+    }
+
+    /// What workers must do of it.
+    pub fn open_work(&self) -> OpenWork {
+        let continued = self.continued.iter().flat_map(|run| &run.jobs);
+        let mut open = OpenWork::default();
+        for job in continued.chain(self.new_run.iter().flat_map(|run| &run.jobs)) {
+            open.add(job.kind(), job.weight());
+        }
+        open
     }
 
     /// Whether there is nothing to do.

@@ -1,5 +1,6 @@
 //! How many jobs are handed out at a time: those that are held back can be stopped, those in a queue cannot.
 
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use tokio::sync::{Semaphore, watch};
 
 /// Lets jobs through.
@@ -7,19 +8,30 @@ use tokio::sync::{Semaphore, watch};
 pub struct Gate {
     /// Room for jobs; none if there is room for all.
     room: Option<Semaphore>,
-    width: std::sync::atomic::AtomicUsize,
+    width: AtomicUsize,
+    /// Jobs that have passed and not settled; for a moment one may have settled before it passed.
+    out: AtomicI64,
     closed: watch::Sender<bool>,
 }
 
 impl Gate {
     /// Lets everything through.
     pub fn open() -> Self {
-        Self { room: None, width: 0.into(), closed: watch::Sender::new(false) }
+        Self::with(None, 0)
     }
 
     /// Lets `width` jobs be out at a time.
     pub fn narrow(width: usize) -> Self {
-        Self { room: Some(Semaphore::new(width)), width: width.into(), closed: watch::Sender::new(false) }
+        Self::with(Some(Semaphore::new(width)), width)
+    }
+
+    fn with(room: Option<Semaphore>, width: usize) -> Self {
+        Self { room, width: width.into(), out: 0.into(), closed: watch::Sender::new(false) }
+    }
+
+    /// Jobs that were let through and have not settled: they lie in queues, or in workers' hands.
+    pub fn out(&self) -> u64 {
+        u64::try_from(self.out.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Holds everything back, or no more.
@@ -34,7 +46,7 @@ impl Gate {
 
     /// Lets at least `width` jobs be out at a time from now on.
     pub fn widen(&self, width: usize) {
-        let before = self.width.fetch_max(width, std::sync::atomic::Ordering::Relaxed);
+        let before = self.width.fetch_max(width, Ordering::Relaxed);
         if let Some(room) = self.room.as_ref().filter(|_| before < width) {
             room.add_permits(width - before);
         }
@@ -42,6 +54,7 @@ impl Gate {
 
     /// A job that was out has settled.
     pub fn settled(&self) {
+        self.out.fetch_sub(1, Ordering::Relaxed);
         if let Some(room) = &self.room {
             room.add_permits(1);
         }
@@ -53,14 +66,15 @@ impl Gate {
         loop {
             // The sender lives as long as `self`.
             drop(closed.wait_for(|closed| !closed).await);
-            let Some(room) = &self.room else { return };
-            let Ok(permit) = room.acquire().await else { return };
+            let Some(room) = &self.room else { break };
+            let Ok(permit) = room.acquire().await else { break };
             // It may have been closed while this job waited for room.
             if !self.is_closed() {
                 permit.forget();
-                return;
+                break;
             }
         }
+        self.out.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -74,12 +88,13 @@ mod tests {
         let gate = Gate::narrow(1);
         assert_eq!(gate.pass().now_or_never(), Some(()));
         assert_eq!(gate.pass().now_or_never(), None);
+        assert_eq!(gate.out(), 1);
         gate.settled();
-        assert_eq!(gate.pass().now_or_never(), Some(()));
+        assert_eq!((gate.out(), gate.pass().now_or_never()), (0, Some(())));
         gate.widen(3);
         gate.widen(2);
         assert_eq!([gate.pass().now_or_never(), gate.pass().now_or_never()], [Some(()); 2]);
-        assert_eq!(gate.pass().now_or_never(), None);
+        assert_eq!((gate.pass().now_or_never(), gate.out()), (None, 3));
     }
 
     #[test]

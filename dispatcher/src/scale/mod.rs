@@ -6,5 +6,6 @@
 
 pub mod autoscaler;
 pub mod estimate;
+pub mod price;
 pub mod rule;
 pub mod simulate;

@@ -17,6 +17,7 @@ use crate::ledger::Watcher as _;
 use crate::plan::{ContinuedRun, Plan};
 use crate::prepare::Prepared;
 use crate::progress::Display;
+use crate::scale::price::OpenWork;
 use crate::submission::is_by_service;
 use crate::telemetry::Metrics;
 use bytes::Bytes;
@@ -80,9 +81,14 @@ impl Desk {
         &self.members
     }
 
-    /// Jobs of all submissions that workers shall do now, handed out or not.
-    pub fn open_jobs(&self) -> u64 {
-        self.submitted().values().map(|one| one.open_jobs()).sum()
+    /// What workers shall do now of all submissions, handed out or not.
+    pub fn open_work(&self) -> OpenWork {
+        self.submitted().values().map(|one| one.open_work()).fold(OpenWork::default(), OpenWork::and)
+    }
+
+    /// Jobs of [`Self::open_work`] that lie in queues or in workers' hands.
+    pub fn jobs_out(&self) -> u64 {
+        self.submitted().values().map(|one| one.jobs_out()).sum()
     }
 
     /// Takes an order.

@@ -1,12 +1,12 @@
 //! Keeps the index fresh while the service runs.
 
-use crate::index::indexer::Progress;
+use crate::index::indexer::{Freshness, Progress};
 use crate::index::{Indexed, Indexer, Shelf};
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -30,14 +30,7 @@ pub struct Look {
 #[derive(Debug, Clone)]
 pub struct Kept {
     last: Arc<Mutex<Look>>,
-    /// When the index last had every part.
-    complete: Arc<Mutex<Instant>>,
-}
-
-impl Default for Kept {
-    fn default() -> Self {
-        Self { last: Arc::default(), complete: Arc::new(Mutex::new(Instant::now())) }
-    }
+    freshness: Freshness,
 }
 
 impl Kept {
@@ -46,15 +39,17 @@ impl Kept {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How long the index has not had every part: the most that a picture can be done and not be found.
+    /// How long the oldest part that is not indexed has been there: the most that a picture can be done and not be found.
     pub fn lag(&self) -> Duration {
-        self.complete.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.freshness.lag()
+    }
+
+    /// Keys of a few parts that have appeared since this was last asked for.
+    pub fn newcomers(&self) -> Vec<String> {
+        self.freshness.newcomers()
     }
 
     fn note(&self, outcome: Result<Indexed, String>) {
-        if matches!(&outcome, Ok(indexed) if indexed.left == 0) {
-            *self.complete.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.looked_at = Some(Timestamp::now().to_string());
         last.error = match outcome {
@@ -68,31 +63,33 @@ impl Kept {
 }
 
 /// Takes in new parts until `stop` is cancelled, on a thread of its own: what an indexer does cannot move between threads.
-/// The returned handle ends soon after.
+/// The returned thread ends soon after.
 ///
 /// # Errors
 /// When the system has no thread left.
 pub fn keep(
     shelf: Arc<Shelf>,
-    kept: Kept,
     stop: CancellationToken,
-) -> std::io::Result<std::thread::JoinHandle<()>> {
+) -> std::io::Result<(Kept, std::thread::JoinHandle<()>)> {
     let runtime = Handle::current();
-    std::thread::Builder::new().name("index".to_owned()).spawn(move || {
+    let mut indexer = Indexer::new(shelf);
+    let kept = Kept { last: Arc::default(), freshness: indexer.freshness() };
+    let told = kept.clone();
+    let thread = std::thread::Builder::new().name("index".to_owned()).spawn(move || {
         runtime.block_on(async {
-            let mut indexer = Indexer::new(shelf);
             let unseen: Progress = Arc::new(|_, _| {});
             loop {
                 let outcome = indexer.catch_up(stop.child_token(), false, unseen.clone()).await;
                 if let Err(error) = &outcome {
                     tracing::warn!(%error, "the index cannot be kept now and is tried again");
                 }
-                kept.note(outcome.map_err(|error| error.to_string()));
+                told.note(outcome.map_err(|error| error.to_string()));
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stop.cancelled() => return,
                 }
             }
         });
-    })
+    })?;
+    Ok((kept, thread))
 }

@@ -1,5 +1,7 @@
-//! Workers as far as they were heard of: whoever settles a job says its name.
+//! Workers as far as they were heard of: whoever settles a job says its name, and what it took.
 
+use crate::ledger::Tally;
+use crate::scale::price::{Kind, Prices};
 use captionfleet_proto::outcome::JobOutcome;
 use jiff::Timestamp;
 use schemars::JsonSchema;
@@ -17,6 +19,7 @@ const REMEMBERED: usize = 1000;
 #[derive(Debug, Default)]
 pub struct Members {
     seen: Mutex<HashMap<String, Member>>,
+    prices: Mutex<Prices>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,33 +51,36 @@ pub struct Seen {
     pub items_per_second: f64,
 }
 
-/// What work costs a device.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Price {
-    /// Seconds of a job.
-    pub seconds_per_job: f64,
-    /// Seconds of a row.
-    pub seconds_per_row: f64,
-}
-
 impl Members {
-    /// What jobs cost in the last minute: the time in which workers had jobs, over what they settled. `None` if that was
-    /// nothing.
-    pub fn price(&self) -> Option<Price> {
-        let now = Instant::now();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut busy, mut jobs, mut rows) = (0.0, 0, 0);
-        for member in seen.values_mut() {
-            forget(&mut member.busy, now);
-            busy += share(&member.busy, now) * WINDOW.as_secs_f64();
-            jobs += member.busy.len();
-            rows += member.busy.iter().map(|(_, _, rows)| rows).sum::<u64>();
-        }
-        (rows > 0).then(|| Price { seconds_per_job: busy / jobs as f64, seconds_per_row: busy / rows as f64 })
+    /// What work costs, by all that was heard of it.
+    pub fn prices(&self) -> Prices {
+        *self.prices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes what a worker told.
+    /// Takes what a worker told of a job of a run.
     pub fn told(&self, outcome: &JobOutcome) {
+        self.heard(outcome);
+        if !outcome.already_done {
+            self.price(&Tally::from(outcome));
+        }
+    }
+
+    /// Takes what a worker told of a question about one picture.
+    pub fn answered(&self, outcome: &JobOutcome) {
+        self.heard(outcome);
+        if let Some(seconds) = outcome.device_seconds.filter(|_| !outcome.already_done) {
+            let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+            prices.note(Kind::Requests, outcome.rows(), seconds);
+        }
+    }
+
+    /// Takes what a job of a run took that settled for others.
+    pub fn price(&self, job: &Tally) {
+        let mut prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+        prices.note(job.kind(), job.looked_at(), job.effort.device_seconds());
+    }
+
+    fn heard(&self, outcome: &JobOutcome) {
         let now = Instant::now();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.len() >= REMEMBERED && !seen.contains_key(&outcome.worker) {
@@ -147,8 +153,37 @@ fn share(busy: &VecDeque<(Instant, Instant, u64)>, now: Instant) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::share;
+    #![allow(clippy::unwrap_used)]
+
+    use super::{Members, share};
+    use crate::scale::price::Kind;
+    use captionfleet_proto::outcome::JobOutcome;
+    use serde_json::json;
     use std::time::{Duration, Instant};
+
+    fn outcome(ok: u64, seconds: f64, device_seconds: f64) -> JobOutcome {
+        let outcome = json!({"version": "1.0", "job": "j", "run": "r", "ok": ok, "attempts": 1, "worker": "a",
+            "seconds": seconds, "device_seconds": device_seconds});
+        serde_json::from_value(outcome).unwrap()
+    }
+
+    /// Jobs of several minutes: of the last minute each has at most one, however many settle in it.
+    #[test]
+    fn a_job_costs_what_its_rows_took() {
+        let members = Members::default();
+        for _ in 0..5 {
+            members.told(&outcome(64, 600.0, 320.0));
+        }
+        let prices = members.prices();
+        assert!(
+            (prices.per_job() - 320.0).abs() < 1e-9 && (prices.per_look(Kind::Pictures) - 5.0).abs() < 1e-9
+        );
+        members.answered(&outcome(1, 0.2, 0.05));
+        members.told(&JobOutcome { already_done: true, ..outcome(64, 0.1, 0.0) });
+        assert_eq!(members.prices().per_job(), prices.per_job());
+        assert_eq!(members.prices().per_look(Kind::Requests), 0.05);
+        assert_eq!(members.list()[0].jobs, 7);
+    }
 
     #[test]
     fn overlapping_jobs_count_once() {

@@ -3,13 +3,15 @@
 //! [`http`] knows requests and answers and nothing of captions: who may ask, how often, how errors look, the OpenAPI
 //! document. [`api`] has one file a resource, each a few lines over what lies beside it: [`desk`] runs submissions,
 //! [`progress`] says how far runs are, [`lookup`] finds pictures, [`questions`] asks the workers, [`media`] reads bytes,
-//! [`keeper`] keeps the index fresh, [`waiting`] weighs what waits for workers. [`pages`] are files in this program. Nothing here has state that is not in the archive
-//! or can be made again: a service may be killed and started anew at any time.
+//! [`keeper`] keeps the index fresh, [`waiting`] weighs what waits for workers, by what [`members`] heard and [`sampling`] read about
+//! the cost of work and what the [`lanes`] hold. [`pages`] are files in this program. Nothing here has state that is not in the archive or can be made again: a
+//! service may be killed and started anew at any time.
 
 pub mod api;
 pub mod desk;
 pub mod http;
 pub mod keeper;
+pub mod lanes;
 pub mod lookup;
 pub mod media;
 pub mod members;
@@ -17,6 +19,7 @@ pub mod pages;
 pub mod progress;
 pub mod questions;
 pub mod router;
+pub mod sampling;
 pub mod uploads;
 pub mod waiting;
 

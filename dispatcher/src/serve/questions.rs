@@ -51,6 +51,11 @@ impl Questions {
         Ok(Self { room, kept, members, absent: Mutex::default() })
     }
 
+    /// Questions that wait for their answers.
+    pub fn open(&self) -> u64 {
+        AT_ONCE.saturating_sub(self.room.available_permits()) as u64
+    }
+
     /// The embedding of a query: the one that is kept of it, or else a worker's; in `space`, if a worker has it.
     pub async fn embed(
         &self,
@@ -134,7 +139,7 @@ impl Questions {
         if let Some(reason) = outcome.error {
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "not_answered", reason));
         }
-        self.members.told(&outcome);
+        self.members.answered(&outcome);
         let store = ground.fleet.stores.archive(&answers).await?;
         let key = layout::part(&run, &id);
         let rows = archive::rows(&*store, key.clone()).await;

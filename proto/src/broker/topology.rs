@@ -140,6 +140,13 @@ impl Topology {
         self.retry_delays.get(index).map(|delay| self.retry_queue_after(lane, *delay))
     }
 
+    /// Where jobs wait, and where they rest before another try.
+    pub fn lane_and_retries(&self, lane: Lane) -> Vec<QueueName> {
+        let mut queues = vec![self.lane_queue(lane)];
+        queues.extend(self.distinct_delays().into_iter().map(|delay| self.retry_queue_after(lane, delay)));
+        queues
+    }
+
     /// Where dead letters lie.
     pub fn dead_queue(&self) -> QueueName {
         self.named("dead")
@@ -173,16 +180,20 @@ impl Topology {
                 dead_letter_to: Some(self.dead_queue()),
                 ..QueueSpec::plain(self.lane_queue(lane))
             });
-            let mut delays = self.retry_delays.clone();
-            delays.sort_unstable();
-            delays.dedup();
-            queues.extend(delays.into_iter().map(|delay| QueueSpec {
+            queues.extend(self.distinct_delays().into_iter().map(|delay| QueueSpec {
                 message_ttl: Some(delay),
                 dead_letter_to: Some(self.lane_queue(lane)),
                 ..QueueSpec::plain(self.retry_queue_after(lane, delay))
             }));
         }
         queues
+    }
+
+    fn distinct_delays(&self) -> Vec<Duration> {
+        let mut delays = self.retry_delays.clone();
+        delays.sort_unstable();
+        delays.dedup();
+        delays
     }
 
     fn retry_queue_after(&self, lane: Lane, delay: Duration) -> QueueName {
@@ -281,6 +292,14 @@ mod tests {
                 "captionfleet.interactive.retry.10m",
             ]
         );
+    }
+
+    #[test]
+    fn a_lane_and_its_retries_are_all_of_its_queues() {
+        let topology = Topology::default();
+        let declared = topology.queues().into_iter().map(|queue| queue.name);
+        let jobs: Vec<_> = declared.skip(2).collect();
+        assert_eq!(Lane::ALL.map(|lane| topology.lane_and_retries(lane)).concat(), jobs);
     }
 
     #[test]

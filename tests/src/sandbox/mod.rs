@@ -5,6 +5,7 @@ mod collector;
 mod command;
 mod moto;
 mod ports;
+mod prometheus;
 mod rabbitmq;
 mod s3_server;
 
@@ -16,6 +17,7 @@ pub use collector::{Collector, SentSpan};
 pub use command::with_services;
 pub use moto::Moto;
 pub use ports::free_port;
+pub use prometheus::Prometheus;
 pub use rabbitmq::RabbitMqNode;
 pub use s3_server::S3Server;
 
@@ -52,7 +54,7 @@ impl Services {
         let s3 = S3Server::start(&s3_root).await?;
         let (broker_root, moto_root) = (root.join("rabbitmq"), root.join("moto"));
         let (rabbitmq, conditional_s3) = tokio::try_join!(
-            RabbitMqNode::start(&broker_root, "captionfleet-test"),
+            RabbitMqNode::start_with_management(&broker_root, "captionfleet-test"),
             Moto::start(&moto_root),
         )?;
         conditional_s3.create_bucket(BUCKET).await?;
@@ -70,6 +72,7 @@ impl Services {
     pub fn environment(&self) -> BTreeMap<&'static str, String> {
         BTreeMap::from([
             ("CAPTIONFLEET_TEST_AMQP", self.rabbitmq.uri()),
+            ("CAPTIONFLEET_TEST_MANAGEMENT", self.rabbitmq.management()),
             ("CAPTIONFLEET_TEST_S3", self.s3.endpoint()),
             ("CAPTIONFLEET_TEST_BUCKET", self.bucket.display().to_string()),
             ("CAPTIONFLEET_TEST_SHARED", self.shared.display().to_string()),

@@ -19,6 +19,7 @@ const SHARED: [&str; 2] = ["HOME", "ERL_EPMD_PORT"];
 pub struct RabbitMqNode {
     environment: Vec<(String, String)>,
     amqp_port: u16,
+    management_port: u16,
     log: PathBuf,
     server: Child,
 }
@@ -29,6 +30,25 @@ impl RabbitMqNode {
     /// # Errors
     /// When the package is missing, or the node does not come up.
     pub async fn start(root: &Path, name: &str) -> anyhow::Result<Self> {
+        Self::start_with(root, name, "").await
+    }
+
+    /// The same with the management API.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_management(root: &Path, name: &str) -> anyhow::Result<Self> {
+        let node = Self::start_with(root, name, "rabbitmq_management").await?;
+        let deadline = tokio::time::Instant::now() + START_LIMIT;
+        while tokio::net::TcpStream::connect(("127.0.0.1", node.management_port)).await.is_err() {
+            let late = tokio::time::Instant::now() > deadline;
+            anyhow::ensure!(!late, "the management API does not come up:\n{}", node.server.output());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(node)
+    }
+
+    async fn start_with(root: &Path, name: &str, plugins: &str) -> anyhow::Result<Self> {
         let script = Path::new(SCRIPTS).join("rabbitmq-server");
         anyhow::ensure!(
             script.exists(),
@@ -36,11 +56,11 @@ impl RabbitMqNode {
             script.display()
         );
         std::fs::create_dir_all(root)?;
-        let amqp_port = free_port()?;
-        let environment = environment(root, name, amqp_port)?;
+        let (amqp_port, management_port) = (free_port()?, free_port()?);
+        let environment = environment(root, name, [amqp_port, management_port], plugins)?;
         let log = root.join("node.log");
         let server = spawn(&environment, &log)?;
-        let mut node = Self { environment, amqp_port, log, server };
+        let mut node = Self { environment, amqp_port, management_port, log, server };
         node.wait_until_ready().await?;
         Ok(node)
     }
@@ -51,15 +71,15 @@ impl RabbitMqNode {
     /// When it does not come up or does not join.
     pub async fn start_beside(other: &Self, root: &Path, name: &str) -> anyhow::Result<Self> {
         std::fs::create_dir_all(root)?;
-        let amqp_port = free_port()?;
-        let mut environment = environment(root, name, amqp_port)?;
+        let (amqp_port, management_port) = (free_port()?, free_port()?);
+        let mut environment = environment(root, name, [amqp_port, management_port], "")?;
         // One cookie and one port mapper for the cluster.
         for (key, value) in environment.iter_mut().filter(|(key, _)| SHARED.contains(&key.as_str())) {
             other.variable(key).clone_into(value);
         }
         let log = root.join("node.log");
         let server = spawn(&environment, &log)?;
-        let mut node = Self { environment, amqp_port, log, server };
+        let mut node = Self { environment, amqp_port, management_port, log, server };
         node.wait_until_ready().await?;
         for command in [&["stop_app"][..], &["join_cluster", other.name()], &["start_app"]] {
             node.ctl(command).await?;
@@ -82,6 +102,12 @@ impl RabbitMqNode {
     #[must_use]
     pub fn uri(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}/%2f", self.amqp_port)
+    }
+
+    /// Where the management API is, of a node that was started with it.
+    #[must_use]
+    pub fn management(&self) -> String {
+        format!("http://127.0.0.1:{}", self.management_port)
     }
 
     /// The port of [`Self::uri`].
@@ -199,21 +225,26 @@ fn spawn(environment: &[(String, String)], log: &Path) -> anyhow::Result<Child> 
     Child::spawn("rabbitmq-server", command, log).context("RabbitMQ")
 }
 
-fn environment(root: &Path, name: &str, amqp_port: u16) -> anyhow::Result<Vec<(String, String)>> {
+/// The environment of a node with such ports for AMQP and management, and such plugins.
+fn environment(
+    root: &Path,
+    name: &str,
+    [amqp_port, management_port]: [u16; 2],
+    enabled: &str,
+) -> anyhow::Result<Vec<(String, String)>> {
     let config = root.join("rabbitmq.conf");
     std::fs::write(
         &config,
         format!(
             "listeners.tcp.1 = 127.0.0.1:{amqp_port}\n\
-             management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {}\n\
+             management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {management_port}\n\
              prometheus.tcp.ip = 127.0.0.1\nprometheus.tcp.port = {}\n\
              disk_free_limit.absolute = 200MB\nlog.console = true\nlog.console.level = warning\n",
-            free_port()?,
             free_port()?,
         ),
     )?;
     let plugins = root.join("enabled_plugins");
-    std::fs::write(&plugins, "[].\n")?;
+    std::fs::write(&plugins, format!("[{enabled}].\n"))?;
     let advanced = root.join("advanced.config");
     std::fs::write(&advanced, "[].\n")?;
     let mapper_port = free_port()?;

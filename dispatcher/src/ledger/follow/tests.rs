@@ -21,7 +21,7 @@ struct Opens(Arc<Gate>);
 
 impl Watcher for Opens {
     fn told(&self, _: &JobOutcome) {}
-    fn settled(&self) {
+    fn settled(&self, _: OpenWork) {
         self.0.settled();
     }
     fn consumers(&self, _: u32) {}
@@ -58,7 +58,7 @@ async fn a_job_whose_outcome_was_lost_does_not_hold_back_the_next_one() {
     let queue = Topology::default().lane_queue(Lane::Bulk);
     let mut book = Book::default();
     for job in ["done", "held-back"] {
-        book.expect(&run.run, &JobId::new(job).unwrap());
+        book.expect(&run.run, &PlannedJob { id: JobId::new(job).unwrap(), items: Vec::new() });
     }
     let gate = Arc::new(Gate::narrow(1));
     // The first job is out.

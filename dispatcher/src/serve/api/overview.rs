@@ -93,6 +93,9 @@ async fn overview(State(service): State<Arc<Service>>) -> Result<Json<Overview>,
     if queue.consumers == Some(0) {
         remarks.push("no worker is connected: runs and questions wait until one is".to_owned());
     }
+    if let Some(reason) = service.waiting.lanes().trouble() {
+        remarks.push(format!("jobs of others count only while they wait: {reason}"));
+    }
     Ok(Json(Overview {
         at: Timestamp::now().to_string(),
         version: env!("CARGO_PKG_VERSION"),

@@ -5,6 +5,7 @@ use crate::ledger::Watcher;
 use crate::plan::Plan;
 use crate::publish::Gate;
 use crate::report::Report;
+use crate::scale::price::OpenWork;
 use crate::serve::members::Members;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::outcome::JobOutcome;
@@ -12,7 +13,6 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Serialize;
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -93,7 +93,8 @@ pub struct Submitted {
     gate: Arc<Gate>,
     members: Arc<Members>,
     stage: watch::Sender<Stage>,
-    settled: AtomicU64,
+    /// Jobs that workers must do and have not done, handed out or not.
+    open: Mutex<OpenWork>,
     runs: Mutex<Vec<RunId>>,
     cancelled: Mutex<HashSet<RunId>>,
 }
@@ -118,7 +119,7 @@ impl Submitted {
             gate: Arc::new(Gate::narrow(NARROW)),
             members,
             stage: watch::Sender::new(stage),
-            settled: AtomicU64::new(0),
+            open: Mutex::default(),
             runs: Mutex::default(),
             cancelled: Mutex::default(),
         }
@@ -147,12 +148,17 @@ impl Submitted {
         self.stage.borrow().phase.is_open()
     }
 
-    /// Jobs that workers shall do now: none while it is paused.
-    pub(super) fn open_jobs(&self) -> u64 {
+    /// What workers shall do now: nothing while it is paused.
+    pub(super) fn open_work(&self) -> OpenWork {
         if !self.is_open() || self.is_paused() {
-            return 0;
+            return OpenWork::default();
         }
-        self.stage.borrow().jobs.saturating_sub(self.settled.load(Ordering::Relaxed))
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Jobs of [`Self::open_work`] that lie in queues or in workers' hands.
+    pub(super) fn jobs_out(&self) -> u64 {
+        if self.is_open() && !self.is_paused() { self.gate.out() } else { 0 }
     }
 
     pub(super) fn gate(&self) -> &Arc<Gate> {
@@ -197,6 +203,7 @@ impl Submitted {
             stage.runs = runs.iter().map(ToString::to_string).collect();
         });
         *self.runs.lock().unwrap_or_else(PoisonError::into_inner) = runs;
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = plan.open_work();
     }
 
     pub(super) fn begun(&self) {
@@ -231,8 +238,8 @@ impl Watcher for Submitted {
         self.members.told(outcome);
     }
 
-    fn settled(&self) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
+    fn settled(&self, open: OpenWork) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = open;
         self.gate.settled();
     }
 

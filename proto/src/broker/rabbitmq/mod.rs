@@ -17,6 +17,7 @@ mod consumer;
 mod fault;
 mod in_flight;
 mod link;
+mod management;
 mod options;
 mod properties;
 mod publisher;
@@ -44,6 +45,7 @@ use super::{
     Broker, BrokerError, BrokerErrorKind, BrokerState, Consumer, Message, QueueDepth, QueueName, Topology,
 };
 
+pub use self::management::Management;
 pub use self::options::RabbitMqOptions;
 
 /// A [`Broker`] that is RabbitMQ.

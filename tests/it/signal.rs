@@ -1,0 +1,177 @@
+//! What waits for workers, as the service tells those who scale a fleet.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::{Broker, Consumer, Delivery, Message, Topology};
+use captionfleet_proto::job::Lane;
+use captionfleet_tests::fleet::{Fleet, http, http_get};
+use captionfleet_tests::sandbox::{Child, free_port};
+use serde_json::json;
+
+use crate::pictures;
+use crate::service::{port, until_at};
+
+/// A service over the fleet's broker and bucket, which may be submitted to.
+fn serve(fleet: &Fleet, name: &str, more: &[&str]) -> Child {
+    let (archive, sources) = (fleet.s3_uri("archive"), fleet.s3_uri("pictures"));
+    let fixed = ["--listen", "127.0.0.1:0", "--archive", &archive, "--sources", &sources];
+    let arguments = fixed.iter().chain(more).map(ToString::to_string).chain(fleet.service_options());
+    fleet.start_service(name, arguments).unwrap()
+}
+
+/// Pictures of scenes in the bucket, and where they are.
+pub(crate) fn put_pictures(fleet: &Fleet, count: usize, seed: u64) -> String {
+    let (made, name) = (fleet.folder().join("made"), format!("pictures/{seed}"));
+    pictures::scenes(&made, count, seed);
+    let bucket = PathBuf::from(std::env::var("CAPTIONFLEET_TEST_BUCKET").unwrap());
+    move_into(&made, &bucket.join(fleet.queue_prefix()).join(&name));
+    fleet.s3_uri(&name)
+}
+
+fn move_into(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    std::fs::remove_dir_all(from).unwrap();
+}
+
+/// Publishes as another program would, and takes everything as a busy worker would, which gives it back when it is dropped.
+async fn in_hand(
+    broker: &RabbitMq,
+    topology: &Topology,
+    lane: Lane,
+    count: u16,
+) -> (Box<dyn Consumer>, Vec<Delivery>) {
+    let queue = topology.lane_queue(lane);
+    for number in 0..count {
+        broker.publish(&queue, Message::new(number.to_string(), "{}")).await.unwrap();
+    }
+    let mut consumer = broker.consume(&queue, count).await.unwrap();
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        taken.push(consumer.next().await.unwrap().unwrap());
+    }
+    (consumer, taken)
+}
+
+/// Waits until a line of the service's metrics is there and right.
+async fn until_metrics(port: u16, begins: &str, is_right: impl Fn(&str) -> bool) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let (_, metrics) = http_get(port, "/metrics").await.unwrap();
+        let rest = metrics.lines().find_map(|line| line.strip_prefix(begins));
+        if rest.is_some_and(|rest| is_right(rest.trim())) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{begins} is {rest:?} in:\n{metrics}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_of_others_count_while_workers_have_them_in_hand() {
+    let fleet = Fleet::new("in-hand").unwrap();
+    let management = std::env::var("CAPTIONFLEET_TEST_MANAGEMENT").unwrap();
+    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
+    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
+    let broker = RabbitMq::connect(options).await.unwrap();
+    broker.declare().await.unwrap();
+    let (_worker, jobs) = in_hand(&broker, &topology, Lane::Bulk2, 3).await;
+    let (_other, requests) = in_hand(&broker, &topology, Lane::Interactive, 2).await;
+    let queues = [Lane::Bulk2, Lane::Interactive].map(|lane| topology.lane_queue(lane));
+    for queue in &queues {
+        assert_eq!(broker.depth(queue).await.unwrap().messages, 0, "over AMQP they are not seen");
+    }
+
+    let service = serve(&fleet, "service", &["--broker-management", &management]);
+    let at = port(&service).await;
+    let is = |jobs: u64, requests: u64| {
+        move |load: &serde_json::Value| {
+            (load["open_jobs"].as_u64(), load["interactive_waiting"].as_u64()) == (Some(jobs), Some(requests))
+        }
+    };
+    let load = until_at(at, "/api/v1/scale", is(3, 2)).await;
+    // Nothing was measured yet: 64 pictures a job, a quarter of a second each.
+    assert_eq!(load["backlog_gpu_seconds"], 3.0 * 16.0 + 2.0 * 0.25, "{load}");
+    assert_eq!(load["wanted_workers"], 1, "{load}");
+    let (_, metrics) = http_get(at, "/metrics").await.unwrap();
+    assert!(metrics.contains("captionfleet_broker_management_up 1\n"), "{metrics}");
+
+    // Jobs of its own, which nobody takes, are added: two are handed out, the others wait for room.
+    let order = json!({"sources": [put_pictures(&fleet, 60, 51)], "job_size": 3}).to_string();
+    let (status, submitted) = http(at, "POST", "/api/v1/submissions", &order).await.unwrap();
+    assert!(status.contains(" 202 "), "{status} {submitted}");
+    let load = until_at(at, "/api/v1/scale", is(23, 2)).await;
+    assert_eq!(load["backlog_gpu_seconds"], 3.0 * 16.0 + 60.0 * 0.25 + 2.0 * 0.25, "{load}");
+
+    for delivery in jobs.into_iter().chain(requests) {
+        delivery.ack().await.unwrap();
+    }
+    until_at(at, "/api/v1/scale", is(20, 0)).await;
+
+    // What was given up counts without any worker to count it.
+    broker.publish(&topology.dead_queue(), Message::new("dead", "{}")).await.unwrap();
+    let line = format!("captionfleet_dead_letters{{queue=\"{}\"}}", topology.dead_queue());
+    until_metrics(at, &line, |count| count == "1").await;
+    broker.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_management_api_that_does_not_answer_is_told_and_does_no_harm() {
+    let fleet = Fleet::new("no-management").unwrap();
+    let management = std::env::var("CAPTIONFLEET_TEST_MANAGEMENT").unwrap();
+    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
+    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
+    let broker = RabbitMq::connect(options).await.unwrap();
+    broker.declare().await.unwrap();
+    broker.publish(&topology.lane_queue(Lane::Bulk), Message::new("waits", "{}")).await.unwrap();
+
+    let nobody = format!("http://127.0.0.1:{}", free_port().unwrap());
+    let stranger = management.replace("http://", "http://guest:hunter2@");
+    for (name, url, told) in
+        [("nobody", nobody, "cannot be reached"), ("stranger", stranger, "set_user_tags guest management")]
+    {
+        let service = serve(&fleet, name, &["--broker-management", &url]);
+        let at = port(&service).await;
+        let says_so = |overview: &serde_json::Value| overview["remarks"].to_string().contains(told);
+        let overview = until_at(at, "/api/v1/overview", says_so).await;
+        assert!(!overview.to_string().contains("hunter2"), "{overview}");
+        until_at(at, "/api/v1/scale", |load| load["open_jobs"] == 1).await;
+        let (_, metrics) = http_get(at, "/metrics").await.unwrap();
+        assert!(metrics.contains("captionfleet_broker_management_up 0\n"), "{metrics}");
+        let log = service.output();
+        assert_eq!(log.matches("what workers have in hand is not known").count(), 1, "{log}");
+        assert!(!log.contains("hunter2"), "{log}");
+    }
+    let archive = fleet.folder().join("archive").display().to_string();
+    let without_broker = ["serve", "--archive", &archive, "--broker-management", &management];
+    let ran = fleet.dispatcher(without_broker).await.unwrap();
+    assert_eq!(ran.code, 64, "{}", ran.stderr);
+    assert!(ran.stderr.contains("--broker-management: there is no broker"), "{}", ran.stderr);
+    broker.close().await;
+}
+
+/// The outcomes of a run go to whoever published it; its parts are for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_of_others_tell_what_work_costs() {
+    const PRICE: &str = "captionfleet_item_gpu_seconds{kind=\"pictures\"}";
+    const ASSUMED: &str = "0.25";
+    let fleet = Fleet::new("priced").unwrap();
+    let source = fleet.folder().join("in");
+    pictures::scenes(&source, 40, 55);
+    let (source, archive) =
+        (source.display().to_string(), fleet.folder().join("archive").display().to_string());
+    let serve = |name| fleet.start_service(name, ["--listen", "127.0.0.1:0", "--archive", &archive]).unwrap();
+    let beside = serve("beside");
+    let at = port(&beside).await;
+    until_metrics(at, PRICE, |price| price == ASSUMED).await;
+    let caption = ["caption", &source, "--archive", &archive, "--no-index", "--job-size", "8"];
+    fleet.dispatcher(caption).await.unwrap().success().unwrap();
+    until_metrics(at, PRICE, |price| price != ASSUMED).await;
+    let later = serve("later");
+    until_metrics(port(&later).await, PRICE, |price| price != ASSUMED).await;
+}
