@@ -34,7 +34,9 @@ async function show() {
     ]);
     byId("workers").replaceChildren(...rows(seen.workers));
     const demo = seen.demo_model ? "The small demo model answers: it knows only coloured shapes." : "";
-    say([...seen.remarks, demo].filter(Boolean).join(" ") || `As of ${moment(seen.at)}`);
+    // Not part of what is spoken: it changes every time.
+    byId("at").textContent = `As of ${moment(seen.at)}`;
+    say([...seen.remarks, demo].filter(Boolean).join(" "));
   } catch (error) {
     say(error.message, true);
   }

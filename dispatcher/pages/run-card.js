@@ -12,12 +12,15 @@ const ACTS = {
 const MOVING = ["running", "paused", "unfinished"];
 /** A browser has six connections to a host: runs beyond these are looked at now and then. */
 const FOLLOWED = 3;
+/** Milliseconds until a run is followed again that the service could not let follow. */
+const AGAIN = 5000;
 let followed = 0;
 
 class Run extends HTMLElement {
   #run;
   #events = null;
   #parts = {};
+  #state = "";
   #seen = "";
 
   /** Shows a run's summary, then what became of its rows. */
@@ -57,8 +60,20 @@ class Run extends HTMLElement {
     const events = new EventSource(address(`/runs/${encodeURIComponent(this.#run)}/events`));
     events.addEventListener("progress", (event) => this.#tell(JSON.parse(event.data)));
     events.addEventListener("end", () => this.#leave());
+    // A browser tries again by itself after a lost connection, not after an answer such as 503 or 401.
+    events.addEventListener("error", () => {
+      if (events.readyState !== EventSource.CLOSED) return;
+      this.#leave();
+      setTimeout(() => this.#again(), AGAIN);
+    });
     this.#events = events;
     followed += 1;
+  }
+
+  async #again() {
+    if (!this.isConnected || document.hidden || this.#events) return;
+    await this.#look();
+    if (MOVING.includes(this.#state)) this.#follow();
   }
 
   #leave() {
@@ -89,6 +104,7 @@ class Run extends HTMLElement {
 
   #tell(run) {
     const parts = this.#parts;
+    this.#state = run.state;
     this.#seen = `${run.state} ${run.jobs_done}`;
     if (parts.state.textContent !== run.state) {
       parts.state.textContent = run.state;

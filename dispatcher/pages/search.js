@@ -127,7 +127,7 @@ addEventListener("drop", (event) => {
   searchBy(event.dataTransfer.files[0]);
 });
 addEventListener("keydown", (event) => {
-  if (event.key === "/" && !event.target.closest("input, textarea, select, dialog")) {
+  if (event.key === "k" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && !event.target.closest("dialog")) {
     event.preventDefault();
     byId("text").focus();
   }

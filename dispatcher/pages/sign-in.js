@@ -19,13 +19,17 @@ function ask() {
       element("label", { htmlFor: "token", text: "The token of this service" }), token, wrong,
       element("button", { type: "submit", class: "primary", text: "Sign in" }));
     const dialog = element("dialog", { "aria-labelledby": "sign-in-title" }, form);
+    let signedIn = false;
     dialog.addEventListener("cancel", (event) => event.preventDefault());
+    // A browser closes a dialog at the second Escape whatever the page says: everything waits for it.
+    dialog.addEventListener("close", () => { if (!signedIn) dialog.showModal(); });
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
       const headers = { "content-type": "application/json" };
       const body = JSON.stringify({ token: token.value });
       const answer = await fetch("/api/v1/session", { method: "POST", headers, body }).catch(() => null);
       if (answer?.ok) {
+        signedIn = true;
         dialog.close();
         dialog.remove();
         done();
