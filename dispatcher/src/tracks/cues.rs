@@ -13,10 +13,10 @@ pub struct Cue {
     pub text: String,
 }
 
-/// Shortest chapter of a long film.
-const CHAPTER_MS: u64 = 10_000;
-/// Shortest chapter of a short one, as a part of it.
-const CHAPTERS: u64 = 10;
+/// Shortest chapter, where the film is no shorter than ten of these.
+const CHAPTER_MS: u64 = 2_000;
+/// Most chapters of a film: more are no help in finding a scene.
+const CHAPTERS: u64 = 100;
 /// Most captions of a summary.
 const TYPICAL: usize = 5;
 
@@ -38,10 +38,12 @@ pub fn cues(rows: &[Row]) -> Vec<Cue> {
     cues
 }
 
-/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for 10 s or a tenth of what is captioned,
-/// whichever is shorter. Each is called by the caption that lasts longest in it; neighbours of one name are one.
+/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for [`CHAPTER_MS`], or a tenth of what is
+/// captioned if that is shorter, and in a long film for so long that there are at most [`CHAPTERS`]. Each is called by the
+/// caption that lasts longest in it; neighbours of one name are one.
 pub fn chapters(cues: &[Cue]) -> Vec<Cue> {
-    let shortest = CHAPTER_MS.min(spent(cues) / CHAPTERS);
+    let all = spent(cues);
+    let shortest = CHAPTER_MS.min(all / 10).max(all / CHAPTERS);
     let mut pieces: Vec<Vec<Cue>> = Vec::new();
     for cue in cues {
         match pieces.last_mut() {
@@ -115,14 +117,25 @@ mod tests {
 
     #[test]
     fn a_moment_makes_no_chapter() {
-        let cues = film(&[(20, "a boat"), (2, "a gull"), (30, "a boat"), (40, "a house"), (3, "a cat")]);
-        assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (52, "a house")]);
-        let even = film(&[(6, "a"); 9]);
-        assert_eq!(names(&chapters(&even)), [(0, "a")]);
-        let quick: Vec<_> = (0..240).map(|second| (1, if second % 20 < 12 { "a" } else { "b" })).collect();
-        let quick = chapters(&film(&quick));
-        assert!(quick.iter().all(|chapter| chapter.end_ms - chapter.start_ms >= CHAPTER_MS), "{quick:?}");
+        let cues = film(&[(20, "a boat"), (1, "a gull"), (30, "a boat"), (40, "a house"), (1, "a cat")]);
+        assert_eq!(names(&chapters(&cues)), [(0, "a boat"), (51, "a house")]);
         assert!(chapters(&[]).is_empty());
+    }
+
+    #[test]
+    fn each_scene_is_a_chapter() {
+        let scenes: Vec<_> = (0..20).map(|scene| (6, if scene % 2 == 0 { "a" } else { "b" })).collect();
+        let found = chapters(&film(&scenes));
+        assert_eq!(found.len(), 20);
+        assert!(found.iter().all(|chapter| chapter.end_ms - chapter.start_ms == 6000), "{found:?}");
+    }
+
+    #[test]
+    fn a_long_film_has_no_more_chapters_than_help() {
+        let quick: Vec<_> = (0..7200).map(|second| (1, if second % 20 < 12 { "a" } else { "b" })).collect();
+        let found = chapters(&film(&quick));
+        assert!((2..=100).contains(&found.len()), "{}", found.len());
+        assert!(found.iter().all(|chapter| chapter.end_ms - chapter.start_ms >= 72_000), "{found:?}");
     }
 
     #[test]
