@@ -54,9 +54,10 @@ pub async fn measured(archive: &dyn Storage, wish: &Wish) -> Result<Option<Measu
 }
 
 fn rate(tally: &Tally) -> Option<Rate> {
-    // Frames that needed no row took next to nothing.
     let rows = tally.rows() as f64;
     let (device, worker) = (tally.effort.device_seconds(), tally.effort.worker_seconds());
+    // The workers' time for films holds that of decoding them, which depends on the film and is reckoned apart.
+    let each = if tally.frames.is_some() && device > 0.0 { device } else { worker };
     (rows > 0.0 && worker > 0.0)
-        .then(|| Rate { device_seconds: Some(device / rows), worker_seconds: worker / rows })
+        .then(|| Rate { device_seconds: Some(device / rows), worker_seconds: each / rows })
 }

@@ -8,7 +8,7 @@
 mod header;
 mod sample;
 
-pub use sample::kept_share;
+pub use sample::{Sample, sample};
 
 use crate::catalog::Item;
 use anyhow::Context as _;

@@ -62,6 +62,9 @@ struct Videos {
     /// Those that will be captioned, going by a sample; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
     frames_kept: Option<u64>,
+    /// Seconds that decoding them will take a worker that is as fast as this machine; absent without a sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoding_seconds: Option<f64>,
 }
 
 /// Runs the command.
@@ -109,6 +112,9 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
         });
         output::line(format!("videos         {} new, {:.1} h", videos.new, videos.hours));
         output::line(format!("frames         about {}, {kept}", videos.frames));
+        if let Some(seconds) = videos.decoding_seconds {
+            output::line(format!("decoding       {} of a worker like this machine", duration(seconds)));
+        }
     }
     for run in &answer.continued_runs {
         output::line(format!("continues run  {run}"));
@@ -142,7 +148,8 @@ async fn estimate(
         },
     };
     let frames = videos.map_or(0, |videos| videos.frames_kept.unwrap_or(videos.frames));
-    let amount = Amount { looks: plan.pictures() + frames, jobs: plan.jobs() };
+    let film_seconds = videos.and_then(|videos| videos.decoding_seconds).unwrap_or(0.0);
+    let amount = Amount { looks: plan.pictures() + frames, film_seconds, jobs: plan.jobs() };
     let price = args.work.price.price_per_hour;
     Ok(Some(Estimate {
         measured_in,
@@ -171,14 +178,15 @@ async fn videos(plan: &Plan, sampling: &Sampling, stores: &Stores, display: Disp
         return None;
     }
     let new: Vec<_> = plan.new_videos().map(|(uri, length)| (uri.clone(), length.unwrap_or(0))).collect();
-    let share = {
+    let sample = {
         let _busy = display.busy("looking into some videos");
-        survey::kept_share(&new, sampling, stores).await
+        survey::sample(&new, sampling, stores).await
     };
     Some(Videos {
         new: new.len() as u64,
         hours: new.iter().map(|(_, length)| length).sum::<u64>() as f64 / 3.6e6,
         frames,
-        frames_kept: share.map(|share| (share * frames as f64).round() as u64),
+        frames_kept: sample.map(|sample| (sample.kept * frames as f64).round() as u64),
+        decoding_seconds: sample.map(|sample| sample.seconds_per_frame * frames as f64),
     })
 }

@@ -1,4 +1,5 @@
-//! How many of a run's frames are near-identical to others, from a minute of a few of its videos.
+//! How many of a run's frames are near-identical to others, and how long looking at them takes, from a minute of a few of
+//! its videos.
 //!
 //! Of a video in a bucket only that minute is copied, into the file with its header: from its middle if an index says where
 //! that lies in the file, and from as far in as a few megabytes go otherwise.
@@ -10,6 +11,7 @@ use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::video::{Approach, Decoding, Film, Packets, Sampler, Span, VideoLimits, probe};
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Videos that are looked into.
 const MOST: usize = 4;
@@ -18,29 +20,39 @@ const LEAD_MS: u64 = 1000;
 /// Most bytes of one video that are copied for it.
 const MOST_BYTES: u64 = 64 << 20;
 
-/// The share of frames that is kept, in samples of `videos` (with their lengths in milliseconds); `None` if none could be
-/// looked into.
-pub async fn kept_share(videos: &[(ItemUri, u64)], sampling: &Sampling, stores: &Stores) -> Option<f64> {
-    let (mut seen, mut kept) = (0, 0);
+/// What samples of films tell.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// The share of frames that is kept.
+    pub kept: f64,
+    /// Seconds that decoding and comparing take on this machine for each frame that is looked at, kept or not.
+    pub seconds_per_frame: f64,
+}
+
+/// Samples of `videos` (with their lengths in milliseconds); `None` if none could be looked into.
+pub async fn sample(videos: &[(ItemUri, u64)], sampling: &Sampling, stores: &Stores) -> Option<Sample> {
+    let (mut seen, mut kept, mut took) = (0, 0, Duration::ZERO);
     for (uri, length) in videos.iter().step_by(videos.len().div_ceil(MOST).max(1)) {
         match look_into(uri, *length, sampling, stores).await {
-            Ok(counts) => {
+            Ok((counts, time)) => {
+                took += time;
                 seen += counts.iter().map(|count| u64::from(*count)).sum::<u64>();
                 kept += counts.len() as u64;
             }
             Err(error) => tracing::debug!(item = %uri, error = format!("{error:#}"), "no sample of a video"),
         }
     }
-    (seen > 0).then(|| kept as f64 / seen as f64)
+    let frames = seen as f64;
+    (seen > 0).then(|| Sample { kept: kept as f64 / frames, seconds_per_frame: took.as_secs_f64() / frames })
 }
 
-/// The frames that each kept one stands for, in a minute of a video.
+/// The frames that each kept one stands for in a minute of a video, and how long it took to look at that.
 async fn look_into(
     uri: &ItemUri,
     length: u64,
     sampling: &Sampling,
     stores: &Stores,
-) -> anyhow::Result<Vec<u32>> {
+) -> anyhow::Result<(Vec<u32>, Duration)> {
     let limits = VideoLimits::default();
     let anchor = sampling.anchor_ms();
     let minute_at = |ms: u64| {
@@ -97,7 +109,8 @@ async fn kept_in(
     span: Span,
     sampling: &Sampling,
     limits: &VideoLimits,
-) -> anyhow::Result<Vec<u32>> {
+) -> anyhow::Result<(Vec<u32>, Duration)> {
+    let begun = Instant::now();
     // What was not copied looks like damage.
     let approach = Approach { from_ms: span.start_ms.saturating_sub(LEAD_MS), strict: true };
     let mut decoding = Decoding::start(path, film, span, sampling, approach, limits)?;
@@ -105,5 +118,5 @@ async fn kept_in(
     while let Some(frame) = decoding.next().await? {
         sampler.see(frame.ms, frame.signature());
     }
-    Ok(sampler.counts())
+    Ok((sampler.counts(), begun.elapsed()))
 }

@@ -62,7 +62,7 @@ pub enum Fleet {
 pub struct Outcome {
     /// Seconds from the first arrival to the last row.
     pub seconds: u64,
-    /// Seconds from an item's arrival to its row: the median.
+    /// Seconds from a job's arrival to its rows: the median.
     pub wait_p50: u64,
     /// The same, for the 95th of a hundred.
     pub wait_p95: u64,
