@@ -6,10 +6,9 @@
 use crate::catalog::digest;
 use crate::planned_job::PlannedJob;
 use anyhow::Context as _;
-use bytes::Bytes;
 use captionfleet_proto::job::JobItem;
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind, etag_of_file};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri, Location};
 use futures::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -20,6 +19,9 @@ use std::path::{Path, PathBuf};
 const AT_ONCE: usize = 16;
 /// Pictures above this size are not copied: no worker would decode them.
 const MOST_BYTES: u64 = 256 * 1024 * 1024;
+
+/// How often a film is read that changes while it is copied.
+const FILM_TRIES: usize = 3;
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,8 +34,8 @@ pub struct Staged {
 
 /// Copies the local pictures and videos of `jobs` and tells each item where its copy is.
 ///
-/// A file that has gone or changed its size beyond the limit gets the address of a copy that does not exist: its row
-/// will say `not_found`.
+/// A file that has gone, has grown beyond the limit, or is a film that is still being written gets the address of a copy that
+/// does not exist: its row will say `not_found`.
 pub async fn stage(
     archive: &dyn Storage,
     uri: &ArchiveUri,
@@ -69,7 +71,7 @@ pub async fn stage(
 /// Where a copy is, and what was read for it.
 struct Copy {
     address: ItemUri,
-    content: Option<(String, u64)>,
+    content: Option<Content>,
 }
 
 async fn stage_one(
@@ -86,34 +88,55 @@ async fn stage_one(
             Err(error) => return Err(error).context(format!("copy {} into the archive", path.display())),
         }
     }
-    let (is_video, file) = (item.sample.is_some(), path.clone());
-    let read = tokio::task::spawn_blocking(move || {
-        if is_video { digest(&file).map(|content| Some((None, content))) } else { read(&file) }
-    });
-    let Ok(Some((bytes, content))) = read.await.context("a reading thread failed")? else {
+    let sent = if item.sample.is_some() { film(archive, &path).await } else { picture(archive, path).await };
+    let Some(content) = sent.with_context(|| format!("copy {} into the archive", item.uri))? else {
         // The worker will find no copy and say so in the row.
         let sha256 = item.sha256.clone().unwrap_or_else(|| "0".repeat(64));
         return Ok((Copy { address: address(uri, &layout::staged(&sha256)), content: None }, (0, 0)));
     };
     let key = layout::staged(&content.0);
-    let sent = match bytes {
-        Some(bytes) => archive.put(&key, bytes, PutMode::IfAbsent).await.map(drop),
-        None => archive.put_file(&key, &path).await,
-    };
-    sent.with_context(|| format!("copy {} into the archive", item.uri))?;
     Ok((Copy { address: address(uri, &key), content: Some(content) }, (1, 0)))
 }
 
-/// A picture with its digest and size; none if it is too large for one.
-type Read = Option<(Option<Bytes>, (String, u64))>;
+/// The digest and the number of bytes that a copy is known by.
+type Content = (String, u64);
 
-fn read(path: &Path) -> std::io::Result<Read> {
-    if std::fs::metadata(path)?.len() > MOST_BYTES {
+/// Copies a picture; `None` if it cannot be read, or is too large for one.
+async fn picture(archive: &dyn Storage, path: PathBuf) -> anyhow::Result<Option<Content>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let size = std::fs::metadata(&path)?.len();
+        if size > MOST_BYTES { Ok(None) } else { std::fs::read(&path).map(Some) }
+    });
+    let Ok::<_, std::io::Error>(Some(bytes)) = read.await.context("a reading thread failed")? else {
         return Ok(None);
+    };
+    let content = (hex::encode(Sha256::digest(&bytes)), bytes.len() as u64);
+    archive.put(&layout::staged(&content.0), bytes.into(), PutMode::IfAbsent).await?;
+    Ok(Some(content))
+}
+
+/// Copies a film; `None` if it cannot be read, or changes each time while it is. It is read twice, for its name and for its
+/// copy, because it does not fit in memory: a recording that goes on meanwhile must not lie under the name of its beginning.
+async fn film(archive: &dyn Storage, path: &Path) -> anyhow::Result<Option<Content>> {
+    for _ in 0..FILM_TRIES {
+        let Ok(before) = tokio::fs::metadata(path).await else { return Ok(None) };
+        let file = path.to_owned();
+        let read = tokio::task::spawn_blocking(move || digest(&file)).await;
+        let Ok(content) = read.context("a reading thread failed")? else { return Ok(None) };
+        let key = layout::staged(&content.0);
+        match archive.head(&key).await {
+            Ok(_) => return Ok(Some(content)),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        archive.put_file(&key, path).await?;
+        let after = tokio::fs::metadata(path).await;
+        if after.is_ok_and(|after| etag_of_file(&after) == etag_of_file(&before)) {
+            return Ok(Some(content));
+        }
+        archive.delete(&key).await?;
     }
-    let bytes = std::fs::read(path)?;
-    let (sha256, size) = (hex::encode(Sha256::digest(&bytes)), bytes.len() as u64);
-    Ok(Some((Some(bytes.into()), (sha256, size))))
+    Ok(None)
 }
 
 /// A row's picture as a worker can read it: a frame of a video as it was kept, a local picture for `remote` workers as its
