@@ -16,6 +16,9 @@ use std::time::Duration;
 
 /// Dead letters in hand: those that stay are held until all have been looked at.
 const IN_HAND: u16 = 10_000;
+/// A letter that was handed back so often is published anew instead: RabbitMQ 4 drops what came back twenty times from a queue
+/// whose limit nobody set, and the queue of dead letters has none because it is declared on older brokers as well.
+const HANDED_BACK: u64 = 10;
 /// After so long without another one there is none.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -62,7 +65,7 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
     Ok(Ended::Well)
 }
 
-/// Looks at every dead letter once.
+/// Looks at every dead letter once, as far as those that stay are no more than [`IN_HAND`].
 async fn sort_out(
     broker: &dyn Broker,
     topology: &Topology,
@@ -94,9 +97,21 @@ async fn sort_out(
         }
         letters.push(letter);
     }
+    if waiting > 0 && kept.len() >= usize::from(IN_HAND) {
+        output::remark(format!(
+            "{} were not looked at: {IN_HAND} that stay are all that are held at a time; name a run with --run, or publish these \
+             again first",
+            output::counted(waiting, "dead letter")
+        ));
+    }
     consumer.cancel().await?;
     for delivery in kept {
-        delivery.nack(Requeue::Yes).await?;
+        if delivery.delivery_count < HANDED_BACK {
+            delivery.nack(Requeue::Yes).await?;
+        } else {
+            broker.publish(&queue, delivery.message.clone()).await?;
+            delivery.ack().await?;
+        }
     }
     Ok(letters)
 }
@@ -110,7 +125,7 @@ fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName
 
 /// The message as it was before its first attempt.
 fn revived(dead: &Message) -> Message {
-    Message { attempts: 0, first_failed_at: None, dead: None, ..dead.clone() }
+    Message { attempts: 0, first_failed_at: None, passed_on_since: None, dead: None, ..dead.clone() }
 }
 
 fn letter(message: &Message, job: Option<&Job>) -> Letter {
