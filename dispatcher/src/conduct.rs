@@ -93,6 +93,9 @@ impl publish::Observer for Publishing<'_> {
     }
 }
 
+/// The runs of a submission with the jobs that workers must do.
+pub type Begun = Vec<(RunManifest, Vec<PlannedJob>)>;
+
 /// One submission, planned and ready to be done.
 pub struct Submission<'a> {
     /// What was asked for.
@@ -115,14 +118,21 @@ impl Submission<'_> {
         Report::new(location, parts, &self.prepared.plan)
     }
 
-    /// Makes its runs part of the archive: from here on they can be continued by anyone.
-    pub async fn begin(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+    /// Makes its runs part of the archive: from here on they can be continued by anyone. `None` if it was stopped before
+    /// that.
+    pub async fn begin(&mut self) -> anyhow::Result<Option<Begun>> {
         self.announce();
         let span = |name: &'static str| tracing::info_span!(target: spans::TARGET, "begin", step = name);
         if self.settings.fleet.is_remote() {
-            self.stage().instrument(span("copy")).await?;
+            let stop = &self.way.stop;
+            // Copying may take hours. What was copied is named by its content and is found by the next one.
+            let staged = tokio::select! {
+                staged = self.stage().instrument(span("copy")) => staged,
+                () = stop.cancelled() => return Ok(None),
+            };
+            staged?;
         }
-        self.write_down().instrument(span("write down")).await
+        self.write_down().instrument(span("write down")).await.map(Some)
     }
 
     fn announce(&self) {
@@ -163,14 +173,10 @@ impl Submission<'_> {
     }
 
     /// Writes the new run into the archive; the runs with the jobs that workers must do.
-    async fn write_down(&mut self) -> anyhow::Result<Vec<(RunManifest, Vec<PlannedJob>)>> {
+    async fn write_down(&mut self) -> anyhow::Result<Begun> {
         let continued = std::mem::take(&mut self.prepared.plan.continued);
         let mut runs: Vec<_> = continued.into_iter().map(|run| (run.manifest, run.jobs)).collect();
         let Prepared { archive, wish, plan, now, .. } = &self.prepared;
-        for (manifest, _) in &runs {
-            // Who asks for a run again wants it, whatever was said before.
-            archive.delete(&layout::run_cancelled(&manifest.run)).await?;
-        }
         if let Some(run) = &plan.new_run {
             let about = About {
                 sources: self.sources.clone(),
@@ -182,8 +188,8 @@ impl Submission<'_> {
             };
             let manifest = submission::manifest(run, wish, &about);
             submission::write(&**archive, run, &manifest).await?;
+            let shape = if run.refused.is_empty() { USUAL_SHAPE } else { self.shape().await };
             for refused in &run.refused {
-                let shape = self.shape().await;
                 submission::write_refused(&**archive, &manifest, refused, shape).await?;
             }
             let jobs = self.prepared.plan.new_run.as_mut().map(|run| std::mem::take(&mut run.jobs));
@@ -208,11 +214,7 @@ impl Submission<'_> {
 
     /// Does what was begun, and tells `report` what it came to. Closes nothing. Jobs are let go of as the broker confirms
     /// them: what they hold is in the archive.
-    pub async fn execute(
-        &mut self,
-        runs: Vec<(RunManifest, Vec<PlannedJob>)>,
-        report: &mut Report,
-    ) -> anyhow::Result<()> {
+    pub async fn execute(&mut self, runs: Begun, report: &mut Report) -> anyhow::Result<()> {
         let started = Instant::now();
         if let Some((manifest, _)) = runs.last() {
             spans::note(|| [KeyValue::new("run.id", manifest.run.to_string())]);
@@ -345,9 +347,11 @@ impl Submission<'_> {
         report.detached = true;
         report.complete = report.open_jobs == 0;
         report.rows = self.refused();
-        self.way
-            .display
-            .remark("published; `dispatcher status` shows how far it is, `dispatcher verify` proves it");
+        if !report.interrupted {
+            self.way
+                .display
+                .remark("published; `dispatcher status` shows how far it is, `dispatcher verify` proves it");
+        }
         Ok(())
     }
 }

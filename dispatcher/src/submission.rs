@@ -5,11 +5,11 @@ use crate::plan::{NewRun, RefusedJob};
 use crate::wish::Wish;
 use anyhow::Context as _;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::VERSION;
+use captionfleet_proto::job::{RunId, VERSION};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, write_items};
 use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
-use captionfleet_proto::storage::{PutMode, Storage};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError};
 use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 
@@ -108,6 +108,12 @@ pub async fn write(archive: &dyn Storage, run: &NewRun, manifest: &RunManifest) 
     Ok(())
 }
 
+/// Takes back that a run was cancelled or paused: who asks for a run again wants it, whatever was said before.
+pub async fn wanted_again(archive: &dyn Storage, run: &RunId) -> Result<(), StorageError> {
+    archive.delete(&layout::run_paused(run)).await?;
+    archive.delete(&layout::run_cancelled(run)).await
+}
+
 /// Writes the rows of items that could not even be read here, where no worker could do better.
 pub async fn write_refused(
     archive: &dyn Storage,
@@ -143,7 +149,7 @@ pub async fn write_refused(
             embedding_space: None,
             bundle: manifest.bundle.clone(),
             adapter: manifest.adapter.as_ref().map(|adapter| adapter.sha256.clone()),
-            prompt_hash: manifest.prompt_hash.clone(),
+            prompt_hash: manifest.prompt_hash_of(item),
             duplicate_of: None,
             run: manifest.run.clone(),
             job: job.id.clone(),

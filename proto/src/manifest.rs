@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 pub use items::{PlannedItem, read_items, write_items};
 
-use crate::job::{JobAdapter, Prompt, RunId, Sampling};
+use crate::job::{JobAdapter, JobItem, Prompt, RunId, Sampling};
 
 /// One submission: what was asked of which sources, and how much it came to. Written once, before the first job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -60,4 +60,12 @@ pub struct RunManifest {
     /// Fields of later minor versions, kept as they came.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl RunManifest {
+    /// The hash in an item's row, see [`crate::job::CaptionJob::prompt_hash_of`].
+    pub fn prompt_hash_of(&self, item: &JobItem) -> String {
+        let plain = self.prompt.hash_with(&item.questions, self.max_tokens);
+        JobAdapter::prompt_hash(self.adapter.as_ref(), plain)
+    }
 }

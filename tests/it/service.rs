@@ -211,7 +211,7 @@ async fn what_others_can_reach_needs_a_token() {
 }
 
 /// Waits until a run is as wanted.
-async fn until(port: u16, run: &str, is_right: impl Fn(&Value) -> bool) -> Value {
+pub(crate) async fn until(port: u16, run: &str, is_right: impl Fn(&Value) -> bool) -> Value {
     until_at(port, &format!("/api/v1/runs/{run}"), is_right).await
 }
 

@@ -14,6 +14,7 @@ use crate::prepare::{Prepared, prepare};
 use crate::progress::Display;
 use crate::publish::Gate;
 use crate::report::Report;
+use crate::submission;
 use crate::telemetry::Metrics;
 use anyhow::Context as _;
 use captionfleet_proto::storage::Stores;
@@ -159,6 +160,14 @@ pub(super) async fn work(
 }
 
 async fn both(submission: &mut Submission<'_>, report: &mut Report) -> anyhow::Result<()> {
-    let runs = submission.begin().await?;
-    submission.execute(runs, report).await
+    for run in &submission.prepared.plan.continued {
+        submission::wanted_again(&*submission.prepared.archive, &run.manifest.run).await?;
+    }
+    match submission.begin().await? {
+        Some(runs) => submission.execute(runs, report).await,
+        None => {
+            report.interrupted = true;
+            Ok(())
+        }
+    }
 }

@@ -128,9 +128,9 @@ async fn serve(
     let readiness = Readiness::waiting_for(["broker"]);
     tell_readiness(http.registry(), readiness.clone());
     let desk = Desk::new(ground.clone(), metrics, readiness.clone(), members.clone(), stop.clone());
-    let taken = desk.take_up().await.context("look for runs to go on with")?;
-    if taken > 0 {
-        output::remark(format!("going on with {}", output::counted(taken as u64, "run")));
+    let left = desk.left().await.context("look for runs to go on with")?;
+    if !left.is_empty() {
+        output::remark(format!("going on with {}", output::counted(left.len() as u64, "run")));
     }
     let token = if access.needs_token() { "with its token" } else { "for this machine alone" };
     let address = listener.local_addr()?;
@@ -154,7 +154,8 @@ async fn serve(
         tidy(ground, stop),
         waiting::watch(&service, &readiness),
         lanes::watch(&service),
-        sampling::watch(&service)
+        sampling::watch(&service),
+        desk.take_up(left)
     );
     desk.ended().await;
     // The indexer ends within one batch; a panic in it was told already.

@@ -6,7 +6,6 @@ use super::usage_error::UsageError;
 use crate::catalog::Source;
 use crate::scale::rule::{Rule, TARGET_SECONDS};
 use captionfleet_proto::broker::rabbitmq::Management;
-use captionfleet_proto::uri::Location;
 use clap::Args;
 use std::ffi::OsStr;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -187,17 +186,6 @@ impl SourceRules {
                 }
                 Root::Folder(_) => false,
             }),
-        }
-    }
-
-    /// Whether one item may be asked for by name.
-    pub fn allow_item(&self, item: &Location) -> bool {
-        match item {
-            Location::File(path) => self.allow(&Source::Local(path.clone())),
-            Location::S3 { bucket, key } => {
-                let objects = crate::catalog::Objects { bucket: bucket.clone(), key: key.clone() };
-                self.allow(&Source::Objects(objects))
-            }
         }
     }
 }

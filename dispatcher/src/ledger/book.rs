@@ -141,6 +141,21 @@ impl Book {
         true
     }
 
+    /// Whether jobs of this run are open.
+    pub fn is_waiting_for(&self, run: &RunId) -> bool {
+        self.open.keys().any(|(one, _)| one == run)
+    }
+
+    /// Gives up what is open of a run; how many jobs that were.
+    pub fn give_up(&mut self, run: &RunId, reason: &str) -> usize {
+        let of_run: Vec<_> = self.open.keys().filter(|(one, _)| one == run).cloned().collect();
+        for key in &of_run {
+            self.close(key);
+            self.dead.insert(key.clone(), reason.to_owned());
+        }
+        of_run.len()
+    }
+
     /// Whether a part of this job would be news.
     pub fn waits_for(&self, run: &RunId, job: &JobId) -> bool {
         let key = (run.clone(), job.clone());
@@ -259,6 +274,20 @@ mod tests {
         assert!(book.note_outcome(&outcome("a", 2, None)).is_some());
         assert!(book.dead().is_empty());
         assert_eq!(book.tally().ok, 3);
+    }
+
+    #[test]
+    fn a_run_is_given_up_as_far_as_it_is_open() {
+        let mut book = book();
+        let (run, other) = (RunId::new("r").unwrap(), RunId::new("s").unwrap());
+        book.expect(&other, &job_of("a", None));
+        book.note_outcome(&outcome("b", 1, None)).unwrap();
+        assert_eq!(book.give_up(&run, "cancelled"), 1);
+        assert!(!book.is_waiting_for(&run) && book.is_waiting_for(&other));
+        assert_eq!((book.dead().len(), book.give_up(&run, "cancelled")), (1, 0));
+        let a = JobId::new("a").unwrap();
+        assert!(book.waits_for(&run, &a), "its part is still news");
+        assert_eq!((book.open_jobs(), book.open_work().pictures.jobs), (1, 1));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::{Book, Tally};
 use crate::archive;
 use crate::bill::Effort;
+use crate::output::counted;
 use crate::progress::Progress;
 use crate::scale::price::OpenWork;
 use crate::telemetry::Metrics;
@@ -10,7 +11,7 @@ use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Del
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
-use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
+use captionfleet_proto::outcome::{self, FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{RowKey, Status};
 use captionfleet_proto::storage::Storage;
 use captionfleet_worker::telemetry::readiness::Readiness;
@@ -182,7 +183,7 @@ impl<'a> Follower<'a> {
         Ok(())
     }
 
-    /// Whether the run's jobs are being dropped now. A fault of the archive says no: the parts will tell.
+    /// Whether the run's jobs are being dropped now. A fault of the archive says no: it is asked again when all is quiet.
     async fn is_cancelled(&self, run: &RunId) -> bool {
         self.watched.archive.head(&layout::run_cancelled(run)).await.is_ok()
     }
@@ -258,7 +259,7 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Settles jobs whose outcome was lost. A fault of the archive is for the next look.
+    /// Settles jobs whose outcome was lost: by their parts, or because their run was cancelled. A fault of the archive is for the next look.
     pub async fn look_for_parts(&mut self) {
         for run in self.watched.runs.clone() {
             let found = match archive::parts(self.watched.archive, Some(&run)).await {
@@ -272,6 +273,15 @@ impl<'a> Follower<'a> {
                 if self.book.waits_for(&run, &job) {
                     self.settle_by_part(&run, &job, key).await;
                 }
+            }
+            if self.book.is_waiting_for(&run) && self.is_cancelled(&run).await {
+                let count = self.book.give_up(&run, outcome::CANCELLED);
+                for _ in 0..count {
+                    self.metrics.job_dead();
+                    self.watcher.settled(self.book.open_work());
+                }
+                let jobs = counted(count as u64, "job");
+                self.remark(&format!("run {run} was cancelled: {jobs} of it will not be done"));
             }
         }
     }

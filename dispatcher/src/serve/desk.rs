@@ -10,7 +10,7 @@ pub use submitted::{GivenUp, Phase, Stage, Submitted};
 use super::Ground;
 use super::http::problem::Problem;
 use super::members::Members;
-use crate::archive;
+use crate::archive::{self, ArchiveError};
 use crate::conduct::{Submission, Way};
 use crate::history;
 use crate::ledger::Watcher as _;
@@ -18,7 +18,7 @@ use crate::plan::{ContinuedRun, Plan};
 use crate::prepare::Prepared;
 use crate::progress::Display;
 use crate::scale::price::OpenWork;
-use crate::submission::is_by_service;
+use crate::submission::{self, is_by_service};
 use crate::telemetry::Metrics;
 use bytes::Bytes;
 use captionfleet_proto::job::RunId;
@@ -32,11 +32,14 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Submissions that are worked on at a time.
 const AT_ONCE: usize = 32;
+/// Of these, what a service that is started takes up by itself: people's new submissions find a place.
+const TAKEN_UP: usize = 24;
 /// Ended submissions that are remembered.
 const REMEMBERED: usize = 100;
 
@@ -50,6 +53,8 @@ pub struct Desk {
     planning: tokio::sync::Mutex<()>,
     submitted: Mutex<BTreeMap<String, Arc<Submitted>>>,
     count: AtomicU64,
+    /// Told when a submission has ended.
+    freed: Notify,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -71,6 +76,7 @@ impl Desk {
             planning: tokio::sync::Mutex::new(()),
             submitted: Mutex::default(),
             count: AtomicU64::new(0),
+            freed: Notify::new(),
             tasks: TaskTracker::new(),
             stop,
         })
@@ -107,9 +113,14 @@ impl Desk {
                 None => break,
             }
         }
+        let run = order.run();
+        if let Some(run) = run.filter(|run| submitted.values().any(|one| one.is_open() && one.has(run))) {
+            return Err(Problem::conflict(format!("run {run} is being worked on; wait until it has ended")));
+        }
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let id = format!("{}-{number:06}", Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
-        let one = Arc::new(Submitted::new(id.clone(), self.stop.child_token(), self.members.clone()));
+        let runs = run.cloned().into_iter().collect();
+        let one = Arc::new(Submitted::new(id.clone(), runs, self.stop.child_token(), self.members.clone()));
         submitted.insert(id, one.clone());
         drop(submitted);
         let (desk, task) = (self.clone(), one.clone());
@@ -120,6 +131,7 @@ impl Desk {
         self.tasks.spawn_blocking(move || {
             let outcome = runtime.block_on(spans::within(span, desk.work(order, &task)));
             task.end(outcome);
+            desk.freed.notify_one();
         });
         Ok(one)
     }
@@ -155,23 +167,31 @@ impl Desk {
     }
 
     /// Goes on with a run that was paused, cancelled or left.
-    pub async fn resume(self: &Arc<Self>, manifest: RunManifest) -> Result<(), Problem> {
-        let archive = &self.ground.archive;
+    pub async fn resume(self: &Arc<Self>, manifest: RunManifest) -> Result<Arc<Submitted>, Problem> {
         let working = self.working_on(&manifest.run);
         let runs = working.as_ref().map_or_else(|| vec![manifest.run.clone()], |one| one.runs());
         for run in &runs {
-            archive.delete(&layout::run_paused(run)).await?;
-            archive.delete(&layout::run_cancelled(run)).await?;
+            submission::wanted_again(&*self.ground.archive, run).await?;
         }
         if let Some(one) = working {
             if !one.stop().is_cancelled() {
                 one.gate().set_closed(false);
-                return Ok(());
+                return Ok(one);
             }
             // It was cancelled a moment ago: two must not hand out the same jobs.
             one.ended().await;
         }
-        self.submit(Order::Continue { manifest }).map(drop)
+        self.submit(Order::Continue { manifest })
+    }
+
+    /// Does again what failed in a run, in these parts of it, and goes on with it.
+    pub async fn retry(
+        self: &Arc<Self>,
+        manifest: RunManifest,
+        failed: Vec<String>,
+    ) -> Result<Arc<Submitted>, Problem> {
+        submission::wanted_again(&*self.ground.archive, &manifest.run).await?;
+        self.submit(Order::Retry { manifest, failed })
     }
 
     /// Cancels a run: workers drop what they have not begun.
@@ -193,21 +213,48 @@ impl Desk {
         Ok(())
     }
 
-    /// Goes on with what an earlier service left: runs that it began and that nobody cancelled.
-    pub async fn take_up(self: &Arc<Self>) -> anyhow::Result<usize> {
+    /// The runs that an earlier service began and left, and that nobody paused or cancelled.
+    pub async fn left(&self) -> anyhow::Result<Vec<RunManifest>> {
         let (manifests, _) = archive::manifests(&*self.ground.archive).await?;
         let parts = archive::parts(&*self.ground.archive, None).await?;
-        let mut taken = 0;
+        let mut left = Vec::new();
         for manifest in manifests.into_iter().filter(is_by_service) {
             let done = parts.get(&manifest.run).map_or(0, |parts| parts.len() as u64);
-            let marks = super::progress::marks(&*self.ground.archive, &manifest.run).await?;
-            if done < manifest.jobs && !marks.cancelled && taken < AT_ONCE {
-                let one = self.submit(Order::Continue { manifest }).map_err(anyhow::Error::from)?;
-                one.gate().set_closed(marks.paused);
-                taken += 1;
+            if done < manifest.jobs && self.is_wanted(&manifest.run).await? {
+                left.push(manifest);
             }
         }
-        Ok(taken)
+        Ok(left)
+    }
+
+    /// Goes on with runs that were left, as places become free.
+    pub async fn take_up(self: &Arc<Self>, left: Vec<RunManifest>) {
+        for manifest in left {
+            let run = manifest.run.clone();
+            loop {
+                let freed = self.freed.notified();
+                if self.submitted().values().filter(|one| one.is_open()).count() < TAKEN_UP {
+                    break;
+                }
+                tokio::select! {
+                    () = freed => {}
+                    () = self.stop.cancelled() => return,
+                }
+            }
+            let taken = match self.is_wanted(&run).await {
+                Ok(false) => continue,
+                Ok(true) => self.submit(Order::Continue { manifest }),
+                Err(error) => Err(error.into()),
+            };
+            if let Err(problem) = taken {
+                tracing::warn!(%run, error = %anyhow::Error::from(problem), "the run is left for now");
+            }
+        }
+    }
+
+    async fn is_wanted(&self, run: &RunId) -> Result<bool, ArchiveError> {
+        let marks = super::progress::marks(&*self.ground.archive, run).await?;
+        Ok(!marks.cancelled && !marks.paused)
     }
 
     /// Waits until everything has stopped, after the token given to [`Self::new`] was cancelled.
@@ -218,17 +265,21 @@ impl Desk {
 
     async fn work(&self, order: Order, one: &Arc<Submitted>) -> anyhow::Result<()> {
         let ground = &self.ground;
-        let planning = self.planning.lock().await;
-        let settings = order.settings(ground);
-        let planned = async {
-            let ready = order.prepared(ground, &settings).await?;
-            anyhow::Ok(ready)
+        let planning = tokio::select! {
+            planning = self.planning.lock() => planning,
+            () = one.stop().cancelled() => return Ok(()),
         };
+        let settings = order.settings(ground);
         let mut prepared = tokio::select! {
-            prepared = planned => prepared?,
+            prepared = order.prepared(ground, &settings) => prepared?,
             () = one.stop().cancelled() => return Ok(()),
         };
         self.leave_to_others(&mut prepared.plan, one).await;
+        // What was said against the run that the order names was taken back with it; since then it may have been cancelled.
+        let found = prepared.plan.continued.iter().map(|run| &run.manifest.run);
+        for run in found.filter(|run| Some(*run) != order.run()) {
+            submission::wanted_again(&*ground.archive, run).await?;
+        }
         let way = Way {
             detach: false,
             by_service: true,
@@ -248,7 +299,7 @@ impl Desk {
         if submission.prepared.plan.is_empty() {
             return Ok(());
         }
-        let runs = submission.begin().await?;
+        let Some(runs) = submission.begin().await? else { return Ok(()) };
         drop(planning);
         one.begun();
         submission.execute(runs, &mut report).await?;
@@ -261,6 +312,7 @@ impl Desk {
         let mut ours = Vec::with_capacity(plan.continued.len());
         for run in plan.continued.drain(..) {
             match self.working_on(&run.manifest.run) {
+                Some(same) if std::ptr::eq(&*same, one) => ours.push(run),
                 Some(other) if !other.stop().is_cancelled() => {
                     one.remark(&format!(
                         "run {} has items of these sources and is being worked on by submission {}",

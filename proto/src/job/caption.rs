@@ -169,7 +169,7 @@ impl Prompt {
     }
 
     /// The same for an item with questions of its own, which count behind those of the job.
-    fn hash_with(&self, own: &[Question], max_tokens: Option<u32>) -> String {
+    pub(crate) fn hash_with(&self, own: &[Question], max_tokens: Option<u32>) -> String {
         let prompt = match self {
             Self::Caption => json!({"task": "caption"}),
             Self::Ask { question } => json!({"question": question, "task": "ask"}),

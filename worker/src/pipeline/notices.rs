@@ -2,7 +2,8 @@
 //!
 //! A mailbox can outlive its reader, and a queue whose broker was killed while it was being made may exist and confirm
 //! nothing for ever. So a settled job leaves its notice here and is acked at once; a mailbox holds a bounded number
-//! of unanswered notices, and what is beyond that is lost, which the archive makes good.
+//! of unanswered notices, and what is beyond that is lost, which the archive makes good. Of a job that was given up the
+//! archive holds nothing: its notice is waited for, as an answer is.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +17,8 @@ use crate::telemetry::events;
 
 /// How long a notice waits for its confirm: long enough for a broker that restarts.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an answer keeps its request open. Whoever asked waits no longer than that either.
+/// How long an answer keeps its request open, and word of a job that was given up its delivery. Whoever asked for an answer
+/// waits no longer than that either.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// Unanswered notices per mailbox. A mailbox that confirms within 10 ms takes 3,200 notices a second.
 const MOST_UNANSWERED: usize = 32;

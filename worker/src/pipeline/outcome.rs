@@ -140,7 +140,16 @@ impl Pipeline {
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),
         };
-        self.tell(message, &outcome);
+        match codec::encode_outcome(&outcome) {
+            // Waited for before the job is acked: no part tells of it, should the notice be lost with this process.
+            Ok(body) => {
+                let (mailbox, notice) = self.notice(message, outcome.job.as_str(), body);
+                self.notices.deliver(&mailbox, notice).await;
+            }
+            Err(error) => {
+                events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error)
+            }
+        }
     }
 
     /// Sends the answer to a search or a re-ranking. Without a mailbox nobody wants it.

@@ -12,8 +12,9 @@ use captionfleet_proto::broker::Topology;
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::job::{JobItem, Lane, Prompt, Sampling};
 use captionfleet_proto::rows::EmbeddingShape;
-use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::storage::{PutMode, StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+use futures::FutureExt as _;
 use prometheus::Registry;
 
 /// Opens the gate for one more job whenever one has settled.
@@ -29,7 +30,7 @@ impl Watcher for Opens {
 }
 
 #[tokio::test]
-async fn a_job_whose_outcome_was_lost_does_not_hold_back_the_next_one() {
+async fn jobs_whose_outcomes_were_lost_hold_nothing_back() {
     let folder = tempfile::tempdir().unwrap();
     let uri = ArchiveUri::from_folder(folder.path()).unwrap();
     let archive = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
@@ -74,4 +75,17 @@ async fn a_job_whose_outcome_was_lost_does_not_hold_back_the_next_one() {
     follower.look_around(false).await.unwrap();
     assert_eq!(follower.book().open_jobs(), 1);
     gate.pass().await;
+
+    // No part tells of a job that was dropped because its run was cancelled, and its outcome may be lost, too.
+    archive.put(&layout::run_cancelled(&run.run), Vec::new().into(), PutMode::Overwrite).await.unwrap();
+    follower.look_for_parts().await;
+    assert!(follower.book().is_closed());
+    assert_eq!(follower.book().dead()[0].job.as_str(), "held-back");
+    gate.pass().await;
+    // Should it have been done after all, it has left its place already.
+    let open = follower.book().open_jobs();
+    let late = Tally { ok: 1, ..Tally::default() };
+    assert!(follower.book.note_part(&run.run, &JobId::new("held-back").unwrap(), late).is_some());
+    follower.tell_what_is_open(open);
+    assert_eq!(gate.pass().now_or_never(), None);
 }

@@ -1,11 +1,12 @@
 //! The runs of the archive: how far they are, and what is done with them.
 
+use super::submissions::begun;
 use super::{page, run_id};
 use crate::archive;
 use crate::bill::Bill;
 use crate::exit;
 use crate::serve::Service;
-use crate::serve::desk::{GivenUp, Order};
+use crate::serve::desk::GivenUp;
 use crate::serve::http::extract::{Asked, Named};
 use crate::serve::http::operation::Operation;
 use crate::serve::http::problem::Problem;
@@ -201,7 +202,7 @@ async fn resume(
     Named(run): Named<String>,
 ) -> Result<StatusCode, Problem> {
     let manifest = manifest(&service, &run_id(&run)?).await?;
-    service.desk.resume(manifest).await?;
+    begun(&*service.desk.resume(manifest).await?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -227,8 +228,7 @@ async fn retry(
     if standing.failed.is_empty() && standing.jobs_done >= manifest.jobs {
         return Err(Problem::conflict(format!("nothing failed in run {run}: there is nothing to do again")));
     }
-    let one = service.desk.submit(Order::Retry { manifest, failed: standing.failed })?;
-    drop(tokio::time::timeout(std::time::Duration::from_secs(10), one.planned_or_ended()).await);
+    begun(&*service.desk.retry(manifest, standing.failed).await?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -23,8 +23,8 @@ use std::time::Duration;
 
 /// Largest body.
 const MOST_BYTES: usize = 1 << 20;
-/// How long an answer waits for the plan.
-const PLAN: Duration = Duration::from_secs(10);
+/// How long an answer waits for a submission to begin.
+const BEGINNING: Duration = Duration::from_secs(10);
 
 /// What to caption.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -116,13 +116,20 @@ async fn submit(
 ) -> Result<impl IntoResponse, Problem> {
     let settings = settings(&service, &submission)?;
     let one = service.desk.submit(Order::Sources(Box::new(settings)))?;
-    // Most plans are known at once, and then the answer names the run.
-    drop(tokio::time::timeout(PLAN, one.planned_or_ended()).await);
-    if let Stage { phase: Phase::Failed, error: Some(error), .. } = one.stage() {
-        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_submitted", error));
-    }
+    begun(&one).await?;
     let location = format!("/api/v1/submissions/{}", one.id);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(Standing::from(&*one))))
+}
+
+/// Waits a while for a submission to begin: most do at once, and then the answer names the run, or says why there is none.
+pub(super) async fn begun(one: &Submitted) -> Result<(), Problem> {
+    drop(tokio::time::timeout(BEGINNING, one.begun_or_ended()).await);
+    match one.stage() {
+        Stage { phase: Phase::Failed, error: Some(error), .. } => {
+            Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_submitted", error))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn list(State(service): State<Arc<Service>>) -> Json<Vec<Standing>> {

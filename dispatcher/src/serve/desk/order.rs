@@ -8,7 +8,7 @@ use crate::prepare::{self, Prepared};
 use crate::progress::Display;
 use crate::serve::Ground;
 use crate::wish::Wish;
-use captionfleet_proto::job::{JobItem, Prompt};
+use captionfleet_proto::job::{JobItem, Prompt, RunId};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::Status;
 use jiff::Timestamp;
@@ -42,6 +42,14 @@ impl Order {
         match self {
             Self::Sources(settings) => settings.sources.iter().map(ToString::to_string).collect(),
             Self::Continue { manifest } | Self::Retry { manifest, .. } => manifest.source.clone(),
+        }
+    }
+
+    /// The run that it is about, if it is about one that exists.
+    pub(super) fn run(&self) -> Option<&RunId> {
+        match self {
+            Self::Sources(_) => None,
+            Self::Continue { manifest } | Self::Retry { manifest, .. } => Some(&manifest.run),
         }
     }
 

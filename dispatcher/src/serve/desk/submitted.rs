@@ -100,10 +100,11 @@ pub struct Submitted {
 }
 
 impl Submitted {
-    pub(super) fn new(id: String, stop: CancellationToken, members: Arc<Members>) -> Self {
+    /// `runs` are those that it is about before anything is planned.
+    pub(super) fn new(id: String, runs: Vec<RunId>, stop: CancellationToken, members: Arc<Members>) -> Self {
         let stage = Stage {
             phase: Phase::Planning,
-            runs: Vec::new(),
+            runs: runs.iter().map(ToString::to_string).collect(),
             items: 0,
             already_done: 0,
             already_failed: 0,
@@ -120,7 +121,7 @@ impl Submitted {
             members,
             stage: watch::Sender::new(stage),
             open: Mutex::default(),
-            runs: Mutex::default(),
+            runs: Mutex::new(runs),
             cancelled: Mutex::default(),
         }
     }
@@ -130,8 +131,8 @@ impl Submitted {
         self.stage.borrow().clone()
     }
 
-    /// Waits until its plan is known, or it has ended without one.
-    pub async fn planned_or_ended(&self) {
+    /// Waits until its runs are in the archive, or it has ended before: then the stage says why.
+    pub async fn begun_or_ended(&self) {
         let mut stage = self.stage.subscribe();
         // The sender lives as long as `self`.
         drop(stage.wait_for(|stage| !matches!(stage.phase, Phase::Planning | Phase::Beginning)).await);
