@@ -163,11 +163,9 @@ async fn both(submission: &mut Submission<'_>, report: &mut Report) -> anyhow::R
     for run in &submission.prepared.plan.continued {
         submission::wanted_again(&*submission.prepared.archive, &run.manifest.run).await?;
     }
-    match submission.begin().await? {
-        Some(runs) => submission.execute(runs, report).await,
-        None => {
-            report.interrupted = true;
-            Ok(())
-        }
-    }
+    let Some(runs) = submission.begin().await? else {
+        report.interrupted = true;
+        return Ok(());
+    };
+    submission.execute(runs, report).await
 }

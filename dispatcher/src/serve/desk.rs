@@ -312,7 +312,7 @@ impl Desk {
         let mut ours = Vec::with_capacity(plan.continued.len());
         for run in plan.continued.drain(..) {
             match self.working_on(&run.manifest.run) {
-                Some(same) if std::ptr::eq(&*same, one) => ours.push(run),
+                Some(same) if std::ptr::eq(Arc::as_ptr(&same), one) => ours.push(run),
                 Some(other) if !other.stop().is_cancelled() => {
                     one.remark(&format!(
                         "run {} has items of these sources and is being worked on by submission {}",
