@@ -38,8 +38,8 @@ pub fn cues(rows: &[Row]) -> Vec<Cue> {
     cues
 }
 
-/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for [`CHAPTER_MS`], or a tenth of what is
-/// captioned if that is shorter, and in a long film for so long that there are at most [`CHAPTERS`]. Each is called by the
+/// Chapters by scene: a chapter ends where the caption changes, once it has lasted for two seconds, or a tenth of what is
+/// captioned if that is shorter, and in a long film for so long that there are at most a hundred. Each is called by the
 /// caption that lasts longest in it; neighbours of one name are one.
 pub fn chapters(cues: &[Cue]) -> Vec<Cue> {
     let all = spent(cues);
