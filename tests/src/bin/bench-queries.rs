@@ -24,7 +24,7 @@ struct Cli {
     #[arg(default_value_t = 6000, value_parser = clap::value_parser!(u32).range(200..))]
     pictures: u32,
     /// How many searches are measured, without and with the bulk run
-    #[arg(default_value_t = 500, value_parser = clap::value_parser!(u32).range(100..))]
+    #[arg(default_value_t = 100, value_parser = clap::value_parser!(u32).range(100..))]
     queries: u32,
 }
 
