@@ -12,6 +12,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 pub mod codes;
+mod contents;
 mod filter;
 mod fusion;
 mod segment;
@@ -19,6 +20,7 @@ mod view;
 mod words;
 
 pub use codes::Probe;
+pub use contents::Contents;
 pub use filter::Filter;
 pub use fusion::reciprocal_ranks;
 pub use segment::{

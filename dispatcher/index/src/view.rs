@@ -3,13 +3,12 @@
 mod alike;
 mod browse;
 mod company;
-mod contents;
 mod keywords;
 mod nearest;
 
+use crate::contents::Contents;
 use crate::segment::{PartStamp, Record, Segment, Status};
 use company::{ALONE, Companies};
-use contents::Contents;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -94,10 +93,12 @@ impl View {
             })
         };
         let mut contents = Contents::default();
-        for (_, record) in records() {
-            contents.see(&record);
+        for (_, record) in records().filter(|(_, record)| record.status == Status::Ok) {
+            contents.see(record.source(), record.finished, record.content);
         }
-        for (place, record) in records().filter(|(_, record)| !contents.are_replaced(record)) {
+        let stands =
+            |record: &Record| !contents.are_replaced(&record.source(), record.finished, record.content);
+        for (place, record) in records().filter(|(_, record)| stands(record)) {
             note(&mut items, &mut answers, &record, place);
         }
         let mut standing: Vec<Vec<Standing>> =

@@ -1,5 +1,6 @@
 //! The best pictures of all parts. No I/O.
 
+use captionfleet_index::Contents;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::hash_map::Entry;
@@ -67,7 +68,7 @@ struct Text {
 pub struct Ranking {
     latest: HashMap<(String, Option<u64>), Standing>,
     /// For each film the bytes that were captioned last.
-    films: HashMap<String, (Timestamp, u64)>,
+    films: Contents<String, Timestamp>,
     /// Rows of other embedding spaces, by space.
     foreign: BTreeMap<String, u64>,
 }
@@ -80,26 +81,16 @@ impl Ranking {
             content: candidate.content,
             caption: candidate.caption.clone(),
         };
-        if candidate.frame_ms.is_some() && candidate.content != 0 {
-            self.see(candidate.item.clone(), (candidate.finished_at, candidate.content));
+        if candidate.frame_ms.is_some() {
+            self.films.see(candidate.item.clone(), candidate.finished_at, candidate.content);
         }
         self.put(Standing { vectors: candidate, text });
-    }
-
-    fn see(&mut self, film: String, seen: (Timestamp, u64)) {
-        let latest = self.films.entry(film).or_insert(seen);
-        if seen.0 > latest.0 {
-            *latest = seen;
-        }
     }
 
     /// Whether it is a frame of bytes that others have replaced.
     fn is_replaced(&self, standing: &Standing) -> bool {
         let frame = &standing.vectors;
-        let latest = frame.frame_ms.and_then(|_| self.films.get(&frame.item));
-        latest.is_some_and(|(finished, content)| {
-            frame.content != 0 && frame.content != *content && frame.finished_at < *finished
-        })
+        frame.frame_ms.is_some() && self.films.are_replaced(&*frame.item, frame.finished_at, frame.content)
     }
 
     fn put(&mut self, new: Standing) {
@@ -129,9 +120,7 @@ impl Ranking {
         for standing in other.latest.into_values() {
             self.put(standing);
         }
-        for (film, seen) in other.films {
-            self.see(film, seen);
-        }
+        self.films.merge(other.films);
         for (space, rows) in other.foreign {
             self.add_foreign(&space, rows);
         }
@@ -189,16 +178,22 @@ mod tests {
         }
     }
 
+    /// The rows as they come from parts of one row each, in this order.
+    fn merged(rows: &[Candidate], order: &[usize]) -> Ranking {
+        let mut ranking = Ranking::default();
+        for place in order {
+            let mut part = Ranking::default();
+            part.add(rows[*place].clone());
+            ranking.merge(part);
+        }
+        ranking
+    }
+
     #[test]
     fn the_latest_row_of_a_picture_counts_in_any_order() {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let rows = [candidate("a", 0.9, 1), candidate("a", 0.1, 2), candidate("b", 0.5, 1)];
-            let mut ranking = Ranking::default();
-            for place in order {
-                let mut part = Ranking::default();
-                part.add(rows[place].clone());
-                ranking.merge(part);
-            }
+            let ranking = merged(&rows, &order);
             assert_eq!(ranking.pictures(), 2);
             let best = ranking.best(10);
             let names: Vec<_> = best.iter().map(|hit| (hit.rank, hit.item.as_str())).collect();
@@ -211,12 +206,7 @@ mod tests {
         let answer = |second| Candidate { is_answer: true, ..candidate("a", 0.1, second) };
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
             let rows = [candidate("a", 0.9, 1), candidate("a", 0.5, 2), answer(3)];
-            let mut ranking = Ranking::default();
-            for place in order {
-                let mut part = Ranking::default();
-                part.add(rows[place].clone());
-                ranking.merge(part);
-            }
+            let ranking = merged(&rows, &order);
             let best = ranking.best(10);
             assert_eq!((best[0].score, best[0].caption.as_str()), (0.1, "of 2"));
         }
@@ -235,12 +225,7 @@ mod tests {
         };
         let rows = [frame(0, 1, 1), frame(45_000, 1, 2), frame(0, 2, 3), frame(8000, 2, 4)];
         for order in [[0, 1, 2, 3], [3, 2, 1, 0]] {
-            let mut ranking = Ranking::default();
-            for place in order {
-                let mut part = Ranking::default();
-                part.add(rows[place].clone());
-                ranking.merge(part);
-            }
+            let ranking = merged(&rows, &order);
             assert_eq!(ranking.pictures(), 2);
             let frames: Vec<_> = ranking.best(10).into_iter().map(|hit| hit.frame_ms).collect();
             assert_eq!(frames, [Some(0), Some(8000)]);
