@@ -6,7 +6,7 @@ use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{self, PlannedItem, RunManifest};
 use captionfleet_proto::rows::{self, Projection, Row, RowKey, TableError};
 use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -130,6 +130,21 @@ pub async fn items(archive: &dyn Storage, manifest: &RunManifest) -> Result<Vec<
 pub async fn keys(archive: &dyn Storage, key: String) -> Result<Vec<RowKey>, ArchiveError> {
     let object = archive.get(&key, TABLE_BYTES).await?;
     decoded(key, move || rows::read_keys(object.bytes)).await
+}
+
+/// The same of the first parts of a run, at most so many; those that are damaged are left out.
+pub async fn first_keys<'a>(
+    archive: &'a dyn Storage,
+    run: &RunId,
+    most: usize,
+) -> Result<impl Stream<Item = Result<Vec<RowKey>, ArchiveError>> + use<'a>, ArchiveError> {
+    let parts = parts(archive, Some(run)).await?.remove(run).unwrap_or_default();
+    let reads = parts.into_iter().take(most).map(move |(_, key)| keys(archive, key));
+    let reads = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+    Ok(reads.filter(|read| {
+        let is_damaged = read.as_ref().is_err_and(ArchiveError::is_damage);
+        std::future::ready(!is_damaged)
+    }))
 }
 
 /// The rows of one part, without their embeddings.

@@ -1,12 +1,12 @@
 //! How fast an archive's latest run like this one went: what `plan` reckons with.
 
-use crate::archive::{self, ArchiveError, READS_AT_ONCE};
+use crate::archive::{self, ArchiveError};
 use crate::ledger::Tally;
 use crate::scale::estimate::Rate;
 use crate::wish::Wish;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::storage::Storage;
-use futures::StreamExt as _;
+use futures::TryStreamExt as _;
 
 /// Parts that are read of a run: its first ones, which workers had in hand one behind the other.
 const PARTS: usize = 64;
@@ -31,20 +31,13 @@ pub async fn measured(archive: &dyn Storage, wish: &Wish) -> Result<Option<Measu
     // The latest of those that ask the same come last.
     runs.sort_by_key(|run| (asks_the_same(run), run.created_at));
     for run in runs.iter().rev() {
-        let parts = archive::parts(archive, Some(&run.run)).await?.remove(&run.run).unwrap_or_default();
-        let reads = parts.into_iter().take(PARTS).map(|(_, key)| archive::keys(archive, key));
-        let mut reads = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
+        let parts = archive::first_keys(archive, &run.run, PARTS).await?;
+        let mut parts = std::pin::pin!(parts);
         let mut tally = Tally::default();
-        while let Some(rows) = reads.next().await {
-            match rows {
-                Ok(mut rows) => {
-                    // A run may have been served by several models.
-                    rows.retain(|row| wish.bundle.is_none() || row.bundle == wish.bundle);
-                    tally.add(&Tally::of(&rows));
-                }
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
+        while let Some(mut rows) = parts.try_next().await? {
+            // A run may have been served by several models.
+            rows.retain(|row| wish.bundle.is_none() || row.bundle == wish.bundle);
+            tally.add(&Tally::of(&rows));
         }
         if let Some(rate) = rate(&tally) {
             return Ok(Some(Measured { rate, run: run.run.clone() }));

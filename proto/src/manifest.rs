@@ -65,7 +65,6 @@ pub struct RunManifest {
 impl RunManifest {
     /// The hash in an item's row, see [`crate::job::CaptionJob::prompt_hash_of`].
     pub fn prompt_hash_of(&self, item: &JobItem) -> String {
-        let plain = self.prompt.hash_with(&item.questions, self.max_tokens);
-        JobAdapter::prompt_hash(self.adapter.as_ref(), plain)
+        self.prompt.hash_of(item, self.max_tokens, self.adapter.as_ref())
     }
 }

@@ -114,7 +114,7 @@ impl Desk {
             }
         }
         let run = order.run();
-        if let Some(run) = run.filter(|run| submitted.values().any(|one| one.is_open() && one.has(run))) {
+        if let Some(run) = run.filter(|run| submitted.values().any(|one| one.works_on(run))) {
             return Err(Problem::conflict(format!("run {run} is being worked on; wait until it has ended")));
         }
         let number = self.count.fetch_add(1, Ordering::Relaxed);
@@ -148,7 +148,7 @@ impl Desk {
 
     /// The open submission that works on `run`.
     pub fn working_on(&self, run: &RunId) -> Option<Arc<Submitted>> {
-        self.submitted().values().find(|one| one.is_open() && one.has(run)).cloned()
+        self.submitted().values().find(|one| one.works_on(run)).cloned()
     }
 
     /// Holds a run's jobs back, or no more. The other runs of its submission share its fate.

@@ -7,6 +7,7 @@ use crate::archive::{self, ArchiveError};
 use crate::ledger::Tally;
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::Storage;
+use futures::TryStreamExt as _;
 use std::time::Duration;
 
 /// How often it is looked for new parts.
@@ -47,14 +48,9 @@ async fn latest(archive: &dyn Storage) -> Result<Vec<Tally>, ArchiveError> {
     let (runs, _) = archive::manifests(archive).await?;
     let mut tallies = Vec::new();
     for manifest in &runs[runs.len().saturating_sub(RUNS)..] {
-        let parts = archive::parts(archive, Some(&manifest.run)).await?.remove(&manifest.run);
-        for (_, key) in parts.unwrap_or_default().into_iter().take(PARTS) {
-            match archive::keys(archive, key).await {
-                Ok(rows) => tallies.push(Tally::of(&rows)),
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let parts = archive::first_keys(archive, &manifest.run, PARTS).await?;
+        let of_run: Vec<_> = parts.map_ok(|rows| Tally::of(&rows)).try_collect().await?;
+        tallies.extend(of_run);
     }
     Ok(tallies)
 }

@@ -169,7 +169,7 @@ impl Prompt {
     }
 
     /// The same for an item with questions of its own, which count behind those of the job.
-    pub(crate) fn hash_with(&self, own: &[Question], max_tokens: Option<u32>) -> String {
+    fn hash_with(&self, own: &[Question], max_tokens: Option<u32>) -> String {
         let prompt = match self {
             Self::Caption => json!({"task": "caption"}),
             Self::Ask { question } => json!({"question": question, "task": "ask"}),
@@ -186,6 +186,16 @@ impl Prompt {
         };
         let canonical = json!({"max_tokens": max_tokens, "prompt": prompt}).to_string();
         hex::encode(Sha256::digest(canonical))[..16].to_owned()
+    }
+
+    /// The hash in the row of an item of which this is asked with these settings.
+    pub(crate) fn hash_of(
+        &self,
+        item: &JobItem,
+        max_tokens: Option<u32>,
+        adapter: Option<&JobAdapter>,
+    ) -> String {
+        JobAdapter::prompt_hash(adapter, self.hash_with(&item.questions, max_tokens))
     }
 }
 
@@ -209,7 +219,6 @@ impl CaptionJob {
 
     /// The hash in the item's row: that of the job, unless the item has questions of its own.
     pub fn prompt_hash_of(&self, item: &JobItem) -> String {
-        let plain = self.prompt.hash_with(&item.questions, self.max_tokens);
-        JobAdapter::prompt_hash(self.adapter.as_ref(), plain)
+        self.prompt.hash_of(item, self.max_tokens, self.adapter.as_ref())
     }
 }

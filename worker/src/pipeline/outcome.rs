@@ -88,14 +88,8 @@ fn seconds_since(start: Instant) -> f64 {
 impl Pipeline {
     /// Leaves an outcome for the job's mailbox, or for the results queue if it has none.
     pub(super) fn tell(&self, message: &Message, outcome: &JobOutcome) {
-        match codec::encode_outcome(outcome) {
-            Ok(body) => {
-                let (mailbox, notice) = self.notice(message, outcome.job.as_str(), body);
-                self.notices.leave(mailbox, notice);
-            }
-            Err(error) => {
-                events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error)
-            }
+        if let Some((mailbox, notice)) = self.outcome_notice(message, outcome) {
+            self.notices.leave(mailbox, notice);
         }
     }
 
@@ -140,14 +134,19 @@ impl Pipeline {
             error: Some(format!("{code}: {chain}")),
             extra: Map::new(),
         };
-        match codec::encode_outcome(&outcome) {
-            // Waited for before the job is acked: no part tells of it, should the notice be lost with this process.
-            Ok(body) => {
-                let (mailbox, notice) = self.notice(message, outcome.job.as_str(), body);
-                self.notices.deliver(&mailbox, notice).await;
-            }
+        // Waited for before the job is acked: no part tells of it, should the notice be lost with this process.
+        if let Some((mailbox, notice)) = self.outcome_notice(message, &outcome) {
+            self.notices.deliver(&mailbox, notice).await;
+        }
+    }
+
+    /// The notice of an outcome, and where it goes.
+    fn outcome_notice(&self, message: &Message, outcome: &JobOutcome) -> Option<(QueueName, Message)> {
+        match codec::encode_outcome(outcome) {
+            Ok(body) => Some(self.notice(message, outcome.job.as_str(), body)),
             Err(error) => {
-                events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error)
+                events::notice_lost(outcome.job.as_str(), &self.options.topology.results_queue(), &error);
+                None
             }
         }
     }

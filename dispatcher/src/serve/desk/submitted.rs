@@ -174,8 +174,9 @@ impl Submitted {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn has(&self, run: &RunId) -> bool {
-        self.runs.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
+    /// Whether it is open and the run is one of its own.
+    pub(super) fn works_on(&self, run: &RunId) -> bool {
+        self.is_open() && self.runs.lock().unwrap_or_else(PoisonError::into_inner).contains(run)
     }
 
     /// Whether its jobs are held back.
