@@ -2,27 +2,20 @@
 
 use std::time::Duration;
 
-use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
-use captionfleet_proto::broker::{Broker as _, Topology};
+use captionfleet_proto::broker::Broker as _;
 use captionfleet_proto::job::Lane;
 use captionfleet_tests::fleet::{Fleet, http_get, worker};
 use captionfleet_tests::sandbox::free_port;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 
+use crate::service::until_metrics;
+
 const SEARCH: &str = "/api/v1/search?text=a+red+star";
 
 /// Waits until a page of metrics has a line.
 async fn until_metric(port: u16, line: &str) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        let metrics = http_get(port, "/metrics").await.map(|(_, metrics)| metrics).unwrap_or_default();
-        if metrics.lines().any(|found| found == line) {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "never {line} in\n{metrics}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until_metrics(port, line, str::is_empty).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -33,9 +26,7 @@ async fn a_query_is_dropped_with_its_client_and_embedded_once() {
     serve.extend(fleet.service_options());
     let service = fleet.start_service("service", serve).unwrap();
     let port = crate::service::port(&service).await;
-    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
-    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
-    let broker = RabbitMq::connect(options).await.unwrap();
+    let (broker, topology) = fleet.connect().await.unwrap();
     let waiting = async || broker.depth(&topology.lane_queue(Lane::Interactive)).await.unwrap().messages;
 
     // Nobody is there to answer, and the client leaves.
@@ -89,9 +80,7 @@ async fn queries_go_to_the_model_that_embedded_the_archive() {
         caption.extend(fleet.service_options());
         fleet.dispatcher(caption).await.unwrap().success().unwrap();
     };
-    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
-    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
-    let broker = RabbitMq::connect(options).await.unwrap();
+    let (broker, topology) = fleet.connect().await.unwrap();
     let until_consumers = async |count: u32| {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         while broker.depth(&topology.lane_queue(Lane::Interactive)).await.unwrap().consumers != count {

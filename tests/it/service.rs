@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use captionfleet_tests::fleet::{Fleet, http, http_get, python, python_with};
+use captionfleet_tests::fleet::{Fleet, http, http_get, python, python_with, service_port};
 use captionfleet_tests::sandbox::Child;
 use captionfleet_world::export::ExportedScene;
 use captionfleet_world::film::ffmpeg;
@@ -247,20 +247,24 @@ fn artefacts() -> PathBuf {
 
 /// The port that the service says it listens at.
 pub(crate) async fn port(service: &Child) -> u16 {
+    service_port(service).await.unwrap()
+}
+
+/// Waits until a line of a page of metrics is there and right: the rest of one that begins so.
+pub(crate) async fn until_metrics(port: u16, begins: &str, is_right: impl Fn(&str) -> bool) {
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
     loop {
-        let output = service.output();
-        let port =
-            output.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
-        if let Some(port) = port {
-            return port;
+        let metrics = http_get(port, "/metrics").await.map(|(_, metrics)| metrics).unwrap_or_default();
+        let mut rests = metrics.lines().filter_map(|line| line.strip_prefix(begins));
+        if rests.any(|rest| is_right(rest.trim())) {
+            return;
         }
-        assert!(tokio::time::Instant::now() < deadline, "never served:\n{output}");
+        assert!(tokio::time::Instant::now() < deadline, "never {begins} as wanted in:\n{metrics}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,9 +1,8 @@
 //! What waits for workers, as the service tells those who scale a fleet.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::rabbitmq::RabbitMq;
 use captionfleet_proto::broker::{Broker, Consumer, Delivery, Message, Topology};
 use captionfleet_proto::job::Lane;
 use captionfleet_tests::fleet::{Fleet, http, http_get};
@@ -11,7 +10,7 @@ use captionfleet_tests::sandbox::{Child, free_port};
 use serde_json::json;
 
 use crate::pictures;
-use crate::service::{port, until_at};
+use crate::service::{copy, port, until_at, until_metrics};
 
 /// A service over the fleet's broker and bucket, which may be submitted to.
 fn serve(fleet: &Fleet, name: &str, more: &[&str]) -> Child {
@@ -26,17 +25,9 @@ pub(crate) fn put_pictures(fleet: &Fleet, count: usize, seed: u64) -> String {
     let (made, name) = (fleet.folder().join("made"), format!("pictures/{seed}"));
     pictures::scenes(&made, count, seed);
     let bucket = PathBuf::from(std::env::var("CAPTIONFLEET_TEST_BUCKET").unwrap());
-    move_into(&made, &bucket.join(fleet.queue_prefix()).join(&name));
+    copy(&made, &bucket.join(fleet.queue_prefix()).join(&name));
+    std::fs::remove_dir_all(&made).unwrap();
     fleet.s3_uri(&name)
-}
-
-fn move_into(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-    std::fs::remove_dir_all(from).unwrap();
 }
 
 /// Publishes as another program would, and takes everything as a busy worker would, which gives it back when it is dropped.
@@ -58,27 +49,11 @@ async fn in_hand(
     (consumer, taken)
 }
 
-/// Waits until a line of the service's metrics is there and right.
-async fn until_metrics(port: u16, begins: &str, is_right: impl Fn(&str) -> bool) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    loop {
-        let (_, metrics) = http_get(port, "/metrics").await.unwrap();
-        let rest = metrics.lines().find_map(|line| line.strip_prefix(begins));
-        if rest.is_some_and(|rest| is_right(rest.trim())) {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{begins} is {rest:?} in:\n{metrics}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_others_count_while_workers_have_them_in_hand() {
     let fleet = Fleet::new("in-hand").unwrap();
     let management = std::env::var("CAPTIONFLEET_TEST_MANAGEMENT").unwrap();
-    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
-    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
-    let broker = RabbitMq::connect(options).await.unwrap();
+    let (broker, topology) = fleet.connect().await.unwrap();
     broker.declare().await.unwrap();
     let (_worker, jobs) = in_hand(&broker, &topology, Lane::Bulk2, 3).await;
     let (_other, requests) = in_hand(&broker, &topology, Lane::Interactive, 2).await;
@@ -124,9 +99,7 @@ async fn jobs_of_others_count_while_workers_have_them_in_hand() {
 async fn a_management_api_that_does_not_answer_is_told_and_does_no_harm() {
     let fleet = Fleet::new("no-management").unwrap();
     let management = std::env::var("CAPTIONFLEET_TEST_MANAGEMENT").unwrap();
-    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
-    let options = RabbitMqOptions::new([fleet.broker()], topology.clone());
-    let broker = RabbitMq::connect(options).await.unwrap();
+    let (broker, topology) = fleet.connect().await.unwrap();
     broker.declare().await.unwrap();
     broker.publish(&topology.lane_queue(Lane::Bulk), Message::new("waits", "{}")).await.unwrap();
 

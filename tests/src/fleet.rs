@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use captionfleet_proto::broker::Topology;
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
 use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
 use captionfleet_proto::uri::ArchiveUri;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use crate::sandbox::{BUCKET, Child};
+use crate::sandbox::{BUCKET, Child, Services};
 
 /// How long any one command of a test may take.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(240);
@@ -67,6 +69,28 @@ impl Fleet {
     /// When the services are not there or no folder can be made.
     pub fn new(test: &str) -> anyhow::Result<Self> {
         Self::at(Endpoints::from_environment()?, BTreeMap::new(), test)
+    }
+
+    /// The fleet's broker and the names of its queues there, as another program sees them.
+    ///
+    /// # Errors
+    /// When the broker cannot be reached.
+    pub async fn connect(&self) -> anyhow::Result<(RabbitMq, Topology)> {
+        let topology = Topology::with_prefix(self.queue_prefix())?;
+        let broker = RabbitMq::connect(RabbitMqOptions::new([self.broker()], topology.clone())).await?;
+        Ok((broker, topology))
+    }
+
+    /// A fleet on services that this process has started.
+    ///
+    /// # Errors
+    /// As [`Self::at`].
+    pub fn over(services: &Services, name: &str) -> anyhow::Result<Self> {
+        let environment = services.environment();
+        let endpoint = |name| environment.get(name).cloned().context("the services are up");
+        let endpoints =
+            Endpoints { broker: endpoint("CAPTIONFLEET_TEST_AMQP")?, s3: endpoint("CAPTIONFLEET_TEST_S3")? };
+        Self::at(endpoints, environment, name)
     }
 
     /// Takes a share of services that this process has started itself; `environment` is given to the programs.
@@ -407,4 +431,22 @@ fn program(name: &str) -> anyhow::Result<Command> {
         command.env_remove(variable);
     }
     Ok(command)
+}
+
+/// The port that a service says it listens at.
+///
+/// # Errors
+/// When it has not said so within a minute; the message holds its log.
+pub async fn service_port(service: &Child) -> anyhow::Result<u16> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        let output = service.output();
+        let port =
+            output.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        if let Some(port) = port {
+            return Ok(port);
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "never served:\n{output}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

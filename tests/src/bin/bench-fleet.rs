@@ -11,7 +11,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use captionfleet_tests::fleet::{Endpoints, Fleet, http_get};
+use captionfleet_tests::fleet::{Fleet, http_get};
 use captionfleet_tests::sandbox::{Services, free_port};
 use clap::Parser;
 
@@ -40,11 +40,7 @@ async fn main() -> anyhow::Result<()> {
 
 #[allow(clippy::print_stdout)]
 async fn measure(services: &Services, count: usize) -> anyhow::Result<()> {
-    let environment = services.environment();
-    let endpoint = |name| environment.get(name).cloned().context("the services are up");
-    let endpoints =
-        Endpoints { broker: endpoint("CAPTIONFLEET_TEST_AMQP")?, s3: endpoint("CAPTIONFLEET_TEST_S3")? };
-    let fleet = Fleet::at(endpoints, environment, "bench")?;
+    let fleet = Fleet::over(services, "bench")?;
     let folder = services.bucket_folder().join(fleet.queue_prefix()).join("pictures");
     let number = count.to_string();
     fleet

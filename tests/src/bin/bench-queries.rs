@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use captionfleet_tests::faults::{Member, wait_for};
-use captionfleet_tests::fleet::{Endpoints, Fleet, http_get};
+use captionfleet_tests::fleet::{Fleet, http_get, service_port};
 use captionfleet_tests::sandbox::{Services, free_port};
 use clap::Parser;
 
@@ -40,11 +40,7 @@ async fn main() -> anyhow::Result<()> {
 
 #[allow(clippy::print_stdout)]
 async fn measure(services: &Services, cli: &Cli) -> anyhow::Result<()> {
-    let environment = services.environment();
-    let endpoint = |name| environment.get(name).cloned().context("the services are up");
-    let endpoints =
-        Endpoints { broker: endpoint("CAPTIONFLEET_TEST_AMQP")?, s3: endpoint("CAPTIONFLEET_TEST_S3")? };
-    let fleet = Fleet::at(endpoints, environment, "queries")?;
+    let fleet = Fleet::over(services, "queries")?;
     let half = (cli.pictures / 2).to_string();
     for (folder, seed) in [("first", "1"), ("second", "2")] {
         let folder = services.bucket_folder().join(fleet.queue_prefix()).join(folder);
@@ -59,7 +55,7 @@ async fn measure(services: &Services, cli: &Cli) -> anyhow::Result<()> {
     let fixed = ["--listen", "127.0.0.1:0", "--rate", "1000000", "--archive"].map(str::to_owned);
     let options = [fleet.s3_uri("archive")].into_iter().chain(fleet.service_options());
     let service = fleet.start_service("service", fixed.into_iter().chain(options))?;
-    let at = port_of(|| service.output()).await?;
+    let at = service_port(&service).await?;
     search(at, "warm up").await?;
 
     let idle = times(at, "idle", cli.queries).await?;
@@ -122,16 +118,6 @@ async fn search(at: u16, text: &str) -> anyhow::Result<()> {
 fn rank(ascending: &[f64], share: f64) -> f64 {
     let at = (ascending.len() as f64 * share).ceil() as usize;
     ascending[at.clamp(1, ascending.len()) - 1]
-}
-
-/// The port that the service says it listens at.
-async fn port_of(output: impl Fn() -> String) -> anyhow::Result<u16> {
-    let port = || {
-        let output = output();
-        output.split("http://127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok())
-    };
-    wait_for("the service to listen", PATIENCE, || async { port().is_some() }).await?;
-    port().context("the service said where it listens")
 }
 
 fn path(path: &Path) -> anyhow::Result<&str> {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::rabbitmq::RabbitMq;
 use captionfleet_proto::broker::{Broker, Topology};
 use serde_json::Value;
 
@@ -130,8 +130,7 @@ async fn device_seconds(member: &Member) -> f64 {
 
 impl Workers {
     async fn none(fleet: &Fleet, seconds_per_item: f64) -> anyhow::Result<Self> {
-        let topology = Topology::with_prefix(fleet.queue_prefix())?;
-        let broker = RabbitMq::connect(RabbitMqOptions::new([fleet.broker()], topology.clone())).await?;
+        let (broker, topology) = fleet.connect().await?;
         broker.declare().await?;
         let seconds_per_item = seconds_per_item.to_string();
         Ok(Self { broker, topology, seconds_per_item, members: Vec::new(), started: 0, watched: false })
