@@ -1,13 +1,18 @@
 //! One question to the workers, one answer: a job on the interactive lane, and a mailbox for what comes of it.
+//!
+//! A mailbox is a replicated queue, and a broker takes longer to make and remove one than a worker takes to embed a text. So the
+//! mailbox of a question that was answered is kept for the next.
 
 use anyhow::Context as _;
-use captionfleet_proto::broker::{Broker, Message, Topology};
-use captionfleet_proto::codec;
+use captionfleet_proto::broker::{Broker, Consumer, Message, QueueName, Topology};
+use captionfleet_proto::codec::{self, DecodeError};
 use captionfleet_proto::job::{Job, JobId, Lane};
 use captionfleet_worker::telemetry::spans;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -15,78 +20,173 @@ use tracing::Instrument as _;
 /// How much later than the asker's patience ends a worker drops the job: clocks of different machines differ. Mostly the
 /// mailbox is gone before.
 const CLOCKS_DIFFER: Duration = Duration::from_mins(1);
+/// Mailboxes that are kept while nobody asks.
+const KEPT: usize = 8;
+/// How long removing them takes at the most.
+const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Publishes `job` and waits at most `patience` for a message that `read` takes for its answer, or until `gone` says that
-/// nobody wants it any more. Either way the mailbox is closed, and workers drop questions without a mailbox: call this to
-/// its end rather than dropping it.
-pub async fn exchange<T>(
-    broker: &dyn Broker,
-    topology: &Topology,
-    job: &Job,
+/// Asks workers. To be closed at the end; what a killed process leaves expires.
+pub struct Exchange {
+    broker: Arc<dyn Broker>,
+    topology: Topology,
     patience: Duration,
-    gone: &CancellationToken,
-    read: impl Fn(&[u8]) -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let span = tracing::info_span!(
-        target: spans::TARGET, "ask", otel.kind = "producer", messaging.message.id = %job.id
-    );
-    ask(broker, topology, job, patience, gone, read).instrument(span).await
+    kept: Mutex<Vec<Mailbox>>,
 }
 
-async fn ask<T>(
-    broker: &dyn Broker,
-    topology: &Topology,
-    job: &Job,
-    patience: Duration,
-    gone: &CancellationToken,
-    read: impl Fn(&[u8]) -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let mailbox = broker.open_mailbox(&format!("search-{}", job.id)).await?;
-    let deadline = Timestamp::now().checked_add(patience.saturating_add(CLOCKS_DIFFER)).ok();
-    let job = &Job { deadline, ..job.clone() };
-    let answered = async {
-        let mut replies = broker.consume(&mailbox, 1).await?;
-        let mut message = Message::new(job.id.as_str(), codec::encode_job(job)?);
+/// A mailbox and its reader.
+struct Mailbox {
+    name: QueueName,
+    letters: Box<dyn Consumer>,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Exchange").field("broker", &self.broker.describe()).finish_non_exhaustive()
+    }
+}
+
+impl Exchange {
+    /// Waits at most `patience` for each answer.
+    pub fn new(broker: Arc<dyn Broker>, topology: Topology, patience: Duration) -> Self {
+        Self { broker, topology, patience, kept: Mutex::default() }
+    }
+
+    /// Publishes `job` and waits for the answer, which `read` reads, as long as patience lasts and until `gone` says that nobody
+    /// wants it any more. Without an answer the mailbox is removed, and workers drop questions without a mailbox: call this to
+    /// its end rather than dropping it.
+    pub async fn ask<T>(
+        &self,
+        job: &Job,
+        gone: &CancellationToken,
+        read: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> anyhow::Result<T> {
+        let span = tracing::info_span!(
+            target: spans::TARGET, "ask", otel.kind = "producer", messaging.message.id = %job.id
+        );
+        let asking = async {
+            let mut mailbox = self.mailbox(&job.id).await?;
+            let answer = tokio::select! {
+                answer = tokio::time::timeout(self.patience, self.answer(&mut mailbox, job, read)) => answer,
+                () = gone.cancelled() => Ok(Err(anyhow::anyhow!("stopped"))),
+            };
+            match answer {
+                Ok(Ok(answer)) => {
+                    self.keep(mailbox).await;
+                    Ok(answer)
+                }
+                Ok(Err(error)) => {
+                    self.remove(&mailbox.name).await;
+                    Err(error)
+                }
+                Err(_) => {
+                    self.remove(&mailbox.name).await;
+                    Err(self.no_answer().await)
+                }
+            }
+        };
+        asking.instrument(span).await
+    }
+
+    async fn answer<T>(
+        &self,
+        mailbox: &mut Mailbox,
+        job: &Job,
+        read: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> anyhow::Result<T> {
+        let deadline = Timestamp::now().checked_add(self.patience.saturating_add(CLOCKS_DIFFER)).ok();
+        let job = Job { deadline, ..job.clone() };
+        let mut message = Message::new(job.id.as_str(), codec::encode_job(&job)?);
         message.correlation_id = Some(job.id.to_string());
-        message.reply_to = Some(mailbox.clone());
+        message.reply_to = Some(mailbox.name.clone());
         message.trace = spans::outgoing();
-        broker.publish(&topology.lane_queue(Lane::Interactive), message).await?;
+        self.broker.publish(&self.topology.lane_queue(Lane::Interactive), message).await?;
         loop {
-            let delivery = replies.next().await?.context("the mailbox of this question was closed")?;
-            let answer = read(&delivery.message.body);
-            delivery.ack().await?;
-            if let Some(answer) = answer.context("the worker's answer cannot be read")? {
-                return anyhow::Ok(answer);
+            let letter = mailbox.letters.next().await?.context("the mailbox of this question was closed")?;
+            // The mailbox may hold a second answer to the question that it was kept from.
+            let is_ours = letter.message.correlation_id.as_deref() == Some(job.id.as_str());
+            let answer = is_ours.then(|| read(&letter.message.body));
+            letter.ack().await?;
+            if let Some(answer) = answer {
+                return answer.context("the worker's answer cannot be read");
             }
         }
-    };
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(patience, answered) => Some(answer),
-        () = gone.cancelled() => None,
-    };
-    if let Err(error) = broker.close_mailbox(&mailbox).await {
-        tracing::debug!(%error, "the mailbox stays until it expires");
     }
-    match answer {
-        None => anyhow::bail!("stopped"),
-        Some(Ok(answer)) => answer,
-        Some(Err(_)) => Err(no_answer(broker, topology, patience).await),
-    }
-}
 
-/// Why nobody answered, as far as the queue tells.
-async fn no_answer(broker: &dyn Broker, topology: &Topology, patience: Duration) -> anyhow::Error {
-    let queue = topology.lane_queue(Lane::Interactive);
-    let seconds = patience.as_secs();
-    match broker.depth(&queue).await {
-        Ok(depth) if depth.consumers == 0 => anyhow::anyhow!(
-            "no worker consumes {queue} at {}: start `worker run` with the same --broker and --queue-prefix",
-            broker.describe()
-        ),
-        _ => anyhow::anyhow!(
-            "no worker answered within {seconds} s; they may be starting or serve another bundle: wait longer with \
-             --timeout"
-        ),
+    /// How many workers take questions, as far as the queue tells.
+    pub async fn workers(&self) -> Option<u32> {
+        let depth = self.broker.depth(&self.topology.lane_queue(Lane::Interactive)).await;
+        depth.ok().map(|depth| depth.consumers)
+    }
+
+    /// Why nobody answered, as far as the queue tells.
+    async fn no_answer(&self) -> anyhow::Error {
+        if self.workers().await == Some(0) {
+            let (queue, broker) = (self.topology.lane_queue(Lane::Interactive), self.broker.describe());
+            return anyhow::anyhow!(
+                "no worker consumes {queue} at {broker}: start `worker run` with the same --broker and --queue-prefix"
+            );
+        }
+        anyhow::anyhow!(
+            "no worker answered within {} s; they may be starting or serve another bundle: wait longer with --timeout",
+            self.patience.as_secs()
+        )
+    }
+
+    /// A mailbox that was kept, or a new one that is named by `id`.
+    async fn mailbox(&self, id: &JobId) -> anyhow::Result<Mailbox> {
+        while let Some(mailbox) = self.take() {
+            // One that expired while the broker was away is missed by workers before it is opened again.
+            if self.broker.depth(&mailbox.name).await.is_ok() {
+                return Ok(mailbox);
+            }
+            self.remove(&mailbox.name).await;
+        }
+        let name = self.broker.open_mailbox(&format!("search-{id}")).await?;
+        match self.broker.consume(&name, 1).await {
+            Ok(letters) => Ok(Mailbox { name, letters }),
+            Err(error) => {
+                self.remove(&name).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    fn take(&self) -> Option<Mailbox> {
+        self.kept().pop()
+    }
+
+    async fn keep(&self, mailbox: Mailbox) {
+        let name = mailbox.name.clone();
+        let has_room = {
+            let mut kept = self.kept();
+            let has_room = kept.len() < KEPT;
+            if has_room {
+                kept.push(mailbox);
+            }
+            has_room
+        };
+        if !has_room {
+            self.remove(&name).await;
+        }
+    }
+
+    async fn remove(&self, mailbox: &QueueName) {
+        if let Err(error) = self.broker.close_mailbox(mailbox).await {
+            tracing::debug!(%error, "the mailbox stays until it expires");
+        }
+    }
+
+    /// Removes the mailboxes that were kept, if the broker is there.
+    pub async fn close(&self) {
+        let kept = std::mem::take(&mut *self.kept());
+        let removed = futures::future::join_all(kept.iter().map(|mailbox| self.remove(&mailbox.name)));
+        if tokio::time::timeout(FAREWELL, removed).await.is_err() {
+            tracing::debug!("mailboxes stay until they expire");
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Mailbox>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

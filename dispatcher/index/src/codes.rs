@@ -37,6 +37,9 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The shape of no vectors: what a segment without any is said to have.
+    pub const LEAST: Self = Self { vectors: 1, dim: 8 };
+
     /// The shape, unless there are no codes for such vectors.
     pub fn new(vectors: usize, dim: usize) -> Option<Self> {
         ((1..=4096).contains(&vectors) && (1..=MAX_DIM).contains(&dim)).then_some(Self { vectors, dim })

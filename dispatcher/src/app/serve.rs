@@ -139,7 +139,7 @@ async fn serve(
         desk: desk.clone(),
         progress: Progress::default(),
         lookup: Lookup::default(),
-        questions: Questions::new(members, http.registry()).context("declare the metrics")?,
+        questions: Questions::new(&ground.fleet, members, http.registry()).context("declare the metrics")?,
         media: Media::default(),
         waiting,
         index,
@@ -158,6 +158,7 @@ async fn serve(
         desk.take_up(left)
     );
     desk.ended().await;
+    service.questions.close().await;
     // The indexer ends within one batch; a panic in it was told already.
     drop(tokio::task::spawn_blocking(move || keeper.join()).await);
     Ok(())

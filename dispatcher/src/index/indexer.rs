@@ -7,7 +7,7 @@ pub use freshness::Freshness;
 
 use super::collect::{self, Listing, Part};
 use super::lease::Lease;
-use super::shelf::{Shelf, Stored};
+use super::shelf::{Shelf, Stored, WORDS_ALONE};
 use crate::archive::ArchiveError;
 use captionfleet_index::codes::Shape;
 use captionfleet_index::{PartStamp, SegmentBuilder};
@@ -46,8 +46,8 @@ pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 pub struct Indexer {
     shelf: Arc<Shelf>,
     lease: Lease,
-    /// Parts that cannot be indexed: damaged ones, and those without any embedding in an archive without an index.
-    hopeless: HashSet<PartStamp>,
+    /// Parts that cannot be read.
+    unreadable: HashSet<PartStamp>,
     damaged: u64,
     freshness: Freshness,
 }
@@ -67,7 +67,7 @@ impl Indexer {
     /// Writes to the shelf's archive.
     pub fn new(shelf: Arc<Shelf>) -> Self {
         let freshness = Freshness::default();
-        Self { shelf, lease: Lease::new(), hopeless: HashSet::new(), damaged: 0, freshness }
+        Self { shelf, lease: Lease::new(), unreadable: HashSet::new(), damaged: 0, freshness }
     }
 
     /// How far the index is behind, as this indexer sees it, while it works too.
@@ -119,10 +119,13 @@ impl Indexer {
         // Parts first: one that appears in between is seen as indexed at worst a look later, never the other way round.
         let listing = collect::list(self.shelf.archive()).await?;
         let (segments, damaged) = self.shelf.segments().await?;
-        let spaces: BTreeMap<String, Shape> = segments
+        let mut spaces: BTreeMap<String, Shape> = segments
             .iter()
             .map(|stored| (stored.segment.space().to_owned(), stored.segment.shape()))
             .collect();
+        if spaces.len() > 1 {
+            spaces.remove(WORDS_ALONE);
+        }
         let mut lacking: BTreeMap<&String, HashSet<String>> =
             listing.keys().map(|key| (key, spaces.keys().cloned().collect())).collect();
         for stored in &segments {
@@ -136,7 +139,7 @@ impl Indexer {
         }
         let parts = listing
             .values()
-            .filter(|stamp| !self.hopeless.contains(*stamp))
+            .filter(|stamp| !self.unreadable.contains(*stamp))
             .filter_map(|stamp| {
                 let lacking = lacking.remove(&stamp.key)?;
                 (spaces.is_empty() || !lacking.is_empty()).then(|| (stamp.clone(), lacking))
@@ -166,25 +169,28 @@ impl Indexer {
             let (parts, faults) = collect::read(self.shelf.archive(), &stamps).await?;
             for (stamp, error) in faults {
                 tracing::warn!(part = stamp.key, error, "a part cannot be read and is not indexed");
-                self.hopeless.insert(stamp);
+                self.unreadable.insert(stamp);
                 self.damaged += 1;
             }
-            let found: BTreeMap<String, Shape> = parts.iter().flat_map(Part::spaces).collect();
+            let mut found: BTreeMap<String, Shape> = parts.iter().flat_map(Part::spaces).collect();
+            if !found.is_empty() {
+                spaces.remove(WORDS_ALONE);
+            } else if spaces.is_empty() {
+                found.insert(WORDS_ALONE.to_owned(), Shape::LEAST);
+            }
             let new: HashSet<String> =
                 found.keys().filter(|space| !spaces.contains_key(*space)).cloned().collect();
             for (space, shape) in found {
                 spaces.entry(space).or_insert(shape);
             }
-            if spaces.is_empty() {
-                self.hopeless.extend(stamps);
-                done.parts += batch.len() as u64;
-                continue;
-            }
             let lacking: BTreeMap<&String, &HashSet<String>> =
                 batch.iter().map(|(stamp, lacking)| (&stamp.key, lacking)).collect();
             done.rows += parts.iter().map(|part| part.rows.len() as u64).sum::<u64>();
             let parts = Arc::new(parts);
-            for (space, shape) in &spaces {
+            // A new space first: once it has a segment, the parts that others have are known to lack it.
+            let mut order: Vec<_> = spaces.iter().collect();
+            order.sort_by_key(|(space, _)| !new.contains(*space));
+            for (space, shape) in order {
                 let lacks = |part: &Part| {
                     new.contains(space)
                         || lacking.get(&part.stamp.key).is_some_and(|lacking| lacking.contains(space))

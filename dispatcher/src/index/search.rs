@@ -7,7 +7,7 @@ pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
 pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};
-use super::shelf::{Shelf, Stored};
+use super::shelf::{Shelf, Stored, WORDS_ALONE};
 use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
 use crate::search::Query;
 use captionfleet_index::codes::Shape;
@@ -91,6 +91,8 @@ pub struct Ready {
     /// What it was made from: while that is there, looking again is not needed.
     listing: Arc<Listing>,
     segments: Vec<String>,
+    /// Whether it has words alone for as long as the segments of its space lack too many parts.
+    stands_in: bool,
 }
 
 /// What opening found.
@@ -136,7 +138,10 @@ impl Ready {
         let listing = Arc::new(collect::list(shelf.archive()).await?);
         let (stored, _) = shelf.segments().await?;
         let keys: Vec<String> = stored.iter().map(|stored| stored.key.clone()).collect();
-        if let Some(before) = before.filter(|before| before.listing == listing && before.segments == keys) {
+        let same = |before: &Arc<Self>| {
+            before.listing == listing && before.segments == keys && !(space.is_some() && before.stands_in)
+        };
+        if let Some(before) = before.filter(same) {
             return Ok(Opened::Ready(before));
         }
         let stored = Arc::new(stored);
@@ -145,9 +150,18 @@ impl Ready {
             Some(space) => space.clone(),
             None => computed(move || spaces::fullest(&all)).await?.unwrap_or_default(),
         };
-        let ours = stored.iter().filter(|stored| stored.segment.space() == space);
-        let mut segments: Vec<Arc<Segment>> = ours.map(|stored| stored.segment.clone()).collect();
-        let unindexed = unindexed(&listing, &segments);
+        let mut segments = of_space(&stored, &space);
+        let mut unindexed = missing(&listing, &segments);
+        let mut stands_in = false;
+        if unindexed.len() > MOST_UNINDEXED && (asked.is_none() || segments.is_empty()) {
+            // Where nothing is embedded, or not all of it is indexed yet, words are found all the same.
+            let for_words = of_space(&stored, WORDS_ALONE);
+            let without = missing(&listing, &for_words);
+            if without.len() < unindexed.len() {
+                stands_in = !segments.is_empty();
+                (segments, unindexed) = (for_words, without);
+            }
+        }
         if unindexed.len() > MOST_UNINDEXED {
             if asked.is_some()
                 && segments.is_empty()
@@ -166,7 +180,7 @@ impl Ready {
         };
         let (there, name) = (listing.clone(), space.clone());
         let mut others = computed(move || Others::indexed(&stored, &name, &there)).await?;
-        let shape = segments.first().map(|segment| segment.shape());
+        let shape = segments.iter().find(|segment| segment.space() == space).map(|segment| segment.shape());
         for stamps in unindexed.chunks(PARTS_OF_A_SEGMENT) {
             let (parts, damaged) = collect::read(shelf.archive(), stamps).await?;
             freshness.damaged += damaged.len();
@@ -189,7 +203,15 @@ impl Ready {
         freshness.foreign = foreign;
         let coded = |segment: &&Arc<Segment>| segment.coded() > 0;
         let shape = shape.or_else(|| view.segments().iter().find(coded).map(|segment| segment.shape()));
-        Ok(Opened::Ready(Arc::new(Self { view, shape, space, freshness, listing, segments: keys })))
+        Ok(Opened::Ready(Arc::new(Self {
+            view,
+            shape,
+            space,
+            freshness,
+            listing,
+            segments: keys,
+            stands_in,
+        })))
     }
 
     /// Pictures whose embeddings can be found.
@@ -385,7 +407,7 @@ async fn elsewhere(
     space: String,
 ) -> Result<Option<Elsewhere>, ArchiveError> {
     let all: Vec<Arc<Segment>> = stored.iter().map(|stored| stored.segment.clone()).collect();
-    let unknown = unindexed(listing, &all);
+    let unknown = missing(listing, &all);
     if all.is_empty() || unknown.len() > MOST_UNINDEXED {
         return Ok(None);
     }
@@ -396,14 +418,19 @@ async fn elsewhere(
         }
     }
     let mut spaces: BTreeMap<String, usize> = BTreeMap::new();
-    for segment in all {
+    for segment in all.iter().filter(|segment| segment.coded() > 0) {
         *spaces.entry(segment.space().to_owned()).or_default() += segment.coded();
     }
-    Ok(Some(Elsewhere { space, spaces }))
+    Ok((!spaces.is_empty()).then_some(Elsewhere { space, spaces }))
+}
+
+fn of_space(stored: &[Stored], space: &str) -> Vec<Arc<Segment>> {
+    let ours = stored.iter().filter(|stored| stored.segment.space() == space);
+    ours.map(|stored| stored.segment.clone()).collect()
 }
 
 /// The parts that no segment has, in the order of their keys.
-fn unindexed(listing: &Listing, segments: &[Arc<Segment>]) -> Vec<PartStamp> {
+fn missing(listing: &Listing, segments: &[Arc<Segment>]) -> Vec<PartStamp> {
     let indexed: HashSet<&str> = segments
         .iter()
         .flat_map(|segment| segment.parts())
@@ -422,8 +449,8 @@ async fn in_memory(
     computed(move || {
         let found = || parts.iter().flat_map(Part::spaces).find(|(found, _)| *found == space);
         // Without vectors any shape will do: the rows have words.
-        let shape = shape.or_else(|| Some(found()?.1)).or_else(|| Shape::new(1, 8));
-        let mut builder = SegmentBuilder::new(&*space, shape.expect("one vector of eight values is a shape"));
+        let shape = shape.or_else(|| Some(found()?.1)).unwrap_or(Shape::LEAST);
+        let mut builder = SegmentBuilder::new(&*space, shape);
         for part in &parts {
             collect::add(&mut builder, &space, part);
         }

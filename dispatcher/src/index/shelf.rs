@@ -17,6 +17,10 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// The space of segments of an archive in which nothing is embedded: their captions can be searched by words. They serve until
+/// segments of a real space have all their parts.
+pub const WORDS_ALONE: &str = "";
+
 /// A segment and where it lies.
 #[derive(Debug, Clone)]
 pub struct Stored {
@@ -24,6 +28,13 @@ pub struct Stored {
     pub key: String,
     /// What it holds.
     pub segment: Arc<Segment>,
+}
+
+impl Stored {
+    /// Whether it was written for words alone.
+    pub fn is_for_words(&self) -> bool {
+        self.segment.space() == WORDS_ALONE
+    }
 }
 
 /// Opens the segments of one archive.

@@ -1,11 +1,9 @@
 //! Asking for a query's embedding: one job on the interactive lane, one answer; more of them while a fleet has several models.
 
-use crate::exchange::{exchange, new_id};
-use captionfleet_proto::broker::{Broker, Topology};
+use crate::exchange::{Exchange, new_id};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{Job, JobKind, Lane, Query, RunId, SPACE_MISMATCH, SearchResult};
+use captionfleet_proto::job::{Job, JobKind, Query, RunId, SPACE_MISMATCH, SearchResult};
 use captionfleet_proto::uri::ArchiveUri;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// A query's embedding.
@@ -52,18 +50,16 @@ pub struct Wanted {
     pub space: Option<String>,
 }
 
-/// Asks the workers of `broker` to embed `query`, and waits at most `patience` for each answer and until `gone`. The broker deals
-/// questions out in turn: while workers of another model answer, the question is asked again.
+/// Asks the workers to embed `query`, until `gone`. The broker deals questions out in turn: while workers of another model answer,
+/// the question is asked again.
 pub async fn embed(
-    broker: &dyn Broker,
-    topology: &Topology,
+    workers: &Exchange,
     archive: &ArchiveUri,
     wanted: &Wanted,
     query: Query,
-    patience: Duration,
     gone: &CancellationToken,
 ) -> anyhow::Result<Embedded> {
-    let question = Question { broker, topology, archive, bundle: wanted.bundle.as_deref(), patience, gone };
+    let question = Question { workers, archive, bundle: wanted.bundle.as_deref(), gone };
     let (mut asked, mut turns, mut other) = (0, 1, None);
     while asked < turns {
         match question.ask(wanted.space.as_deref(), &query).await {
@@ -79,7 +75,7 @@ pub async fn embed(
             },
         }
         if asked == 0 {
-            turns = turns_of(broker, topology).await;
+            turns = turns_of(workers).await;
         }
         asked += 1;
     }
@@ -91,9 +87,8 @@ pub async fn embed(
 }
 
 /// How often a question is asked until every worker has had its turn, most likely.
-async fn turns_of(broker: &dyn Broker, topology: &Topology) -> u64 {
-    let depth = broker.depth(&topology.lane_queue(Lane::Interactive)).await;
-    match depth.map_or(1, |depth| depth.consumers) {
+async fn turns_of(workers: &Exchange) -> u64 {
+    match workers.workers().await.unwrap_or(1) {
         0 | 1 => 1,
         several => (2 * u64::from(several)).min(MOST_TURNS),
     }
@@ -101,27 +96,20 @@ async fn turns_of(broker: &dyn Broker, topology: &Topology) -> u64 {
 
 /// What every asking of a query has in common.
 struct Question<'a> {
-    broker: &'a dyn Broker,
-    topology: &'a Topology,
+    workers: &'a Exchange,
     archive: &'a ArchiveUri,
     bundle: Option<&'a str>,
-    patience: Duration,
     gone: &'a CancellationToken,
 }
 
 impl Question<'_> {
     async fn ask(&self, space: Option<&str>, query: &Query) -> anyhow::Result<Embedded> {
-        let id = new_id()?;
-        let mut job = Job::search(id.clone(), RunId::new("search")?, self.archive.clone(), query.clone());
+        let mut job = Job::search(new_id()?, RunId::new("search")?, self.archive.clone(), query.clone());
         job.bundle = self.bundle.map(str::to_owned);
         if let JobKind::Search(search) = &mut job.kind {
             search.embedding_space = space.map(str::to_owned);
         }
-        let read = |body: &[u8]| {
-            let reply = codec::decode_reply(body)?;
-            Ok((reply.job == id).then_some(reply.result))
-        };
-        match exchange(self.broker, self.topology, &job, self.patience, self.gone, read).await? {
+        match self.workers.ask(&job, self.gone, codec::decode_reply).await?.result {
             SearchResult::Ok { embedding, embedding_space, .. } => {
                 Ok(Embedded { vectors: embedding, space: embedding_space })
             }

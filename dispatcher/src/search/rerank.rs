@@ -1,10 +1,9 @@
 //! Asking the model about the best hits: jobs of kind `rerank` on the interactive lane, which the workers share.
 
 use crate::archive::{self, ArchiveError};
-use crate::exchange::{exchange, new_id};
+use crate::exchange::{Exchange, new_id};
 use crate::index::Candidate;
 use crate::staging::readable;
-use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobItem, Match, RerankJob, RerankResult, RunId};
 use captionfleet_proto::rows::RowKey;
@@ -13,7 +12,6 @@ use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::future::try_join_all;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Hits that are re-ranked where nobody says how many.
@@ -64,19 +62,13 @@ fn failed(code: &str, message: String) -> Match {
     Match::Failed { code: code.to_owned(), message }
 }
 
-/// Asks how well `text` describes each item, in their order, and waits at most `patience` and until `gone`.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "what every question to the workers needs, and this one's two parts"
-)]
+/// Asks how well `text` describes each item, in their order, until `gone`.
 pub async fn judge(
-    broker: &dyn Broker,
-    topology: &Topology,
+    workers: &Exchange,
     archive: &ArchiveUri,
     bundle: Option<&str>,
     text: &str,
     items: Vec<Result<JobItem, Match>>,
-    patience: Duration,
     gone: &CancellationToken,
 ) -> anyhow::Result<Vec<Match>> {
     let readable: Vec<JobItem> = items.iter().filter_map(|item| item.as_ref().ok().cloned()).collect();
@@ -84,11 +76,7 @@ pub async fn judge(
         let rerank = RerankJob { text: text.to_owned(), items: items.to_vec() };
         let mut job = Job::rerank(new_id()?, RunId::new("search")?, archive.clone(), rerank);
         job.bundle = bundle.map(str::to_owned);
-        let read = |body: &[u8]| {
-            let reply = codec::decode_rerank_reply(body)?;
-            Ok((reply.job == job.id).then_some(reply.result))
-        };
-        match exchange(broker, topology, &job, patience, gone, read).await? {
+        match workers.ask(&job, gone, codec::decode_rerank_reply).await?.result {
             RerankResult::Ok { matches, .. } if matches.len() == items.len() => Ok(matches),
             RerankResult::Ok { matches, .. } => anyhow::bail!(
                 "the worker judged {} of {} pictures; this is a fault of the worker that answered",

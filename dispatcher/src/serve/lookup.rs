@@ -56,8 +56,7 @@ impl Lookup {
             Some(_) => None,
             None => self.fullest(ground).await?,
         };
-        let space = space.or(fullest.as_deref());
-        let name = space.unwrap_or_default();
+        let name = space.or(fullest.as_deref()).unwrap_or_default();
         let mut open = self.open.lock().await;
         let before = open.get(name).cloned();
         if let Some((at, seen)) = &before

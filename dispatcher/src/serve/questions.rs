@@ -7,7 +7,8 @@ use super::Ground;
 use super::http::problem::Problem;
 use super::members::Members;
 use crate::archive;
-use crate::exchange::{exchange, new_id};
+use crate::exchange::{Exchange, new_id};
+use crate::fleet::Fleet;
 use crate::search::query::{Embedded, NotEmbedded, Wanted, embed};
 use crate::search::rerank;
 use anyhow::Context as _;
@@ -37,6 +38,7 @@ const RUN: &str = "question";
 /// Asks workers.
 #[derive(Debug)]
 pub struct Questions {
+    exchange: Arc<Exchange>,
     room: Semaphore,
     kept: Kept,
     members: Arc<Members>,
@@ -45,10 +47,16 @@ pub struct Questions {
 }
 
 impl Questions {
-    /// Tells `members` which workers answered, and counts in `registry`.
-    pub fn new(members: Arc<Members>, registry: &Registry) -> prometheus::Result<Self> {
+    /// Asks the workers of `fleet`, tells `members` which of them answered, and counts in `registry`.
+    pub fn new(fleet: &Fleet, members: Arc<Members>, registry: &Registry) -> prometheus::Result<Self> {
+        let exchange = Arc::new(Exchange::new(fleet.broker.clone(), fleet.topology.clone(), PATIENCE));
         let (room, kept) = (Semaphore::new(AT_ONCE), Kept::new(registry)?);
-        Ok(Self { room, kept, members, absent: Mutex::default() })
+        Ok(Self { exchange, room, kept, members, absent: Mutex::default() })
+    }
+
+    /// Leaves nothing at the broker.
+    pub async fn close(&self) {
+        self.exchange.close().await;
     }
 
     /// Questions that wait for their answers.
@@ -79,11 +87,8 @@ impl Questions {
 
     async fn ask_to_embed(&self, ground: &Ground, query: Query, wanted: Wanted) -> Result<Embedded, Problem> {
         let _seat = self.room.acquire().await.map_err(|_| ending())?;
-        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
-        let (uri, space) = (ground.uri.clone(), wanted.space.clone());
-        let asking = |gone: CancellationToken| async move {
-            embed(&*broker, &topology, &uri, &wanted, query, PATIENCE, &gone).await
-        };
+        let (exchange, uri, space) = (self.exchange.clone(), ground.uri.clone(), wanted.space.clone());
+        let asking = |gone| async move { embed(&exchange, &uri, &wanted, query, &gone).await };
         let embedded = attended(asking).await.map_err(|error| unanswered(&error))?;
         if let Some(space) = space.filter(|space| *space != embedded.space) {
             *self.absent.lock().unwrap_or_else(PoisonError::into_inner) = Some((space, Instant::now()));
@@ -109,10 +114,9 @@ impl Questions {
             ));
         }
         let _seat = self.room.acquire().await.map_err(|_| ending())?;
-        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
-        let (uri, bundle) = (ground.uri.clone(), ground.bundle.clone());
-        let asking = |gone: CancellationToken| async move {
-            rerank::judge(&*broker, &topology, &uri, bundle.as_deref(), &text, items, PATIENCE, &gone).await
+        let (exchange, uri, bundle) = (self.exchange.clone(), ground.uri.clone(), ground.bundle.clone());
+        let asking = |gone| async move {
+            rerank::judge(&exchange, &uri, bundle.as_deref(), &text, items, &gone).await
         };
         attended(asking).await.map_err(|error| unanswered(&error))
     }
@@ -127,14 +131,8 @@ impl Questions {
         let caption = CaptionJob { prompt, embed: false, ..CaptionJob::new(vec![item]) };
         let mut job = Job::caption(id.clone(), run.clone(), answers.clone(), caption);
         job.bundle.clone_from(&ground.bundle);
-        let (broker, topology) = (ground.fleet.broker.clone(), ground.fleet.topology.clone());
-        let asking = |gone: CancellationToken| async move {
-            let read = |body: &[u8]| {
-                let outcome = codec::decode_outcome(body)?;
-                Ok((outcome.job == job.id).then_some(outcome))
-            };
-            exchange(&*broker, &topology, &job, PATIENCE, &gone, read).await
-        };
+        let exchange = self.exchange.clone();
+        let asking = |gone| async move { exchange.ask(&job, &gone, codec::decode_outcome).await };
         let outcome = attended(asking).await.map_err(failed)?;
         if let Some(reason) = outcome.error {
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "not_answered", reason));

@@ -2,8 +2,11 @@
 
 use crate::made::{Made, row};
 use captionfleet_dispatcher::index::search::MOST_UNINDEXED;
-use captionfleet_dispatcher::index::{Opened, Spaces};
+use captionfleet_dispatcher::index::shelf::Stored;
+use captionfleet_dispatcher::index::{Asked, Opened, Ready, Spaces};
+use captionfleet_proto::rows::Row;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const OLD: &str = "old/1x8";
 const NEW: &str = "new/1x8";
@@ -72,4 +75,38 @@ async fn a_model_that_embedded_nothing_is_told_apart_from_an_index_that_lags() {
     made.index().await;
     let ready = made.ready(Some(NEW)).await;
     assert_eq!((ready.pictures(), &ready.freshness().foreign), (1, &counts(&[(OLD, all)])));
+}
+
+#[tokio::test]
+async fn captions_without_embeddings_are_indexed_for_words() {
+    let made = Made::new().await;
+    let plain = |item: &str| Row { embedding: None, embedding_space: None, ..row(item, "nobody", 1) };
+    for part in 0..=MOST_UNINDEXED {
+        made.part("plain", &format!("job-{part}"), vec![plain(&format!("{part}"))]);
+    }
+    let all = MOST_UNINDEXED + 1;
+    let words = async |ready: Arc<Ready>| {
+        let asked = Asked { words: Some("nobody".to_owned()), limit: all + 10, ..Asked::default() };
+        ready.search(made.shelf(), asked).await.unwrap().page().await.unwrap().hits.len()
+    };
+    made.index().await;
+    let ready = made.ready(None).await;
+    assert_eq!((ready.freshness().unindexed, ready.pictures()), (0, 0));
+    assert_eq!(words(ready).await, all);
+    assert_eq!(Spaces::look(made.shelf(), None).await.unwrap().fullest(), None, "no model is asked for");
+    let ready = made.ready(Some(NEW)).await;
+    assert_eq!((ready.pictures(), ready.freshness().unindexed), (0, 0), "nothing is embedded, nothing lags");
+
+    // A model embeds the first pictures: found at once, and words as before. Then its index takes over.
+    made.part("new", "first", vec![row("first", NEW, 2)]);
+    let ready = made.ready(Some(NEW)).await;
+    assert_eq!((ready.pictures(), ready.freshness().unindexed), (1, 1));
+    let for_words = made.shelf().segments().await.unwrap().0;
+    assert!(for_words.iter().all(Stored::is_for_words));
+    made.index().await;
+    let segments = made.shelf().segments().await.unwrap().0;
+    assert!(segments.iter().all(|stored| stored.segment.space() == NEW), "the others are of no more use");
+    let ready = made.ready(None).await;
+    assert_eq!((ready.space(), ready.pictures(), ready.freshness().unindexed), (NEW, 1, 0));
+    assert_eq!(words(ready).await, all);
 }

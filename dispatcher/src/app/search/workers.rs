@@ -2,6 +2,7 @@
 
 use super::Wanted;
 use crate::config::FleetSettings;
+use crate::exchange::Exchange;
 use crate::fleet::{Fleet, Model};
 use crate::index::Ranked;
 use crate::progress::Display;
@@ -23,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 /// Whoever answers, as long as one search lasts.
 pub(super) struct Workers<'a> {
     fleet: Fleet,
+    exchange: Exchange,
     bundle: Option<String>,
     remote: bool,
     uri: &'a ArchiveUri,
-    patience: Duration,
     stop: &'a CancellationToken,
 }
 
@@ -63,7 +64,8 @@ impl<'a> Workers<'a> {
             }
             fleet.start_worker(model, WorkerMetrics::new());
         }
-        Ok(Self { fleet, bundle, remote, uri, patience, stop })
+        let exchange = Exchange::new(fleet.broker.clone(), fleet.topology.clone(), patience);
+        Ok(Self { fleet, exchange, bundle, remote, uri, stop })
     }
 
     /// Whether workers of several models may answer.
@@ -82,11 +84,9 @@ impl<'a> Workers<'a> {
         for wanted in wanted {
             queries.push(query(wanted, self.uri, archive, self.remote).await?);
         }
-        let (broker, topology) = (self.fleet.broker.clone(), self.fleet.topology.clone());
         let from = query::Wanted { bundle: self.bundle.clone(), space };
-        let (uri, patience, stop) = (self.uri, self.patience, self.stop);
-        let asked =
-            queries.into_iter().map(|query| embed(&*broker, &topology, uri, &from, query, patience, stop));
+        let (exchange, uri, stop) = (&self.exchange, self.uri, self.stop);
+        let asked = queries.into_iter().map(|query| embed(exchange, uri, &from, query, stop));
         tokio::select! {
             embedded = futures::future::try_join_all(asked) => embedded,
             gone = self.fleet.worker_gone() => Err(gone),
@@ -101,10 +101,8 @@ impl<'a> Workers<'a> {
         text: &str,
     ) -> anyhow::Result<()> {
         let items = rerank::items(archive, self.uri, self.remote, &ranked.candidates()).await?;
-        let (broker, topology) = (self.fleet.broker.clone(), self.fleet.topology.clone());
         let bundle = self.bundle.as_deref();
-        let asked =
-            rerank::judge(&*broker, &topology, self.uri, bundle, text, items, self.patience, self.stop);
+        let asked = rerank::judge(&self.exchange, self.uri, bundle, text, items, self.stop);
         let judged: Vec<Match> = tokio::select! {
             judged = asked => judged?,
             gone = self.fleet.worker_gone() => return Err(gone),
@@ -115,6 +113,7 @@ impl<'a> Workers<'a> {
 
     /// Lets go of the fleet, or ends the worker in this process.
     pub(super) async fn close(self) -> anyhow::Result<()> {
+        self.exchange.close().await;
         self.fleet.close().await
     }
 }

@@ -16,7 +16,7 @@ const FULL: usize = 32_768;
 /// What there is to do with some segments.
 #[derive(Debug, Default)]
 struct Chores {
-    /// Segments that go: other ones have all their parts, or their parts are gone.
+    /// Segments that go: other ones have all their parts, or their parts are gone. Nothing is missing when these are looked for.
     useless: Vec<String>,
     /// Segments that become one.
     merges: Vec<Vec<Stored>>,
@@ -69,6 +69,14 @@ fn exists(listing: &Listing, part: &PartStamp) -> bool {
 fn chores(segments: &[Stored], listing: &Listing) -> Chores {
     let mut chores = Chores::default();
     let mut spaces: BTreeMap<(&str, usize, usize), Vec<&Stored>> = BTreeMap::new();
+    let (for_words, embedded): (Vec<&Stored>, Vec<&Stored>) =
+        segments.iter().partition(|stored| stored.is_for_words());
+    let segments = if embedded.is_empty() {
+        for_words
+    } else {
+        chores.useless.extend(for_words.into_iter().map(|stored| stored.key.clone()));
+        embedded
+    };
     for stored in segments {
         let shape = stored.segment.shape();
         spaces.entry((stored.segment.space(), shape.vectors, shape.dim)).or_default().push(stored);

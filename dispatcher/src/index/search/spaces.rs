@@ -35,7 +35,7 @@ impl Spaces {
 /// The space of most items; of equally full ones the one that got the latest row.
 pub(super) fn fullest(stored: &[Stored]) -> Option<String> {
     let mut spaces: BTreeMap<&str, Vec<&Segment>> = BTreeMap::new();
-    for stored in stored {
+    for stored in stored.iter().filter(|stored| !stored.is_for_words()) {
         spaces.entry(stored.segment.space()).or_default().push(&stored.segment);
     }
     if spaces.len() < 2 {
@@ -64,7 +64,8 @@ impl Others {
     /// What the segments of all spaces but `space` have, of parts that are still there.
     pub(super) fn indexed(stored: &[Stored], space: &str, listing: &Listing) -> Self {
         let mut segments: HashMap<&str, Vec<Arc<Segment>>> = HashMap::new();
-        for stored in stored.iter().filter(|stored| stored.segment.space() != space) {
+        let others = |stored: &&Stored| !stored.is_for_words() && stored.segment.space() != space;
+        for stored in stored.iter().filter(others) {
             segments.entry(stored.segment.space()).or_default().push(stored.segment.clone());
         }
         let there = |segments| {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::BundleError;
+use super::{BundleError, Pieces};
 use crate::{ModelConfig, PromptTemplates};
 
 /// The format this program writes and reads.
@@ -41,6 +41,9 @@ pub struct BundleManifest {
     pub golden: GoldenAnswer,
     /// SHA-256 of every other file.
     pub files: BTreeMap<String, String>,
+    /// The same of the weights in pieces, which is what a worker checks; bundles of versions before 0.2 have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_pieces: Option<Pieces>,
     /// SHA-256 of this file with the digest's own digits as zeros: the bundle's id.
     pub digest: String,
 }

@@ -11,8 +11,8 @@
 //! | `golden.png` | a picture whose caption tokens are in the manifest |
 //!
 //! Opening a bundle compares the hashes of the manifest and of all small files. The weights are gigabytes: they are hashed
-//! while the network is built from them, so that a disk reads them once, and no network comes of weights in which a byte was
-//! flipped. [`LoadedModel::self_test`] then checks that network and arithmetic together still say what they said when the
+//! while the network is built from them, in pieces and by every core, so that a disk reads them once, and no network comes of
+//! weights in which a byte was flipped. [`LoadedModel::self_test`] then checks that network and arithmetic together still say what they said when the
 //! bundle was packed.
 
 mod error;
@@ -20,6 +20,7 @@ mod files;
 mod golden;
 mod loaded;
 mod manifest;
+mod pieces;
 mod weights_file;
 
 use std::path::Path;
@@ -35,7 +36,7 @@ use crate::{CaptionTokenizer, OwnKernels, TextTokenizer, TinyGptV, Weights};
 use files::BundleFiles;
 pub(crate) use files::FileBytes;
 pub(crate) use manifest::seal as seal_manifest;
-use sha2::{Digest, Sha256};
+pub use pieces::Pieces;
 pub(crate) use weights_file::{StoredTensor, WeightsFile};
 
 /// Name of the manifest in a bundle.
@@ -93,7 +94,12 @@ impl Bundle {
     }
 
     fn check_hash(&self, file: &str) -> Result<(), BundleError> {
-        if Some(&sha256_of(self.files.get(file)?)) == self.manifest.files.get(file) {
+        let bytes = self.files.get(file)?;
+        let is_whole = match &self.manifest.weight_pieces {
+            Some(pieces) if file == WEIGHTS => pieces.are_of(bytes),
+            _ => Some(&pieces::sha256_of_whole(bytes)) == self.manifest.files.get(file),
+        };
+        if is_whole {
             return Ok(());
         }
         Err(BundleError::Damaged { place: self.files.place().to_owned(), file: file.to_owned() })
@@ -172,18 +178,4 @@ impl Bundle {
             source: Box::new(source),
         }
     }
-}
-
-/// Bytes hashed at a time; they do not stay resident afterwards.
-const HASHED_AT_ONCE: usize = 16 << 20;
-
-fn sha256_of(file: &FileBytes) -> String {
-    let mut hash = Sha256::new();
-    let mut start = 0;
-    for piece in file.as_slice().chunks(HASHED_AT_ONCE) {
-        hash.update(piece);
-        file.release(start..start + piece.len());
-        start += piece.len();
-    }
-    hex::encode(hash.finalize())
 }

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use super::gguf::{Entry, GgufWriter};
 use super::source::WeightSource;
 use super::{PackError, PackReport, WeightFormat};
-use crate::bundle::{self, Bundle, BundleManifest, FileBytes, GoldenAnswer, WeightsFile, greedy_tokens};
+use crate::bundle::{
+    self, Bundle, BundleManifest, FileBytes, GoldenAnswer, Pieces, WeightsFile, greedy_tokens,
+};
 use crate::checkpoint::Accounting;
 use crate::{CaptionTokenizer, ModelConfig, PromptTemplates, TensorKind, TinyGptV, Weights};
 
@@ -80,6 +82,7 @@ pub(super) fn write_bundle(
         sources: recipe.sources,
         golden,
         files: file_hashes(folder)?,
+        weight_pieces: Some(weight_pieces(folder)?),
         digest: String::new(),
     };
     let manifest_bytes = bundle::seal_manifest(&mut manifest).map_err(|error| PackError::Io {
@@ -195,6 +198,11 @@ fn file_hashes(folder: &Path) -> Result<BTreeMap<String, String>, PackError> {
         .filter(|name| folder.join(name).exists())
         .map(|name| Ok((name.to_owned(), hash_files([folder.join(name).as_path()])?)))
         .collect()
+}
+
+fn weight_pieces(folder: &Path) -> Result<Pieces, PackError> {
+    let path = folder.join(bundle::WEIGHTS);
+    Ok(Pieces::of(&FileBytes::map(&path).map_err(io("read", &path))?))
 }
 
 /// A picture with edges, colours and gradients, so that a broken network shows.
