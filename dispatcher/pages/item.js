@@ -18,6 +18,7 @@ async function show() {
     byId("caption").textContent = record.caption ?? record.error_message ?? "no caption";
     byId("view").replaceChildren(view(record));
     tell(record);
+    byId("forget-section").hidden = false;
     tellAnswers(record.answered);
     const since = record.failed_since;
     if (since) say(`Failed when it was last tried: ${since.error_code ?? ""}`, true);
@@ -96,5 +97,22 @@ byId("ask").addEventListener("submit", async (event) => {
     answer.textContent = error.message;
   }
   button.disabled = false;
+});
+
+byId("forget").addEventListener("click", () => byId("sure").showModal());
+byId("sure").addEventListener("close", async ({ target: sure }) => {
+  if (sure.returnValue !== "forget") return;
+  sure.returnValue = "";
+  byId("forget").disabled = true;
+  say("Forgetting…");
+  try {
+    await call("DELETE", address("/items", { item: which.item }));
+    byId("main").querySelector(".item").remove();
+    byId("gallery").show([]);
+    say("Forgotten: the archive says nothing of it any more.");
+  } catch (error) {
+    say(error.message, true);
+    byId("forget").disabled = false;
+  }
 });
 show();

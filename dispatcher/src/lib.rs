@@ -21,6 +21,7 @@ pub mod eval;
 pub mod exchange;
 pub mod exit;
 pub mod fleet;
+pub mod forget;
 pub mod history;
 pub mod index;
 pub mod ledger;

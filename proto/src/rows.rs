@@ -7,6 +7,7 @@ mod answers;
 mod column;
 mod embeddings;
 mod keys;
+mod places;
 mod read;
 mod unfinished;
 mod write;
@@ -18,6 +19,7 @@ pub use answers::Answer;
 pub use column::schema;
 pub use embeddings::{Embeddings, read_embeddings};
 pub use keys::{RowKey, read_keys};
+pub use places::{EmbeddingPlaces, PartTail};
 pub use read::{Projection, read_part, read_shaped_part};
 pub use unfinished::{read_unfinished, write_unfinished};
 pub use write::write_part;
@@ -25,6 +27,9 @@ pub use write::write_part;
 use crate::job::{JobId, RunId};
 pub use crate::table::TableError;
 use crate::uri::ItemUri;
+
+/// The `error_code` of a row whose content was removed from the archive on request.
+pub const FORGOTTEN: &str = "forgotten";
 
 /// What became of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +124,13 @@ pub struct Row {
     pub started_at: Option<Timestamp>,
     /// When the row was made; stored to the microsecond.
     pub finished_at: Timestamp,
+}
+
+impl Row {
+    /// Whether what was seen was removed from the archive on request.
+    pub fn is_forgotten(&self) -> bool {
+        self.status == Status::Skipped && self.error_code.as_deref() == Some(FORGOTTEN)
+    }
 }
 
 /// Shape of the published model's embeddings: for parts without any, so that all parts are alike.

@@ -125,7 +125,7 @@ pub(crate) fn note(bytes: &Bytes, key: &str) -> Result<Option<String>, TableErro
     })
 }
 
-fn contained<T>(decode: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
+pub(crate) fn contained<T>(decode: impl FnOnce() -> Result<T, TableError>) -> Result<T, TableError> {
     catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| Err(TableError::damaged("the decoder gave up")))
 }
 
@@ -135,7 +135,7 @@ fn noted<'a>(metadata: &'a ParquetMetaData, key: &str) -> Option<&'a str> {
 }
 
 /// Compares what the footer claims with what is there.
-fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), TableError> {
+pub(crate) fn check(metadata: &ParquetMetaData, length: u64) -> Result<(), TableError> {
     let file = metadata.file_metadata();
     let version = noted(metadata, VERSION_KEY);
     if let Some(version) = version.filter(|version| version.split('.').next() != Some("1")) {

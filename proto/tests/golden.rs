@@ -17,7 +17,8 @@ use captionfleet_proto::job::{
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, read_items, write_items};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use captionfleet_proto::rows::{
-    Answer, EmbeddingShape, Projection, Row, Status, read_embeddings, read_keys, read_part, write_part,
+    Answer, EmbeddingPlaces, EmbeddingShape, PartTail, Projection, Row, Status, read_embeddings, read_keys,
+    read_part, write_part,
 };
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use half::f16;
@@ -406,6 +407,46 @@ fn parts() {
         let expected = [rows[0].embedding.clone().unwrap(), rows[2].embedding.clone().unwrap()].concat();
         assert_eq!(embeddings.values, expected);
     }
+}
+
+/// One page with and without gaps, and several pages.
+#[test]
+fn single_embeddings_are_read_where_they_lie() {
+    let large = EmbeddingShape { vectors: 32, dim: 256 };
+    let row = |number: usize, shape: EmbeddingShape| {
+        let value = |at: usize| f16::from_f32(((number * 31 + at) % 97) as f32 / 97.0);
+        let item = ItemUri::s3("photos", &format!("{number}.jpg"));
+        Row { item, embedding: Some((0..shape.len()).map(value).collect()), ..rows()[0].clone() }
+    };
+    let all = |count, shape| (0..count).map(|number| row(number, shape)).collect::<Vec<Row>>();
+    for (rows, shape) in
+        [(rows(), SHAPE), (all(3, SHAPE), SHAPE), (all(1000, SHAPE), SHAPE), (all(200, large), large)]
+    {
+        let part = write_part(&rows, shape).unwrap();
+        let size = part.len() as u64;
+        let tail = part.slice(part.len().saturating_sub(32 << 10)..);
+        let PartTail::Places(places) = EmbeddingPlaces::read(&tail, size).unwrap() else {
+            panic!("otherwise")
+        };
+        let expected: Vec<&Vec<f16>> = rows.iter().filter_map(|row| row.embedding.as_ref()).collect();
+        assert_eq!((places.len(), places.values()), (expected.len() as u64, shape.len()));
+        for (number, expected) in expected.iter().enumerate() {
+            let range = places.range(number as u64).unwrap();
+            let bytes = &part[range.start as usize..range.end as usize];
+            assert_eq!(&EmbeddingPlaces::decode(bytes), *expected, "{number}");
+        }
+        assert_eq!(places.range(places.len()), None);
+        let short = part.slice(part.len() - 100..);
+        assert!(
+            matches!(EmbeddingPlaces::read(&short, size).unwrap(), PartTail::Short(needed) if needed > 100)
+        );
+        EmbeddingPlaces::read(&part.slice(..part.len() - 1), size).unwrap_err();
+    }
+    // Which rows of which page have none cannot be told.
+    let mut gaps = all(200, large);
+    (gaps[7].embedding, gaps[7].embedding_space) = (None, None);
+    let part = write_part(&gaps, large).unwrap();
+    assert_eq!(EmbeddingPlaces::read(&part, part.len() as u64).unwrap(), PartTail::Otherwise);
 }
 
 fn unmeasured(row: Row) -> Row {

@@ -187,6 +187,16 @@ impl Segment {
         self.rows_of_codes[code] as usize
     }
 
+    /// Which one of its part's rows with codes a row is, from 0, and how many of those the part has. `None` for a row without.
+    pub fn place_in_part(&self, record: &Record) -> Option<(usize, usize)> {
+        let code = record.code? as usize;
+        // The rows of a part lie together, in the part's order.
+        let is_of_part = |code: &usize| self.record(self.row_of_code(*code)).part == record.part;
+        let before = (0..code).rev().take_while(is_of_part).count();
+        let after = (code..self.coded()).take_while(is_of_part).count();
+        Some((before, before + after))
+    }
+
     /// What is known of a row.
     pub fn record(&self, row: usize) -> Record {
         Record::read(&self.section(Section::Records)[row * RECORD_BYTES..][..RECORD_BYTES])

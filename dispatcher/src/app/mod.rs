@@ -4,6 +4,7 @@ pub mod caption;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
+pub mod forget;
 pub mod index;
 mod indexing;
 pub mod plan;
@@ -33,6 +34,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<Ended> {
         Command::Search(args) => search::run(args).await,
         Command::Serve(args) => serve::run(args).await,
         Command::Index(args) => index::run(args).await,
+        Command::Forget(args) => forget::run(args).await,
         Command::Plan(args) => plan::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::Verify(args) => verify::run(args.archive).await,

@@ -45,6 +45,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the search index of an archive up to its parts
     Index(IndexArgs),
+    /// Remove what the archive says of pictures and films
+    Forget(ForgetArgs),
     /// Say what `caption` would do, without doing it
     Plan(PlanArgs),
     /// List the runs of an archive and how far they are
@@ -82,6 +84,38 @@ pub struct IndexArgs {
     /// Go on and look for new parts until interrupted
     #[arg(long)]
     pub watch: bool,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: OutputArgs,
+}
+
+/// `dispatcher forget`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  dispatcher forget ~/Pictures/2024/party.jpg --archive ./captions
+  dispatcher forget s3://photos/people/ --archive s3://photos/captions --dry-run
+
+Captions, answers, embeddings, thumbnails, tracks and copies go, for good; the pictures themselves stay where they are. A row
+stays that says `skipped` with the code `forgotten`, so that no run captions them again. What workers have in hand at this moment
+is not stopped: cancel such a run first.")]
+pub struct ForgetArgs {
+    /// Pictures and films: paths or URIs as rows have them; with a slash at the end all that lie below
+    #[arg(required = true, value_name = "ITEM")]
+    pub items: Vec<String>,
+
+    /// The archive: a folder, or s3://bucket/prefix
+    #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
+    pub archive: String,
+
+    /// Endpoint of an S3 server other than AWS
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+
+    /// Only say how much there is
+    #[arg(long)]
+    pub dry_run: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -96,7 +96,8 @@ impl Part {
 
 /// Adds a part to a segment of the segment's space.
 pub fn add(builder: &mut SegmentBuilder, space: &str, part: &Part) {
-    let rows: Vec<NewRow<'_>> = part.rows.iter().map(|row| new_row(row, space)).collect();
+    let rows = part.rows.iter().filter(|row| !row.is_forgotten());
+    let rows: Vec<NewRow<'_>> = rows.map(|row| new_row(row, space)).collect();
     builder.add_part(part.stamp.clone(), &rows);
 }
 

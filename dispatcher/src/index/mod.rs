@@ -8,6 +8,7 @@
 pub mod collect;
 pub mod indexer;
 mod lease;
+mod places;
 pub mod search;
 pub mod shelf;
 

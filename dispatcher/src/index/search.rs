@@ -1,5 +1,6 @@
 //! Searching an archive through its index; parts that it lacks are read and take part.
 
+mod exact;
 mod ranked;
 mod spaces;
 
@@ -8,19 +9,16 @@ pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};
 use super::shelf::{Shelf, Stored, WORDS_ALONE};
-use crate::archive::{ArchiveError, READS_AT_ONCE, TABLE_BYTES};
+use crate::archive::ArchiveError;
 use crate::search::Query;
 use captionfleet_index::codes::Shape;
 use captionfleet_index::{
-    Filter, Found, PartStamp, Place, Probe, Segment, SegmentBuilder, View, doubtful, reciprocal_ranks,
+    Filter, PartStamp, Place, Probe, Record, Segment, SegmentBuilder, View, doubtful, reciprocal_ranks,
 };
-use captionfleet_proto::rows::{Embeddings, read_embeddings};
-use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_worker::telemetry::spans;
-use futures::{FutureExt as _, StreamExt as _};
 use serde::Serialize;
 use spaces::Others;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use tracing::Instrument as _;
 
@@ -319,53 +317,13 @@ impl Ready {
             found
         })
         .await?;
-        let mut exact = self.exactly(shelf, found, &query).await?;
+        let mut exact = exact::scored(&self.view, shelf, found, &query).await?;
         exact.sort_by(|(one, score), (other, other_score)| {
             other_score.total_cmp(score).then_with(|| self.name(*one).cmp(&self.name(*other)))
         });
         exact.truncate(count);
         for (place, _) in &mut exact {
             *place = self.view.shown(*place, filter);
-        }
-        Ok(exact)
-    }
-
-    /// Scores rows by the vectors in their parts. A part that is gone meanwhile takes its rows with it.
-    async fn exactly(
-        &self,
-        shelf: &Shelf,
-        found: Vec<Found>,
-        query: &Query,
-    ) -> Result<Vec<(Place, f32)>, ArchiveError> {
-        let mut parts: BTreeMap<String, Vec<(Place, String, Option<u64>)>> = BTreeMap::new();
-        for found in found {
-            let (segment, record) = self.view.row(found.place);
-            let part = segment.parts()[record.part as usize].key.clone();
-            let row = (found.place, segment.item(&record).to_owned(), record.frame_ms);
-            parts.entry(part).or_default().push(row);
-        }
-        let reads = parts.into_iter().map(|(key, rows)| {
-            let query = query.clone();
-            async move {
-                let object = match shelf.archive().get(&key, TABLE_BYTES).await {
-                    Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Vec::new()),
-                    object => object?,
-                };
-                computed(move || match read_embeddings(object.bytes) {
-                    Ok(part) => scored(&part, rows, &query),
-                    Err(error) => {
-                        tracing::warn!(part = key, %error, "a part cannot be read and its rows are left out");
-                        Vec::new()
-                    }
-                })
-                .await
-            }
-            .boxed()
-        });
-        let mut reads = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE);
-        let mut exact = Vec::new();
-        while let Some(part) = reads.next().await {
-            exact.extend(part?);
         }
         Ok(exact)
     }
@@ -390,6 +348,46 @@ impl Ready {
             ready.view.rows_of(&item, frame_ms).into_iter().map(part).collect()
         })
         .await
+    }
+
+    /// The keys of the parts with a row of an item that is `wanted`.
+    pub async fn parts_with(
+        self: &Arc<Self>,
+        wanted: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<BTreeSet<String>, ArchiveError> {
+        let ready = self.clone();
+        computed(move || {
+            let found = ready.records().filter(|(segment, record, _)| wanted(segment.item(record)));
+            found.map(|(_, _, part)| part.key.clone()).collect()
+        })
+        .await
+    }
+
+    /// Which of some contents items have that are `others`.
+    pub async fn contents_of_others(
+        self: &Arc<Self>,
+        contents: HashSet<u64>,
+        is_other: impl Fn(&str) -> bool + Send + 'static,
+    ) -> Result<HashSet<u64>, ArchiveError> {
+        let ready = self.clone();
+        computed(move || {
+            let with_them = ready.records().filter(|(_, record, _)| contents.contains(&record.content));
+            let found = with_them.filter(|(segment, record, _)| is_other(segment.item(record)));
+            found.map(|(_, record, _)| record.content).collect()
+        })
+        .await
+    }
+
+    /// Every row of every part that is there.
+    fn records(&self) -> impl Iterator<Item = (&Segment, Record, &PartStamp)> {
+        let all = self.view.segments().iter().flat_map(|segment| {
+            (0..segment.rows()).map(move |row| {
+                let record = segment.record(row);
+                let part = &segment.parts()[record.part as usize];
+                (&**segment, record, part)
+            })
+        });
+        all.filter(|(_, _, part)| self.listing.get(&part.key).is_some_and(|there| there.matches(part)))
     }
 
     fn name(&self, place: Place) -> (&str, Option<u64>) {
@@ -457,18 +455,6 @@ async fn in_memory(
         Arc::new(builder.open().expect("what was just written can be read"))
     })
     .await
-}
-
-fn scored(part: &Embeddings, rows: Vec<(Place, String, Option<u64>)>, query: &Query) -> Vec<(Place, f32)> {
-    let length = part.shape.map_or(0, captionfleet_proto::rows::EmbeddingShape::len);
-    let mut scratch = Vec::new();
-    let score = |(place, item, frame): (Place, String, Option<u64>)| {
-        let same = |row: &usize| part.items[*row].as_str() == item && part.frame_ms[*row] == frame;
-        let row = (0..part.items.len()).find(same)?;
-        let vectors = part.values.get(row * length..(row + 1) * length)?;
-        Some((place, query.score(vectors, &mut scratch)?))
-    };
-    rows.into_iter().filter_map(score).collect()
 }
 
 /// Runs `work` away from the threads that wait for the network.

@@ -2,6 +2,7 @@
 //!
 //! Those of a folder are mapped where they are, those of a bucket from a copy in the cache.
 
+use super::places::Places;
 use crate::archive::{ArchiveError, TABLE_BYTES};
 use bytes::Bytes;
 use captionfleet_index::Segment;
@@ -43,6 +44,7 @@ pub struct Shelf {
     archive: Arc<dyn Storage>,
     place: Place,
     open: Mutex<HashMap<String, Arc<Segment>>>,
+    places: Places,
 }
 
 /// Where segments are files.
@@ -67,12 +69,17 @@ impl Shelf {
             }
             (_, Err(_)) => Place::Memory,
         };
-        Self { archive, place, open: Mutex::default() }
+        Self { archive, place, open: Mutex::default(), places: Places::default() }
     }
 
     /// The archive.
     pub fn archive(&self) -> &dyn Storage {
         &*self.archive
+    }
+
+    /// Where the embeddings of its parts lie, as far as that was looked for.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
     }
 
     /// All segments that can be read, in the order of their keys; also the keys of damaged ones.

@@ -99,6 +99,12 @@ impl Lookup {
         Ok(fullest)
     }
 
+    /// Takes nothing to be as it was: the archive was changed.
+    pub async fn look_again(&self) {
+        self.open.lock().await.clear();
+        self.spaces.lock().await.take();
+    }
+
     /// Searches with embedded queries, by their names.
     pub async fn search(
         &self,
@@ -215,7 +221,9 @@ impl Lookup {
         if let Some((_, rows)) = self.kept().get(key).filter(|(kept, _)| *kept == stamp) {
             return Ok(rows.clone());
         }
-        let rows = Arc::new(archive::rows(&*ground.archive, key.to_owned()).await?);
+        let mut rows = archive::rows(&*ground.archive, key.to_owned()).await?;
+        rows.retain(|row| !row.is_forgotten());
+        let rows = Arc::new(rows);
         self.kept().put(key.to_owned(), (stamp, rows.clone()));
         Ok(rows)
     }

@@ -8,6 +8,7 @@ mod desk;
 mod errors;
 mod evaluating;
 mod finding;
+mod forgetting;
 mod indexing;
 mod made;
 mod resume;

@@ -258,6 +258,40 @@ def test_rows_of_a_part_that_is_gone_are_not_shown():
     assert picture() == 200
 
 
+def test_a_picture_is_forgotten_for_good(watched):
+    folder = bucket_folder() / "forgotten"
+    folder.mkdir()
+    other = [path for path in sorted(PICTURES.iterdir()) if path.name != NAME][2]
+    for name in ["gone.png", "left.png"]:
+        (folder / name).write_bytes(other.read_bytes())
+    source = f"{BUCKET}/forgotten"
+    submitted(sources=[source])
+    which = urllib.parse.urlencode({"item": f"{source}/gone.png"})
+    listing = "/api/v1/search?" + urllib.parse.urlencode({"source": source})
+
+    def shown() -> set[str]:
+        return {hit["item"] for hit in api("GET", listing)[1]["hits"]}
+
+    deadline = time.monotonic() + 10
+    while len(shown()) != 2:
+        assert time.monotonic() < deadline, shown()
+        time.sleep(0.1)
+
+    page = watched.page
+    page.goto(f"/item?{which}")
+    page.get_by_role("button", name="Forget…").click()
+    watched.accessible("forget")
+    page.get_by_role("button", name="Keep").click()
+    expect(page.locator("#caption")).not_to_be_empty()
+    page.get_by_role("button", name="Forget…").click()
+    page.get_by_role("button", name="Forget", exact=True).click()
+    expect(page.locator("#status")).to_contain_text("Forgotten")
+    assert shown() == {f"{source}/left.png"}
+    for address in [f"/api/v1/items?{which}", f"/api/v1/pictures?{which}"]:
+        assert api("GET", address)[0] == 404, address
+    assert api("DELETE", f"/api/v1/items?{which}")[0] == 404
+
+
 def test_failed_items_are_shown_with_their_reasons(watched):
     """A picture that the model cannot answer about is a failed row, and there is something to see."""
     form = {"form": "integer", "minimum": 100_000, "maximum": 999_999}

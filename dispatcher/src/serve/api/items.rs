@@ -1,6 +1,7 @@
 //! One picture or frame: what the archive knows of it.
 
 use super::{asking, item, name};
+use crate::forget::{self, Forgotten, Wanted};
 use crate::serve::Service;
 use crate::serve::http::extract::Asked;
 use crate::serve::http::operation::Operation;
@@ -8,12 +9,13 @@ use crate::serve::http::problem::Problem;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Method;
-use axum::routing::get;
+use axum::routing::{delete, get};
 use captionfleet_proto::rows::{Row, Status};
 use captionfleet_worker::video::is_video_name;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 
 /// Which picture or frame.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -111,7 +113,44 @@ struct Answered {
 pub(super) fn operations() -> Vec<Operation> {
     let summary = "The newest caption of a picture or frame, and what was answered about it";
     let get_item = Operation::new(Method::GET, "/items", "getItem", summary, get(record));
-    vec![get_item.query::<ItemQuery>().answers::<Record>(200, "The row, without its embedding.")]
+    let summary = "Remove what the archive says of a picture or film; the picture itself stays where it is";
+    let forget_item = Operation::new(Method::DELETE, "/items", "forgetItem", summary, delete(forget));
+    vec![
+        get_item.query::<ItemQuery>().answers::<Record>(200, "The row, without its embedding."),
+        forget_item.query::<ForgetQuery>().answers::<Forgotten>(200, "What was removed."),
+    ]
+}
+
+/// What to remove.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ForgetQuery {
+    /// The picture's or video's URI; of a video all frames.
+    #[schemars(length(min = 1, max = 4096))]
+    item: String,
+}
+
+async fn forget(
+    State(service): State<Arc<Service>>,
+    Asked(query): Asked<ForgetQuery>,
+) -> Result<Json<Forgotten>, Problem> {
+    let item = item(&query.item)?;
+    let wanted = [Wanted::Item(item.clone())].into();
+    let ground = service.ground.clone();
+    // On a thread of its own: a client that leaves in the middle leaves nothing half done.
+    let runtime = Handle::current();
+    let forgetting =
+        tokio::task::spawn_blocking(move || runtime.block_on(forget::forget(&ground.shelf, wanted, false)));
+    let forgotten = match forgetting.await {
+        Ok(Ok(forgotten)) => forgotten,
+        Ok(Err(error)) => return Err(Problem::unavailable("not_forgotten", crate::exit::line(&error))),
+        Err(_) => return Err(Problem::unavailable("ending", "this service is being stopped")),
+    };
+    service.lookup.look_again().await;
+    if forgotten.rows == 0 {
+        return Err(Problem::missing(format!("the archive has no row for {item}")));
+    }
+    Ok(Json(forgotten))
 }
 
 async fn record(
