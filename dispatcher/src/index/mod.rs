@@ -11,6 +11,7 @@ mod lease;
 mod places;
 pub mod search;
 pub mod shelf;
+mod vectors;
 
 pub use indexer::{Indexed, Indexer};
 pub use search::{

@@ -3,6 +3,7 @@
 //! Those of a folder are mapped where they are, those of a bucket from a copy in the cache.
 
 use super::places::Places;
+use super::vectors::Vectors;
 use crate::archive::{ArchiveError, TABLE_BYTES};
 use bytes::Bytes;
 use captionfleet_index::Segment;
@@ -45,6 +46,7 @@ pub struct Shelf {
     place: Place,
     open: Mutex<HashMap<String, Arc<Segment>>>,
     places: Places,
+    vectors: Vectors,
 }
 
 /// Where segments are files.
@@ -69,7 +71,13 @@ impl Shelf {
             }
             (_, Err(_)) => Place::Memory,
         };
-        Self { archive, place, open: Mutex::default(), places: Places::default() }
+        Self {
+            archive,
+            place,
+            open: Mutex::default(),
+            places: Places::default(),
+            vectors: Vectors::default(),
+        }
     }
 
     /// The archive.
@@ -80,6 +88,11 @@ impl Shelf {
     /// Where the embeddings of its parts lie, as far as that was looked for.
     pub(super) fn places(&self) -> &Places {
         &self.places
+    }
+
+    /// Embeddings that were read last.
+    pub(super) fn vectors(&self) -> &Vectors {
+        &self.vectors
     }
 
     /// All segments that can be read, in the order of their keys; also the keys of damaged ones.

@@ -1,7 +1,6 @@
 //! What cannot be done is said in one line, and nothing is written.
 
 use crate::desk::{Desk, Ran};
-use std::time::{Duration, Instant};
 
 fn refused(desk: &Desk, ran: &Ran, code: i32, words: &[&str]) {
     assert_eq!(ran.code, code, "{}\n{}", ran.stdout, ran.stderr);
@@ -42,12 +41,10 @@ fn settings_that_cannot_be_meant() {
 fn a_broker_that_is_down() {
     let desk = Desk::new();
     Desk::draw(&desk.pictures(), 1, 1);
-    let begun = Instant::now();
     let broker = "amqp://somebody:hunter2@127.0.0.1:1";
     let ran = desk.run(["caption", "pictures", "--archive", "s3://bucket/archive", "--broker", broker]);
     refused(&desk, &ran, 1, &["127.0.0.1:1"]);
     assert!(!ran.stderr.contains("hunter2"), "{}", ran.stderr);
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -10,7 +10,10 @@ use captionfleet_index::{Found, PartStamp, Place, View};
 use captionfleet_proto::rows::{EmbeddingPlaces, EmbeddingShape, Embeddings, read_embeddings};
 use captionfleet_proto::storage::StorageErrorKind;
 use futures::{FutureExt as _, StreamExt as _};
+use half::f16;
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// A row to be scored.
 struct Wanted {
@@ -28,10 +31,10 @@ pub(super) async fn scored(
     found: Vec<Found>,
     query: &Query,
 ) -> Result<Vec<(Place, f32)>, ArchiveError> {
-    let mut parts: BTreeMap<PartStamp, Vec<Wanted>> = BTreeMap::new();
+    let mut parts: BTreeMap<Arc<PartStamp>, Vec<Wanted>> = BTreeMap::new();
     for Found { place, .. } in found {
         let (segment, record) = view.row(place);
-        let part = segment.parts()[record.part as usize].clone();
+        let part = Arc::new(segment.parts()[record.part as usize].clone());
         let number = segment.place_in_part(&record).map(|(number, all)| (number as u64, all as u64));
         let item = segment.item(&record).to_owned();
         parts.entry(part).or_default().push(Wanted { place, item, frame_ms: record.frame_ms, number });
@@ -47,38 +50,36 @@ pub(super) async fn scored(
 
 async fn scored_in(
     shelf: &Shelf,
-    part: PartStamp,
+    part: Arc<PartStamp>,
     rows: Vec<Wanted>,
     query: Query,
 ) -> Result<Vec<(Place, f32)>, ArchiveError> {
-    if let Some(places) = shelf.places().of(shelf.archive(), &part).await?
-        && let Some((start, length, offsets)) = span(&places, &rows)
-    {
-        match shelf.archive().get_range(&part.key, start, length).await {
-            Ok(object) if is_same(&part, &object) && object.bytes.len() as u64 == length => {
-                let size = places.values() * 2;
-                let score = move || {
-                    let mut scratch = Vec::new();
-                    let mut score = |(row, offset): (Wanted, usize)| {
-                        let values = EmbeddingPlaces::decode(&object.bytes[offset..offset + size]);
-                        Some((row.place, query.score(&values, &mut scratch)?))
-                    };
-                    rows.into_iter().zip(offsets).filter_map(&mut score).collect()
-                };
-                return computed(score).await;
-            }
-            // Replaced since it was listed.
-            Ok(_) => {}
-            Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error.into()),
+    let kept = |row: &Wanted| row.number.and_then(|(number, _)| shelf.vectors().get(&part, number));
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for row in rows {
+        match kept(&row) {
+            Some(values) => known.push((row.place, values)),
+            None => unknown.push(row),
         }
+    }
+    match read(shelf, &part, &unknown).await? {
+        Read::Embeddings(embeddings) => {
+            known.extend(unknown.iter().map(|row| row.place).zip(embeddings));
+            return computed(move || score(&known, &query)).await;
+        }
+        Read::Gone => return Ok(Vec::new()),
+        Read::Whole => {}
     }
     let object = match shelf.archive().get(&part.key, TABLE_BYTES).await {
         Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Vec::new()),
         object => object?,
     };
     computed(move || match read_embeddings(object.bytes) {
-        Ok(embeddings) => scored_of_whole(&embeddings, rows, &query),
+        Ok(embeddings) => {
+            let mut scored = score(&known, &query);
+            scored.extend(scored_of_whole(&embeddings, unknown, &query));
+            scored
+        }
         Err(error) => {
             tracing::warn!(part = part.key, %error, "a part cannot be read and its rows are left out");
             Vec::new()
@@ -87,18 +88,59 @@ async fn scored_in(
     .await
 }
 
-/// The bytes that hold the embeddings of all `rows`, as offset and length, and where in them each begins; `None` unless the
-/// part has an embedding for each row with codes and no other.
-fn span(places: &EmbeddingPlaces, rows: &[Wanted]) -> Option<(u64, u64, Vec<usize>)> {
-    let mut ranges = Vec::with_capacity(rows.len());
-    for row in rows {
-        let (number, all) = row.number?;
-        ranges.push(places.range(number).filter(|_| all == places.len())?);
+/// What became of reading single embeddings.
+enum Read {
+    /// They are here, in the order in which they were wanted.
+    Embeddings(Vec<Arc<[f16]>>),
+    /// The part is gone.
+    Gone,
+    /// It has to be read whole.
+    Whole,
+}
+
+async fn read(shelf: &Shelf, part: &Arc<PartStamp>, rows: &[Wanted]) -> Result<Read, ArchiveError> {
+    if rows.is_empty() {
+        return Ok(Read::Embeddings(Vec::new()));
     }
-    let start = ranges.iter().map(|range| range.start).min()?;
-    let end = ranges.iter().map(|range| range.end).max()?;
-    let offsets = ranges.iter().map(|range| usize::try_from(range.start - start)).collect::<Result<_, _>>();
-    Some((start, end - start, offsets.ok()?))
+    let places = shelf.places().of(shelf.archive(), part).await?;
+    let Some((start, length, wanted)) = places.and_then(|places| span(&places, rows)) else {
+        return Ok(Read::Whole);
+    };
+    let bytes = match shelf.archive().get_range(&part.key, start, length).await {
+        Ok(object) if is_same(part, &object) && object.bytes.len() as u64 == length => object.bytes,
+        // Replaced since it was listed.
+        Ok(_) => return Ok(Read::Whole),
+        Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Read::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    let embeddings = wanted.into_iter().map(|(number, range)| {
+        let embedding: Arc<[f16]> = EmbeddingPlaces::decode(&bytes[range]).into();
+        shelf.vectors().keep(part, number, embedding.clone());
+        embedding
+    });
+    Ok(Read::Embeddings(embeddings.collect()))
+}
+
+/// Offset and length of the bytes that hold the embeddings of all `rows`, and the number of each with its range in these bytes;
+/// `None` unless the part has an embedding for each row with codes and no other.
+fn span(places: &EmbeddingPlaces, rows: &[Wanted]) -> Option<(u64, u64, Vec<(u64, Range<usize>)>)> {
+    let range = |row: &Wanted| {
+        let (number, all) = row.number?;
+        Some((number, places.range(number).filter(|_| all == places.len())?))
+    };
+    let ranges: Vec<(u64, Range<u64>)> = rows.iter().map(range).collect::<Option<_>>()?;
+    let start = ranges.iter().map(|(_, range)| range.start).min()?;
+    let end = ranges.iter().map(|(_, range)| range.end).max()?;
+    let within = |(number, range): (u64, Range<u64>)| {
+        Some((number, usize::try_from(range.start - start).ok()?..usize::try_from(range.end - start).ok()?))
+    };
+    Some((start, end - start, ranges.into_iter().map(within).collect::<Option<_>>()?))
+}
+
+fn score(embeddings: &[(Place, Arc<[f16]>)], query: &Query) -> Vec<(Place, f32)> {
+    let mut scratch = Vec::new();
+    let score = |(place, values): &(Place, Arc<[f16]>)| Some((*place, query.score(values, &mut scratch)?));
+    embeddings.iter().filter_map(score).collect()
 }
 
 fn scored_of_whole(part: &Embeddings, rows: Vec<Wanted>, query: &Query) -> Vec<(Place, f32)> {
