@@ -102,8 +102,12 @@ fn largest(row: &[f32]) -> f32 {
 #[inline(always)]
 pub(crate) fn log_sum_exp_of(row: &[f32], total: &mut f64) {
     let most = largest(row);
-    let blocks = row.chunks(BLOCK).map(|block| f64::from(sum(block, |x| exp(x - most))));
-    *total = f64::from(most) + blocks.sum::<f64>().ln();
+    let mut all = 0.0;
+    // A loop and no chain of iterators, whose functions would keep to the instructions of every processor.
+    for block in row.chunks(BLOCK) {
+        all += f64::from(sum(block, |x| exp(x - most)));
+    }
+    *total = f64::from(most) + all.ln();
 }
 
 #[inline(always)]
