@@ -9,7 +9,8 @@
 #      pictures per second
 #
 # Steps 3 to 5 run on full-size bundles with drawn weights, which are made here (one minute, 5.3 GB each); --small takes the
-# demo model's dimensions instead. Results are printed and left in --out as JSON. It fails if anything is not as it should be.
+# demo model's dimensions instead. What does not fit a small GPU is named and left out. Results are printed and left in --out
+# as JSON. It fails if anything is not as it should be (judge.py says what that is), and names what.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -38,12 +39,27 @@ done
 mkdir -p "$out"
 began=$(date +%s)
 failed=()
+# What slots and steps need at the least beside the weights, in MiB.
+readonly ROOM=1536
 step() { printf '\n== %s (%d s)\n' "$*" $(($(date +%s) - began)); }
+# Neither may run in a pipe: a subshell's failures are lost.
 try() { "$@" || failed+=("$*"); }
+keep() { # FILE COMMAND…: what it prints is kept, and shown
+  local file=$1
+  shift
+  try "$@" >"$file"
+  cat "$file"
+}
+judge() { try python3 deploy/cuda/judge.py "$@"; }
 
+memory=  # of the GPU, in MiB
+many=()
 if [ "$device" != cpu ]; then
   step "the GPU"
-  nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv | tee "$out/gpu.csv"
+  keep "$out/gpu.csv" nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  # More than one wave of the slots, as the peer's batches are full, too.
+  many=(--count 256)
 fi
 
 step "1. goldens"
@@ -56,7 +72,9 @@ try "$worker" trace "$goldens" --stage itc --device "$device" --out "$out/itc.sa
 rm -f "$out"/{s1,s3,s4,itc}.safetensors
 
 step "2. the demo model"
-try "$worker" evaluate --device "$device" --json | tee "$out/evaluate.json"
+keep "$out/evaluate.json" "$worker" evaluate --device "$device" --json
+judge captions "$out/evaluate.json"
+keep "$out/invariance-demo.json" "$worker" bench --device "$device" --invariance --count 200 --json
 
 # Different kinds of weights take different ways through the device.
 for weights in q8_0:f16 f16:f16 q4_0:q8_0; do
@@ -64,34 +82,40 @@ for weights in q8_0:f16 f16:f16 q4_0:q8_0; do
   bundle=$out/bundle-$language-$vision
   step "a bundle with $language and $vision"
   rm -rf "$bundle"
-  "$worker" random-bundle "${size[@]}" --weights "$language" --vision-weights "$vision" --out "$bundle"
+  try "$worker" random-bundle ${size[@]+"${size[@]}"} --weights "$language" --vision-weights "$vision" --out "$bundle"
+  [ -d "$bundle" ] || continue
+  stored=$(du -sm "$bundle" | cut -f 1)
+  if [ -n "$memory" ] && [ $((stored + ROOM)) -gt "$memory" ]; then
+    echo "left out: weights of $stored MiB and $ROOM MiB beside them do not fit the GPU's $memory MiB"
+    rm -rf "$bundle"
+    continue
+  fi
   step "3. steps and pictures, $language and $vision"
-  try "$worker" bench --model "$bundle" --device "$device" --batches 1,8,16,32 --slots-list 1,8,16,32 --json \
+  try "$worker" bench --model "$bundle" --device "$device" --batches 1,8,16,32 --slots-list 1,8 --json \
     >"$out/bench-$language-$vision.json"
+  try "$worker" bench --model "$bundle" --device "$device" ${many[@]+"${many[@]}"} --slots-list 16,32 --items-only --json \
+    >"$out/rate-$language-$vision.json"
   # What our own kernels gain.
   try "$worker" bench --model "$bundle" --device "$device" --batches 1,8,16,32 --steps-only --stock-kernels --json \
     >"$out/stock-$language-$vision.json"
   if [ $language = q8_0 ]; then
     step "4. alone and in company"
-    try "$worker" bench --model "$bundle" --device "$device" --invariance --count 200 | tee "$out/invariance.txt"
+    keep "$out/invariance.json" "$worker" bench --model "$bundle" --device "$device" --invariance --count 200 --json
     step "5. a budget of 8 GiB"
     try "$worker" bench --model "$bundle" --device "$device" --memory-budget 8GiB --slot-tokens 192 --slots-list 16 \
       --items-only --json >"$out/memory.json"
-    try python3 -c '
-import json, sys
-items = json.load(open(sys.argv[1]))["items"][0]
-most, slots, budget = items["most_in_use"], items["slots"], 8 * 2**30
-print(f"{most / 2**30:.2f} GiB at the most with {slots} slots")
-sys.exit(most > budget)' "$out/memory.json"
+    judge memory "$out/memory.json"
     try "$worker" bench --model "$bundle" --device "$device" --memory-budget 8GiB --slot-tokens 192 --slots 16 \
-      --soak 30s | tee "$out/soak.txt"
+      --soak 30s --json >"$out/soak.json"
+    judge soak "$out/soak.json"
   fi
   rm -rf "$bundle"
 done
 
 if [ $peer = yes ]; then
   step "6. the peer"
-  try python3 deploy/cuda/peer.py --device "$device" ${size[@]+"${size[@]}"} | tee "$out/peer.json"
+  keep "$out/peer.json" python3 deploy/cuda/peer.py --device "$device" ${size[@]+"${size[@]}"}
+  judge peer "$out" "$device"
 fi
 
 step "done"
@@ -100,10 +124,10 @@ import glob, json, os, sys
 out = sys.argv[1]
 for path in sorted(glob.glob(f"{out}/bench-*.json")):
     try:
-        report = json.load(open(path))
-    except ValueError:
+        report, rate = json.load(open(path)), json.load(open(path.replace("/bench-", "/rate-")))
+        best = max(report["items"] + rate["items"], key=lambda items: items["pictures_per_second"])
+    except (OSError, ValueError):
         continue
-    best = max(report["items"], key=lambda items: items["pictures_per_second"])
     shares = {}
     for step in report["steps"]:
         shares[step["step"]] = max(shares.get(step["step"], 0), step["roofline_share"])
@@ -121,11 +145,6 @@ for path in sorted(glob.glob(f"{out}/bench-*.json")):
         f"{step['step']} of {step['rows']} {seconds[step['step'], step['rows']] / step['seconds']:.2f} x" for step in report["steps"]
         if (step["step"], step["rows"]) in seconds)
     print(f"  own kernels: {own}; against candle's alone {gains}")
-try:
-    peer = json.load(open(f"{out}/peer.json"))
-    print(f"{peer['peer']}: {peer['best']:.2f} captions/s at batch {peer['best_batch']}")
-except (OSError, ValueError):
-    pass
 SUMMARY
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"

@@ -32,3 +32,12 @@ async fn a_budget_that_is_too_small_has_an_exit_code_of_its_own() {
     assert_eq!(ran.code, 12, "{}", ran.stderr);
     assert!(ran.stderr.contains("--memory-budget"), "{}", ran.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_that_do_not_fit_are_named_beside_those_that_do() {
+    let few = ["bench", "--items-only", "--count", "4", "--max-tokens", "4"];
+    let sizes = ["--slots-list", "1,500", "--memory-budget", "300MiB", "--json"];
+    let report = worker(few.iter().chain(&sizes)).await.unwrap().success().unwrap().json().unwrap();
+    assert_eq!(report["items"].as_array().unwrap().len(), 1, "{report}");
+    assert_eq!((&report["items"][0]["slots"], &report["slots_that_do_not_fit"][0]), (&1.into(), &500.into()));
+}

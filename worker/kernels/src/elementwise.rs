@@ -1,7 +1,7 @@
-//! The functions between products: both GELUs, the softmax of a row, and both norms of a row.
+//! The functions between products: both GELUs, the softmax of a row and the logarithm of its divisor, and both norms of a row.
 //!
 //! The formulas, compiled once for each instruction set.
-use crate::formulas::{gelu_erf_of, gelu_tanh_of, layer_norm_of, rms_norm_of, softmax_of};
+use crate::formulas::{gelu_erf_of, gelu_tanh_of, layer_norm_of, log_sum_exp_of, rms_norm_of, softmax_of};
 
 macro_rules! compiled_for_each_processor {
     ($(#[$doc:meta])* $visible:vis $name:ident($($argument:ident: $kind:ty),*) = $body:ident) => {
@@ -49,6 +49,18 @@ compiled_for_each_processor! {
 compiled_for_each_processor! {
     /// Softmax of a row in place. Minus infinity becomes zero; a row with NaN, or with nothing but minus infinity, NaN.
     pub softmax(row: &mut [f32]) = softmax_of
+}
+
+compiled_for_each_processor! {
+    total(row: &[f32], total: &mut f64) = log_sum_exp_of
+}
+
+/// ln Σ e^x of a row: softmax is `e^(x - it)`. At most 2e-6 away from what f64 gives; NaN for a row with NaN or plus infinity, or
+/// with nothing but minus infinity.
+pub fn log_sum_exp(backend: crate::Backend, row: &[f32]) -> f64 {
+    let mut sum = f64::NAN;
+    total(backend, row, &mut sum);
+    sum
 }
 
 compiled_for_each_processor! {

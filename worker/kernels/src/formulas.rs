@@ -15,13 +15,15 @@ pub enum Activation {
 
 /// Lanes of a sum: its order is the same whatever the width of a vector.
 pub(crate) const LANES: usize = 16;
+/// Values whose sum in f32 loses next to nothing; sums of more are added up in f64.
+const BLOCK: usize = 1024;
 /// Adding it rounds to a whole number, which lies in the lower bits: 1.5 · 2^23.
 const ROUNDER: f32 = 12_582_912.0;
 /// ln 2 in two parts, of which the first times any exponent is exact.
 const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// Below it, e^x is no normal number and counts as zero.
 const LEAST_EXPONENT: f32 = -87.3;
-/// Above it, e^x is infinite.
+/// Above it, e^x is close to the largest number and counts as infinite.
 const LARGEST_EXPONENT: f32 = 88.7;
 
 #[inline(always)]
@@ -84,17 +86,33 @@ pub(crate) fn activate(activation: Activation, sums: &mut Sums) {
     }
 }
 
+/// The largest value, in lanes; minus infinity of none, and of nothing but NaN.
 #[inline(always)]
-pub(crate) fn softmax_of(row: &mut [f32]) {
+fn largest(row: &[f32]) -> f32 {
     let mut most = [f32::NEG_INFINITY; LANES];
-    let chunks = row.as_chunks::<LANES>();
-    for chunk in chunks.0 {
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
         for (most, &x) in most.iter_mut().zip(chunk) {
             *most = if x > *most { x } else { *most };
         }
     }
-    let most =
-        most.iter().chain(chunks.1).fold(f32::NEG_INFINITY, |most, &x| if x > most { x } else { most });
+    most.iter().chain(rest).fold(f32::NEG_INFINITY, |most, &x| if x > most { x } else { most })
+}
+
+#[inline(always)]
+pub(crate) fn log_sum_exp_of(row: &[f32], total: &mut f64) {
+    let most = largest(row);
+    let mut all = 0.0;
+    // A loop and no chain of iterators, whose functions would keep to the instructions of every processor.
+    for block in row.chunks(BLOCK) {
+        all += f64::from(sum(block, |x| exp(x - most)));
+    }
+    *total = f64::from(most) + all.ln();
+}
+
+#[inline(always)]
+pub(crate) fn softmax_of(row: &mut [f32]) {
+    let most = largest(row);
     let mut sums = [0.0; LANES];
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
@@ -127,6 +145,7 @@ fn exp(x: f32) -> f32 {
     let whole = rounded.to_bits().wrapping_sub(ROUNDER.to_bits());
     let half = f32::from_bits(whole.wrapping_add(126) << 23);
     let e = e * half * 2.0;
+    let e = if x > LARGEST_EXPONENT { f32::INFINITY } else { e };
     if x < LEAST_EXPONENT { 0.0 } else { e }
 }
 

@@ -17,13 +17,16 @@ pub(crate) fn bf16_to_f32(half: u16) -> f32 {
     f32::from_bits(u32::from(half) << 16)
 }
 
-/// The nearest bf16, ties to even; what is not a number stays so.
+/// The nearest finite bf16, ties to even; what is infinite or not a number stays so.
 #[inline(always)]
 pub(crate) fn f32_to_bf16(value: f32) -> u16 {
-    let bits = value.to_bits();
+    const INFINITE: u32 = 0x7f80_0000;
+    let (bits, magnitude) = (value.to_bits(), value.to_bits() & 0x7fff_ffff);
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    // The last values before infinity would round to it: the largest bf16 is one step below.
+    let too_large = (magnitude >= INFINITE - 0x8000) & (magnitude < INFINITE);
     let nan = (bits >> 16) | 0x40;
-    (if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }) as u16
+    (if magnitude > INFINITE { nan } else { rounded - u32::from(too_large) }) as u16
 }
 
 #[cfg(test)]
@@ -43,10 +46,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_finite_stays_so() {
+        for value in [f32::MAX, f32::MIN, f32::from_bits(0x7f7f_8000), f32::from_bits(0x7f7f_7fff)] {
+            assert_eq!(bf16_to_f32(f32_to_bf16(value)), bf16::MAX.to_f32().copysign(value), "{value}");
+        }
+        assert_eq!(bf16_to_f32(f32_to_bf16(f32::NEG_INFINITY)), f32::NEG_INFINITY);
+    }
+
+    #[test]
     fn rounding_is_to_the_nearest() {
         for step in 0..=u32::MAX / 4099 {
             let value = f32::from_bits(step * 4099);
-            let (found, expected) = (f32_to_bf16(value), bf16::from_f32(value));
+            let (found, mut expected) = (f32_to_bf16(value), bf16::from_f32(value));
+            if value.is_finite() {
+                expected = expected.clamp(bf16::MIN, bf16::MAX);
+            }
             assert!(found == expected.to_bits() || value.is_nan() && bf16_to_f32(found).is_nan(), "{value}");
         }
     }

@@ -76,12 +76,12 @@ pub(crate) type ForQ8 = Q8Input<128>;
 /// Activations for `Q4_0` weights.
 pub(crate) type ForQ4 = Q8Input<8>;
 
-/// Rounded to 8 bits with one scale, and the value of their sum, for weights with an offset in f32.
+/// Rounded to 8 bits with one scale, and their sum, for weights with an offset in f32.
 #[derive(Clone, Copy)]
 pub(crate) struct ForQ4K {
     pub(crate) quants: [[i8; 4]; BLOCK / 4],
     pub(crate) scale: f32,
-    /// `scale` times the sum of `quants`.
+    /// Of `quants`, without the scale: times the scale, it may be no number where the product with an offset is one.
     pub(crate) sum: f32,
 }
 
@@ -119,7 +119,7 @@ quantised_input!(
     ForQ4K,
     |block| {
         let (quants, scale, sum) = quantise(block);
-        Self { quants, scale, sum: scale * sum as f32 }
+        Self { quants, scale, sum: sum as f32 }
     },
     Self { quants: [[0; 4]; BLOCK / 4], scale: 0.0, sum: 0.0 }
 );

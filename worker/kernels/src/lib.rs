@@ -54,7 +54,7 @@ mod tiles;
 
 pub use attention::{Attention, Heads};
 pub use backend::Backend;
-pub use elementwise::{gelu_erf, gelu_tanh, layer_norm, rms_norm, softmax};
+pub use elementwise::{gelu_erf, gelu_tanh, layer_norm, log_sum_exp, rms_norm, softmax};
 pub use error::{PackError, ProductError};
 pub use format::Format;
 pub use formulas::Activation;

@@ -1,6 +1,6 @@
 //! The functions between products, against f64 and on every instruction set.
 #![allow(clippy::unwrap_used)]
-use captionfleet_kernels::{Backend, gelu_erf, gelu_tanh, layer_norm, rms_norm, softmax};
+use captionfleet_kernels::{Backend, gelu_erf, gelu_tanh, layer_norm, log_sum_exp, rms_norm, softmax};
 
 fn backends() -> impl Iterator<Item = Backend> {
     Backend::ALL.into_iter().filter(|backend| backend.is_available())
@@ -68,6 +68,40 @@ fn softmax_sums_to_one_and_agrees_with_f64() {
                     assert!((f64::from(*found) - exact / sum).abs() < 1e-6, "{backend:?} {width} {scale}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn the_logarithm_of_a_sum_agrees_with_f64_whatever_the_row() {
+    for width in [1, 2, 17, 1024, 1025, 51_200] {
+        for (scale, offset) in [(0.01f32, 0.0f32), (1.0, 50.0), (12.0, -30.0), (1e4, 0.0)] {
+            let row: Vec<f32> =
+                (0..width).map(|i| offset + scale * ((i * 7919 % 1009) as f32 / 500.0 - 1.0)).collect();
+            let most = row.iter().copied().fold(f32::MIN, f32::max);
+            let sum: f64 = row.iter().map(|&x| f64::from(x - most).exp()).sum();
+            let expected = f64::from(most) + sum.ln();
+            for backend in backends() {
+                let found = log_sum_exp(backend, &row);
+                assert!((found - expected).abs() < 2e-6, "{backend:?} {width} {scale}: {found} {expected}");
+            }
+        }
+    }
+    for backend in backends() {
+        assert_eq!(log_sum_exp(backend, &[3.0, f32::NEG_INFINITY]), 3.0, "{backend:?}");
+        for row in [&[0.0, f32::NAN][..], &[f32::INFINITY, 0.0], &[f32::NEG_INFINITY; 20], &[]] {
+            assert!(!log_sum_exp(backend, row).is_finite(), "{backend:?} {row:?}");
+        }
+    }
+}
+
+#[test]
+fn far_below_zero_nothing_is_left() {
+    for backend in backends() {
+        let mut out = [1.0; 3];
+        for function in [gelu_erf, gelu_tanh] {
+            function(backend, &[-100.0, -1e15, -1e38], &mut out);
+            assert_eq!(out, [0.0; 3], "{backend:?}");
         }
     }
 }

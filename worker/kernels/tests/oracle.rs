@@ -63,13 +63,15 @@ fn large_small_and_uneven_values_agree() {
     let (rows, outputs) = (7, 37);
     for format in Format::ALL {
         let inputs = whole(format, 96);
-        for (weights, size) in [(1e-3, 1e30), (1.0, 1e-25), (3e4, 1e20), (1e-4, 1.0), (0.0, 1.0), (1.0, 0.0)]
+        for (weights, size) in
+            [(1e-3, 1e30), (1e-4, 1.5e38), (1.0, 1e-25), (3e4, 1e20), (1e-4, 1.0), (0.0, 1.0), (1.0, 0.0)]
         {
+            let peak = if size > 1e34 { 1.0 } else { 1e4 };
             let stored = Stored::random(format, outputs, inputs, f32::max(weights, 1e-30), 7);
             let mut xs = activations(rows * inputs, f32::max(size, 1e-37), 8);
             for (i, x) in xs.iter_mut().enumerate() {
                 // One value of a block far above the others, and blocks of zeros.
-                *x *= if i % 50 == 0 { 1e4 } else { 1.0 };
+                *x *= if i % 50 == 0 { peak } else { 1.0 };
                 *x *= if i / 32 % 3 == 1 { 0.0 } else { 1.0 };
             }
             for backend in backends() {

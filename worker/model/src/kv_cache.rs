@@ -100,6 +100,16 @@ impl KvCache {
         }
     }
 
+    /// Forgets what a slot holds beyond its first `tokens` tokens: a step that failed after it was counted, because its
+    /// result could not be copied, say, can then be taken again.
+    pub fn rewind(&mut self, slot: usize, tokens: usize) {
+        match self.lengths.get_mut(slot) {
+            Some(_) if tokens == 0 => self.free(slot),
+            Some(length) => *length = tokens.min(*length),
+            None => {}
+        }
+    }
+
     /// Makes slot `to` hold what slot `from` holds.
     pub fn copy_slot(&mut self, from: usize, to: usize) -> std::result::Result<(), ModelError> {
         for slot in [from, to] {
@@ -243,8 +253,13 @@ mod tests {
         cache.copy_slot(1, 0).unwrap();
         let copied = cache.layers[0].store().get(0).unwrap().get(0).unwrap().flatten_all().unwrap();
         assert_eq!(copied.to_vec1::<f32>().unwrap(), keys);
+        cache.rewind(0, 2);
+        cache.rewind(0, 3);
+        assert_eq!((cache.len(0), cache.len(1)), (2, 3), "what is forgotten does not come back");
         cache.free(1);
-        assert_eq!((cache.len(0), cache.len(1)), (3, 0));
+        cache.rewind(0, 0);
+        cache.rewind(9, 0);
+        assert!(cache.is_empty());
     }
 
     #[test]

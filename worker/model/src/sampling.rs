@@ -6,6 +6,7 @@ use candle_transformers::{
     generation::{LogitsProcessor, Sampling},
     utils::apply_repeat_penalty,
 };
+use captionfleet_kernels::Backend;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug, PartialEq)]
@@ -150,9 +151,7 @@ pub fn log_probability(logits: &[f32], token: u32) -> Result<f32, DegenerateLogi
 }
 
 fn log_sum_exp(logits: &[f32]) -> Result<f32, DegenerateLogits> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
-    let total = f64::from(max) + sum.ln();
+    let total = captionfleet_kernels::log_sum_exp(Backend::best(), logits);
     // A NaN anywhere makes the sum NaN; no logits at all or only -inf leave it without a maximum.
     if !total.is_finite() {
         return Err(DegenerateLogits);

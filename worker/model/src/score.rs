@@ -26,8 +26,8 @@ pub fn score(
     let Some(longest) = rows.iter().map(|row| row.embeds.dims()[0]).max() else {
         return Ok(Vec::new());
     };
-    let mut cache = KvCache::for_prefill(model, rows.len(), longest)?;
-    let normed = model.hidden(&rows, &mut cache, &mut unwatched)?;
+    let cache = KvCache::for_prefill(model, rows.len(), longest)?;
+    let (normed, _) = model.hidden(&rows, &cache, &mut unwatched)?;
     let mut end = 0;
     rows.iter()
         .zip(answers)

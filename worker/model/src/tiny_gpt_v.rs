@@ -196,9 +196,11 @@ impl TinyGptV {
         cache: &mut KvCache,
         pause: Pause,
     ) -> Result<Tensor, ModelError> {
-        let normed = self.hidden(rows, cache, &mut |_, _| pause())?;
-        let lengths: Vec<usize> = rows.iter().map(|row| row.embeds.dims()[0]).collect();
-        last_rows(&normed, &lengths).and_then(|last| self.language.logits(&last)).during("the output head")
+        let (normed, spans) = self.hidden(rows, cache, &mut |_, _| pause())?;
+        let logits = last_rows(&normed, &spans).and_then(|last| self.language.logits(&last));
+        let logits = logits.during("the output head")?;
+        count(rows, &spans, cache);
+        Ok(logits)
     }
 
     /// Appends one token to each row's slot; logits `(rows, vocab)`. A slot must hold its prompt
@@ -214,8 +216,10 @@ impl TinyGptV {
         let stream = self.embed_tokens(&tokens)?;
         let adapters: Vec<_> = rows.iter().map(|row| cache.adapter(row.slot)).collect();
         let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
-        let normed = self.append(&stream, &spans, &shares, cache, &mut unwatched)?;
-        self.logits(&normed)
+        let normed = self.forward(&stream, &spans, &shares, cache, &mut unwatched)?;
+        let logits = self.logits(&normed)?;
+        cache.commit(&spans);
+        Ok(logits)
     }
 
     pub(crate) fn vision_features_watched(
@@ -272,14 +276,14 @@ impl TinyGptV {
         self.language.logits(normed).during("the output head")
     }
 
-    /// Appends each row's embeddings to its slot; the normed stream `(T, H)` of all rows' positions,
-    /// one row behind the other.
+    /// Writes each row's embeddings behind what its slot holds, which the cache does not count yet: the normed stream
+    /// `(T, H)` of all rows' positions, one row behind the other, and where they lie.
     pub(crate) fn hidden(
         &self,
         rows: &[PrefillRow],
-        cache: &mut KvCache,
+        cache: &KvCache,
         probe: Probe,
-    ) -> Result<Tensor, ModelError> {
+    ) -> Result<(Tensor, Vec<Span>), ModelError> {
         let mut lengths = Vec::with_capacity(rows.len());
         for row in rows {
             let (tokens, _) = row.embeds.dims2().during("reading of a prompt's shape")?;
@@ -289,35 +293,37 @@ impl TinyGptV {
         let embeds: Vec<&Tensor> = rows.iter().map(|row| &row.embeds).collect();
         let stream = Tensor::cat(&embeds, 0).during("joining of prompts")?;
         let shares = rows.iter().zip(&spans).map(|(row, span)| (span.tokens, row.adapter.as_deref()));
-        let normed = self.append(&stream, &spans, &Shares::of(shares), cache, probe)?;
-        for row in rows {
-            cache.adopt(row.slot, row.adapter.clone());
-        }
-        Ok(normed)
+        let normed = self.forward(&stream, &spans, &Shares::of(shares), cache, probe)?;
+        Ok((normed, spans))
     }
 
-    fn append(
+    fn forward(
         &self,
         stream: &Tensor,
         spans: &[Span],
         shares: &Shares<'_>,
-        cache: &mut KvCache,
+        cache: &KvCache,
         probe: Probe,
     ) -> Result<Tensor, ModelError> {
-        let normed =
-            self.language.forward(stream, spans, cache, shares, probe).during("the language model")?;
-        cache.commit(spans);
-        Ok(normed)
+        self.language.forward(stream, spans, cache, shares, probe).during("the language model")
+    }
+}
+
+/// Counts prompts as held, each with what it was read with.
+fn count(rows: &[PrefillRow], spans: &[Span], cache: &mut KvCache) {
+    cache.commit(spans);
+    for row in rows {
+        cache.adopt(row.slot, row.adapter.clone());
     }
 }
 
 /// The last of each group of consecutive rows.
-fn last_rows(stream: &Tensor, lengths: &[usize]) -> candle_core::Result<Tensor> {
+fn last_rows(stream: &Tensor, spans: &[Span]) -> candle_core::Result<Tensor> {
     let mut end = 0;
-    let last: Vec<u32> = lengths
+    let last: Vec<u32> = spans
         .iter()
-        .map(|length| {
-            end += length;
+        .map(|span| {
+            end += span.tokens;
             end as u32 - 1
         })
         .collect();

@@ -48,14 +48,26 @@ impl DeviceChoice {
     /// When a GPU was asked for and there is none, or this program was built without CUDA.
     pub fn open(self) -> anyhow::Result<Device> {
         match self {
-            Self::Auto if cfg!(feature = "cuda") => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+            Self::Auto if cfg!(feature = "cuda") => Ok(open_gpu(0).unwrap_or_else(|error| {
                 tracing::info!(%error, "no GPU can be used: the network runs on the CPU");
                 Device::Cpu
             })),
             Self::Cpu | Self::Auto => Ok(Device::Cpu),
-            Self::Cuda(index) => Device::new_cuda(index).with_context(|| {
+            Self::Cuda(index) => open_gpu(index).with_context(|| {
                 format!("GPU {index} cannot be used (this needs a build with --features cuda and an NVIDIA driver)")
             }),
         }
     }
+}
+
+/// A GPU with one stream for all threads. By default every thread has a stream of its own, and what one reads of another's tensors,
+/// an adapter's, say, may not have been written yet.
+fn open_gpu(index: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    #[cfg(feature = "cuda")]
+    if let Device::Cuda(device) = &device {
+        // SAFETY: events are needed between streams, and this process has one: work is done in the order in which it is queued.
+        unsafe { device.disable_event_tracking() };
+    }
+    Ok(device)
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use captionfleet_model::OwnKernels;
-use captionfleet_model::bundle::{Bundle, LoadedModel};
+use captionfleet_model::bundle::{Bundle, BundleError, LoadedModel};
 
 use super::DeviceChoice;
 use crate::engine::memory::{Limit, Measured, Meter, Trial, Wish, plan};
-use crate::engine::{Engine, EngineObserver, EngineOptions, try_steps};
+use crate::engine::{Engine, EngineError, EngineObserver, EngineOptions, shortage, try_steps};
 
 /// What an operator may say about the engine.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,17 +44,18 @@ impl ReadyModel {
     /// Loads a bundle, checks that it says what it said when it was packed, and measures its steps' memory.
     ///
     /// # Errors
-    /// When any of these fails.
+    /// When any of these fails; [`EngineError::OutOfMemory`] when the device is full before it is done.
     pub(crate) fn load(bundle: &Bundle, settings: &EngineSettings) -> anyhow::Result<Self> {
         let device = settings.device.open()?;
         let meter = Meter::new(&device);
         let available = meter.available();
         let kernels = if settings.stock_kernels { OwnKernels::NONE } else { OwnKernels::checked(&device) };
         let since = Instant::now();
-        let loaded = Arc::new(bundle.load_with(&device, kernels)?);
+        let told = |error| unless_full(error, bundle.weights_size(), available);
+        let loaded = Arc::new(bundle.load_with(&device, kernels).map_err(told)?);
         let load = since.elapsed();
         let since = Instant::now();
-        let near_ties = loaded.self_test()?;
+        let near_ties = loaded.self_test().map_err(told)?;
         let self_test = since.elapsed();
         if near_ties > 0 {
             tracing::info!(
@@ -64,6 +66,11 @@ impl ReadyModel {
         let options = EngineOptions::for_model(loaded.model.config(), &device);
         let trial = try_steps(&loaded, &meter, &options)?;
         Ok(Self { loaded, options, trial, available, load, self_test })
+    }
+
+    /// Whether its weights were drawn: then it says the same token for ever unless its tokens are drawn, too.
+    pub(crate) fn is_random(&self) -> bool {
+        self.loaded.manifest.sources.contains_key("random")
     }
 
     /// The network.
@@ -83,11 +90,7 @@ impl ReadyModel {
         let model = &self.loaded.model;
         let wished =
             self.options.with_slots(settings.slots).with_slot_tokens(settings.slot_tokens, model.config())?;
-        let (limit, limit_from) = match (settings.memory_budget, self.available) {
-            (Some(asked), free) => (Some(free.map_or(asked, |free| asked.min(free))), Limit::Asked),
-            (None, Some(free)) => (Some(free), Limit::Free),
-            (None, None) => (None, Limit::Unknown),
-        };
+        let (limit, limit_from) = Limit::of(settings.memory_budget, self.available);
         let measured = Measured {
             limit,
             limit_from,
@@ -114,6 +117,17 @@ impl ReadyModel {
     }
 }
 
+/// A bundle that does not fit the device is whole and sound: what is wrong is told with its size.
+fn unless_full(error: BundleError, weights: u64, free: Option<u64>) -> anyhow::Error {
+    let Some(said) = shortage(&error) else { return error.into() };
+    let free = free.map_or_else(String::new, |free| format!(" and {} were free", ByteSize(free)));
+    EngineError::OutOfMemory(format!(
+        "{said}; the bundle's weights are {}{free}: free memory of the device, or pack the bundle with smaller weight types",
+        ByteSize(weights)
+    ))
+    .into()
+}
+
 /// Loads a bundle, checks that it says what it said when it was packed, fits slots and batches into memory, and starts
 /// the device thread.
 ///
@@ -125,4 +139,28 @@ pub fn start_engine(
     observer: Arc<dyn EngineObserver>,
 ) -> anyhow::Result<Engine> {
     ReadyModel::load(bundle, &settings)?.start(settings, observer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(said: &str) -> anyhow::Error {
+        let source = candle_core::Error::Msg(said.to_owned());
+        let error = BundleError::Unusable {
+            place: "full.q8".to_owned(),
+            file: "weights.gguf".to_owned(),
+            source: source.into(),
+        };
+        unless_full(error, 5 << 30, Some(4 << 30))
+    }
+
+    #[test]
+    fn a_bundle_that_does_not_fit_is_told_from_one_that_cannot_be_used() {
+        let full = failed("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")");
+        assert!(matches!(full.downcast_ref(), Some(EngineError::OutOfMemory(_))), "{full:?}");
+        let said = full.to_string();
+        assert!(said.contains("5.0 GiB") && said.contains("4.0 GiB were free"), "{said}");
+        assert!(failed("shape mismatch").is::<BundleError>());
+    }
 }

@@ -22,6 +22,9 @@ use crate::engine::{EngineError, SlotTokensError};
 use crate::telemetry::logging;
 use crate::threads;
 
+/// Any other failure, as [`ExitCode::FAILURE`] has it.
+const EXIT_FAILURE: u8 = 1;
+
 /// Bad configuration, as in sysexits.h.
 const EXIT_USAGE: u8 = 64;
 
@@ -57,19 +60,19 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));
-            exit_code(&error)
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
-fn exit_code(error: &anyhow::Error) -> ExitCode {
+fn exit_code(error: &anyhow::Error) -> u8 {
     let ran_out = matches!(error.downcast_ref::<EngineError>(), Some(EngineError::OutOfMemory(_)));
     if error.is::<UsageError>() || error.is::<SlotTokensError>() {
-        ExitCode::from(EXIT_USAGE)
+        EXIT_USAGE
     } else if ran_out || error.is::<BudgetError>() {
-        ExitCode::from(EXIT_OUT_OF_MEMORY)
+        EXIT_OUT_OF_MEMORY
     } else {
-        ExitCode::FAILURE
+        EXIT_FAILURE
     }
 }
 
@@ -91,4 +94,17 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
 #[allow(clippy::print_stdout)]
 fn say(text: impl std::fmt::Display) {
     println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_device_has_an_exit_code_of_its_own() {
+        let full = EngineError::OutOfMemory("loading the weights".to_owned());
+        assert_eq!(exit_code(&full.into()), EXIT_OUT_OF_MEMORY);
+        assert_eq!(exit_code(&EngineError::Model("no".to_owned()).into()), EXIT_FAILURE);
+        assert_eq!(exit_code(&UsageError("no".to_owned()).into()), EXIT_USAGE);
+    }
 }

@@ -5,8 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::{EngineError, Stage};
 use crate::panics;
 
-/// Runs a step; a panic in it becomes an error. The cache counts tokens only after a step has succeeded, so it is
-/// sound to go on.
+/// Runs a step; a panic in it becomes an error. Whoever goes on rewinds the cache to what it held before.
 pub(super) fn contained<T>(
     stage: Stage,
     step: impl FnOnce() -> Result<T, EngineError>,

@@ -39,8 +39,8 @@ pub(super) struct DeviceThread {
     inbox: Receiver<Work>,
     /// What came during a step and is taken in after it.
     arrived: Vec<Work>,
-    /// Seconds of the running batch that went into answers between its layers.
-    interludes: f64,
+    /// Seconds of the running batch that are not its own: answers between its layers, and the choice of tokens.
+    elsewhere: f64,
     pulse: Arc<Pulse>,
     next_id: u64,
     /// Why the thread ends although requests may still come.
@@ -54,11 +54,11 @@ struct Throttles {
     decode: Throttle,
 }
 
-/// When a step began, and how much of its batch's time had gone into answers between layers by then.
+/// When a step began, and how much of its batch's time had gone elsewhere by then.
 #[derive(Clone, Copy)]
 struct Began {
     at: Instant,
-    interludes: f64,
+    elsewhere: f64,
 }
 
 impl DeviceThread {
@@ -76,8 +76,8 @@ impl DeviceThread {
             loaded,
             network,
             throttles: Throttles {
-                vision: Throttle::new(limits.vision_batch.min(options.pass)),
-                prefill: Throttle::new(limits.prefill_batch.min(options.pass)),
+                vision: Throttle::new(limits.vision_batch),
+                prefill: Throttle::new(limits.prefill_batch),
                 decode: Throttle::new(limits.all_slots()),
             },
             cache,
@@ -87,15 +87,15 @@ impl DeviceThread {
             observer,
             inbox,
             arrived: Vec::new(),
-            interludes: 0.0,
+            elsewhere: 0.0,
             pulse,
             next_id: 0,
             fatal: None,
         }
     }
 
-    /// Runs until every handle is gone, or until not even one row fits the device's memory. What is unfinished then is
-    /// answered with [`EngineError::Stopped`]: another worker can do it.
+    /// Runs until every handle is gone, until not even one row fits the device's memory, or until the device is broken. What
+    /// is unfinished then is answered with [`EngineError::Stopped`]: another worker can do it.
     pub(super) fn run(mut self) -> Result<(), EngineError> {
         while self.fatal.is_none() && self.take_in() {
             self.sweep_cancelled();
@@ -140,7 +140,7 @@ impl DeviceThread {
             NextBatch::Decode { seats } => (Stage::Decode, seats.len(), limits.slots),
         };
         let since = Instant::now();
-        self.interludes = 0.0;
+        self.elsewhere = 0.0;
         match batch {
             NextBatch::Text { requests } => self.text(&requests),
             NextBatch::Vision { requests } => {
@@ -153,7 +153,7 @@ impl DeviceThread {
                 in_pieces(&seats, self.throttles.decode.rows(), |piece| self.seats(Stage::Decode, piece));
             }
         }
-        let seconds = since.elapsed().as_secs_f64() - self.interludes;
+        let seconds = since.elapsed().as_secs_f64() - self.elsewhere;
         self.observer.stage(stage, seconds, rows, capacity);
     }
 
@@ -177,7 +177,7 @@ impl DeviceThread {
         let done = step(&*self.network, &mut self.cache, &self.live, &mut || interlude.pause());
         let (later, seconds) = interlude.end();
         self.arrived.extend(later);
-        self.interludes += seconds;
+        self.elsewhere += seconds;
         done
     }
 
@@ -185,6 +185,7 @@ impl DeviceThread {
         for id in requests {
             let Some(Live { work: Work::Text { text, reply }, .. }) = self.leave(*id) else { continue };
             let embedded = contained(Stage::Text, || self.network.text(&text));
+            let embedded = embedded.map_err(|error| self.unless_it_ends(Stage::Text, error));
             // Nobody listening is fine: the request was cancelled.
             let _ = reply.send(embedded);
         }
@@ -210,9 +211,9 @@ impl DeviceThread {
                     self.seen(id, sight);
                 }
             }
-            Err(error) if self.is_fatal(Stage::Vision, present.len(), &error) => self.fatal = Some(error),
-            Err(error) if present.len() == 1 => self.fail(present[0], error),
+            Err(error) if present.len() == 1 => self.fail_alone(Stage::Vision, present[0], error),
             Err(error) => {
+                self.note_shortage(Stage::Vision, present.len(), &error);
                 tracing::warn!(batch.rows = present.len(), %error, "vision batch failed, trying it in halves");
                 let (first, second) = present.split_at(present.len() / 2);
                 self.vision(first);
@@ -228,22 +229,27 @@ impl DeviceThread {
         }
         let began = self.begin();
         let seats = &*self.by_adapter(seats);
+        let held: Vec<usize> = seats.iter().map(|seat| self.cache.len(seat.slot)).collect();
         let logits = match stage {
             Stage::Prefill => self.prefill(seats),
             _ => contained(stage, || self.decode(seats)),
         };
+        if logits.is_err() {
+            // What failed may be the copy of a step that the cache has counted.
+            for (seat, held) in seats.iter().zip(held) {
+                self.cache.rewind(seat.slot, held);
+            }
+        }
         match logits {
             Ok(rows) => {
                 self.throttle(stage).went_well(rows.len());
                 self.observer.tokens(rows.len());
                 self.spent(stage, began, seats.iter().map(|seat| seat.request));
-                for (seat, row) in seats.iter().zip(rows) {
-                    self.say(*seat, &row);
-                }
+                self.say(seats, rows);
             }
-            Err(error) if self.is_fatal(stage, seats.len(), &error) => self.fatal = Some(error),
-            Err(error) if seats.len() == 1 => self.fail(seats[0].request, error),
+            Err(error) if seats.len() == 1 => self.fail_alone(stage, seats[0].request, error),
             Err(error) => {
+                self.note_shortage(stage, seats.len(), &error);
                 tracing::warn!(
                     batch.rows = seats.len(), step = stage.as_str(), %error, "batch failed, trying it in halves"
                 );
@@ -255,14 +261,14 @@ impl DeviceThread {
     }
 
     fn begin(&self) -> Began {
-        Began { at: Instant::now(), interludes: self.interludes }
+        Began { at: Instant::now(), elsewhere: self.elsewhere }
     }
 
     /// Shares a step's time out among its rows, without what went into answers between its layers: whoever asked those was
     /// no part of it.
     fn spent(&mut self, stage: Stage, began: Began, rows: impl ExactSizeIterator<Item = RequestId>) {
         let (span, count) = ((began.at, Instant::now()), rows.len());
-        let elsewhere = self.interludes - began.interludes;
+        let elsewhere = self.elsewhere - began.elsewhere;
         for id in rows {
             if let Some(live) = self.live.get_mut(&id) {
                 live.device.add_step(stage, span, elsewhere, count);
@@ -270,14 +276,36 @@ impl DeviceThread {
         }
     }
 
-    /// Notes that memory ran out, so that the next batches are smaller. True when one row alone does not fit: then this
-    /// worker can do nothing, and the requests are for another one.
-    fn is_fatal(&mut self, stage: Stage, rows: usize, error: &EngineError) -> bool {
-        if !matches!(error, EngineError::OutOfMemory(_)) {
-            return false;
+    /// Notes that memory ran out, if that was it, so that the next batches are smaller.
+    fn note_shortage(&mut self, stage: Stage, rows: usize, error: &EngineError) {
+        if matches!(error, EngineError::OutOfMemory(_)) {
+            self.observer.out_of_memory(stage, rows);
+            self.throttle(stage).ran_out(rows);
         }
-        self.observer.out_of_memory(stage, rows);
-        !self.throttle(stage).ran_out(rows)
+    }
+
+    fn fail_alone(&mut self, stage: Stage, id: RequestId, error: EngineError) {
+        let answer = self.unless_it_ends(stage, error);
+        self.fail(id, answer);
+    }
+
+    /// What to answer a request with that failed with no other in its step. One that alone does not fit the device, or that
+    /// failed because nothing works there any more, is not to blame: then the thread ends, and it is for another worker.
+    fn unless_it_ends(&mut self, stage: Stage, error: EngineError) -> EngineError {
+        self.note_shortage(stage, 1, &error);
+        if matches!(error, EngineError::OutOfMemory(_)) {
+            self.fatal = Some(error);
+            return EngineError::Stopped;
+        }
+        if error.is_failed_step()
+            && let Err(found) = contained(stage, || self.network.lives())
+        {
+            self.fatal = Some(EngineError::Broken(format!("{error}; afterwards {found}")));
+            // Before anybody is answered: whose job it is in must be known when that job goes back.
+            self.pulse.broke();
+            return EngineError::Stopped;
+        }
+        error
     }
 
     fn throttle(&mut self, stage: Stage) -> &mut Throttle {

@@ -159,12 +159,23 @@ async fn odds_tell_right_from_wrong_and_are_the_same_in_any_company() {
     assert_eq!(together, alone);
 }
 
-/// A device on which `most` rows of a step fit.
+/// A device on which `most` rows of a step fit. What runs out is found either before or after the step was done.
 struct Tight {
     most: Arc<AtomicUsize>,
+    late: bool,
 }
 
 impl Tight {
+    /// The step with a shortage in front of it, or behind it.
+    fn short<T>(&self, rows: usize, step: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+        if !self.late {
+            self.check(rows)?;
+        }
+        let done = step()?;
+        self.check(rows)?;
+        Ok(done)
+    }
+
     fn check(&self, rows: usize) -> Result<(), EngineError> {
         let most = self.most.load(Ordering::Relaxed);
         if rows > most {
@@ -176,8 +187,7 @@ impl Tight {
 
 impl Network for Tight {
     fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
-        self.check(rows.len())?;
-        loaded().vision(rows, pause)
+        self.short(rows.len(), || loaded().vision(rows, pause))
     }
 
     fn prefill(
@@ -186,17 +196,19 @@ impl Network for Tight {
         cache: &mut KvCache,
         pause: Pause<'_>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(rows.len())?;
-        loaded().prefill(rows, cache, pause)
+        self.short(rows.len(), || loaded().prefill(rows, cache, pause))
     }
 
     fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.check(rows.len())?;
-        loaded().decode(rows, cache)
+        self.short(rows.len(), || loaded().decode(rows, cache))
     }
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
         loaded().text(query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        loaded().lives()
     }
 }
 
@@ -219,7 +231,7 @@ async fn a_batch_that_does_not_fit_is_halved_and_grows_back() {
     let expected = all(&roomy.handle(), mixed_requests()).await;
     let most = Arc::new(AtomicUsize::new(3));
     let shortages = Arc::new(Shortages::default());
-    let engine = start(Box::new(Tight { most: Arc::clone(&most) }), 8, shortages.clone());
+    let engine = start(Box::new(Tight { most: Arc::clone(&most), late: false }), 8, shortages.clone());
     assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
     let seen = std::mem::take(&mut *shortages.0.lock().unwrap());
     for stage in [Stage::Vision, Stage::Prefill, Stage::Decode] {
@@ -235,8 +247,18 @@ async fn a_batch_that_does_not_fit_is_halved_and_grows_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_that_fails_after_it_was_counted_is_taken_back() {
+    let roomy = start(Box::new(loaded()), 8, Arc::new(Unobserved));
+    let expected = all(&roomy.handle(), mixed_requests()).await;
+    let late = Tight { most: Arc::new(AtomicUsize::new(1)), late: true };
+    let engine = start(Box::new(late), 8, Arc::new(Unobserved));
+    assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_one_row_does_not_fit_the_engine_ends_and_says_why() {
-    let engine = start(Box::new(Tight { most: Arc::new(AtomicUsize::new(0)) }), 4, Arc::new(Unobserved));
+    let engine =
+        start(Box::new(Tight { most: Arc::new(AtomicUsize::new(0)), late: false }), 4, Arc::new(Unobserved));
     let handle = engine.handle();
     let answer = handle.caption(request(1, &loaded().prompts.caption, 5)).await;
     assert!(matches!(answer, Err(EngineError::Stopped)), "{answer:?}");

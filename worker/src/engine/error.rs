@@ -58,6 +58,12 @@ pub enum EngineError {
         /// How long it was waited for.
         seconds: u64,
     },
+    /// The device computes nothing any more, whatever it is given.
+    #[error(
+        "the device is broken, and only a new process can use it again ({0}); if that does not help, look at the driver's \
+         log (dmesg, nvidia-smi -q) and reset the GPU or restart the machine"
+    )]
+    Broken(String),
     /// The engine was stopped before the answer.
     #[error("the engine is stopping")]
     Stopped,
@@ -76,20 +82,29 @@ impl EngineError {
             | Self::OutOfMemory(_)
             | Self::Panicked { .. }
             | Self::Hung { .. }
+            | Self::Broken(_)
             | Self::Stopped => "internal",
         }
     }
+
+    /// Whether the network or the device failed, and not what was asked.
+    pub(crate) fn is_failed_step(&self) -> bool {
+        matches!(self, Self::Model(_) | Self::Panicked { .. })
+    }
 }
 
-/// The backend has no error of its own for a full device, only the driver's text.
-fn of_the_device(error: &dyn std::error::Error) -> EngineError {
+/// What an error and its causes say, if one of them is that the device is full: the backend has no error of its own for that,
+/// only the driver's text.
+pub(crate) fn shortage(error: &dyn std::error::Error) -> Option<String> {
     let text = chain(error);
-    let says = |words: &str| text.to_ascii_lowercase().contains(words);
-    if says("out of memory") || says("out_of_memory") || says("alloc_failed") {
-        EngineError::OutOfMemory(text)
-    } else {
-        EngineError::Model(text)
-    }
+    let lower = text.to_ascii_lowercase();
+    let is_full =
+        ["out of memory", "out_of_memory", "alloc_failed"].iter().any(|words| lower.contains(words));
+    is_full.then_some(text)
+}
+
+fn of_the_device(error: &dyn std::error::Error) -> EngineError {
+    shortage(error).map_or_else(|| EngineError::Model(chain(error)), EngineError::OutOfMemory)
 }
 
 impl From<ModelError> for EngineError {

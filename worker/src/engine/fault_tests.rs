@@ -1,4 +1,4 @@
-//! Networks that panic, speak noise or never come back.
+//! Networks that panic, fail, speak noise, are slow or never come back, and devices that break.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -20,6 +20,13 @@ enum Fault {
     /// The same token always wins.
     OneToken,
     Hang,
+    Error,
+    /// Nothing works any more, in any stage.
+    Broken,
+    /// It takes its time.
+    Slow(Duration),
+    /// Every row's numbers depend a little on how many rows there are.
+    Crowd,
 }
 
 /// The real network, except in one stage: in vision only with one picture, later wherever rows are.
@@ -30,14 +37,21 @@ struct Faulty {
 }
 
 impl Faulty {
-    fn strike(&self, stage: Stage) {
+    fn strike(&self, stage: Stage) -> Result<(), EngineError> {
+        let failed = || Err(EngineError::Model("CUDA_ERROR_ILLEGAL_ADDRESS".to_owned()));
         match self.fault {
-            _ if self.stage != stage => {}
+            Fault::Broken => failed(),
+            _ if self.stage != stage => Ok(()),
             Fault::Panic => panic!("injected into the {} step", stage.as_str()),
             Fault::Hang => loop {
                 std::thread::park();
             },
-            Fault::NotANumber | Fault::OneToken => {}
+            Fault::Error => failed(),
+            Fault::Slow(time) => {
+                std::thread::sleep(time);
+                Ok(())
+            }
+            Fault::NotANumber | Fault::OneToken | Fault::Crowd => Ok(()),
         }
     }
 
@@ -52,6 +66,12 @@ impl Faulty {
                 row[300] = 1e4;
             }
         }
+        if self.stage == stage && self.fault == Fault::Crowd {
+            let scale = 1.0 + 1e-3 * rows.len() as f32;
+            for score in rows.iter_mut().flatten() {
+                *score *= scale;
+            }
+        }
         rows
     }
 }
@@ -62,7 +82,7 @@ impl Network for Faulty {
             self.picture.as_ref().is_none_or(|picture| picture.caption.rgb == row.picture.caption.rgb)
         };
         if rows.iter().any(meant) {
-            self.strike(Stage::Vision);
+            self.strike(Stage::Vision)?;
         }
         loaded().vision(rows, pause)
     }
@@ -73,18 +93,25 @@ impl Network for Faulty {
         cache: &mut KvCache,
         pause: Pause<'_>,
     ) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.strike(Stage::Prefill);
+        self.strike(Stage::Prefill)?;
         Ok(self.spoil(Stage::Prefill, loaded().prefill(rows, cache, pause)?))
     }
 
     fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.strike(Stage::Decode);
+        self.strike(Stage::Decode)?;
         Ok(self.spoil(Stage::Decode, loaded().decode(rows, cache)?))
     }
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
-        self.strike(Stage::Text);
+        self.strike(Stage::Text)?;
         loaded().text(query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        match self.fault {
+            Fault::Broken => self.strike(self.stage),
+            _ => loaded().lives(),
+        }
     }
 }
 
@@ -92,6 +119,27 @@ impl Network for Faulty {
 pub(crate) fn engine_that_hangs_on(picture: PreparedPicture) -> Engine {
     let network = Faulty { stage: Stage::Vision, fault: Fault::Hang, picture: Some(picture) };
     start(Box::new(network), 4, Arc::new(Unobserved))
+}
+
+/// An engine that fails on one picture.
+pub(crate) fn engine_that_fails_on(picture: PreparedPicture) -> Engine {
+    let network = Faulty { stage: Stage::Vision, fault: Fault::Error, picture: Some(picture) };
+    start(Box::new(network), 4, Arc::new(Unobserved))
+}
+
+/// An engine whose device computes nothing any more.
+pub(crate) fn broken_engine() -> Engine {
+    engine(Stage::Vision, Fault::Broken)
+}
+
+/// An engine that takes `time` longer for every token.
+pub(crate) fn slow_engine(time: Duration) -> Engine {
+    engine(Stage::Decode, Fault::Slow(time))
+}
+
+/// An engine whose rows depend a little on their neighbours.
+pub(crate) fn crowded_engine() -> Engine {
+    engine(Stage::Decode, Fault::Crowd)
 }
 
 /// An engine without a fault.
@@ -131,6 +179,38 @@ async fn a_panic_over_one_picture_fails_no_neighbour() {
     let answers = futures::future::join_all((0..6).map(|seed| ask(&handle, seed))).await;
     let failed: Vec<usize> = (0..6).filter(|&seed| answers[seed].is_err()).collect();
     assert_eq!(failed, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_on_which_nothing_works_is_given_up_whoever_finds_it() {
+    for is_text in [false, true] {
+        let engine = broken_engine();
+        let handle = engine.handle();
+        let error = if is_text {
+            handle.embed_text("a red circle".to_owned()).await.unwrap_err()
+        } else {
+            ask(&handle, 1).await.unwrap_err()
+        };
+        assert!(matches!(error, EngineError::Stopped), "{error}");
+        engine.gone().cancelled().await;
+        assert!(handle.is_broken());
+        drop(handle);
+        let ended = tokio::task::spawn_blocking(move || engine.join()).await.unwrap();
+        assert!(
+            matches!(&ended, Err(EngineError::Broken(text)) if text.contains("ILLEGAL_ADDRESS")),
+            "{ended:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_on_which_the_network_fails_breaks_nothing() {
+    let engine = engine_that_fails_on(request(1, "", 1).picture);
+    let handle = engine.handle();
+    let answers = futures::future::join_all((0..6).map(|seed| ask(&handle, seed))).await;
+    let failed: Vec<usize> = (0..6).filter(|&seed| answers[seed].is_err()).collect();
+    assert_eq!(failed, [1]);
+    assert!(!handle.is_broken() && !engine.gone().is_cancelled());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -196,6 +276,77 @@ impl Network for Attentive {
         self.answered.store(true, std::sync::atomic::Ordering::Release);
         embedded
     }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        loaded().lives()
+    }
+}
+
+/// A device on which a text does not fit beside a vision step.
+#[derive(Default)]
+struct NoRoomBeside {
+    in_vision: std::sync::atomic::AtomicBool,
+    refused: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Network for NoRoomBeside {
+    fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
+        let refused = || self.refused.load(std::sync::atomic::Ordering::Acquire);
+        self.in_vision.store(true, std::sync::atomic::Ordering::Release);
+        let (since, before) = (std::time::Instant::now(), refused());
+        while refused() == before {
+            assert!(since.elapsed() < Duration::from_secs(20), "nobody asked");
+            std::thread::sleep(Duration::from_millis(1));
+            pause();
+        }
+        self.in_vision.store(false, std::sync::atomic::Ordering::Release);
+        loaded().vision(rows, &mut || {})
+    }
+
+    fn prefill(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        _: Pause<'_>,
+    ) -> Result<Vec<Vec<f32>>, EngineError> {
+        loaded().prefill(rows, cache, &mut || {})
+    }
+
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+        loaded().decode(rows, cache)
+    }
+
+    fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
+        if self.in_vision.load(std::sync::atomic::Ordering::Acquire) {
+            self.refused.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            return Err(EngineError::OutOfMemory("no room beside the batch".to_owned()));
+        }
+        loaded().text(query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        loaded().lives()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_does_not_fit_beside_a_step_is_answered_after_it() {
+    let network = NoRoomBeside::default();
+    let refused = Arc::clone(&network.refused);
+    let engine = start(Box::new(network), 4, Arc::new(Unobserved));
+    let handle = engine.handle();
+    let captioning = {
+        let handle = handle.clone();
+        tokio::spawn(async move { ask(&handle, 1).await })
+    };
+    // One that comes before the step does not hold it up; only one that is refused ends it.
+    let mut texts = 0;
+    while refused.load(std::sync::atomic::Ordering::Acquire) == 0 {
+        let text = handle.embed_text("a red circle".to_owned()).await.unwrap();
+        assert_eq!(text, loaded().text("a red circle").unwrap());
+        texts += 1;
+    }
+    assert!(texts > 0 && captioning.await.unwrap().is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

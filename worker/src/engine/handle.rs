@@ -348,9 +348,14 @@ impl EngineHandle {
         Ok(())
     }
 
-    /// Whether the device was given up.
+    /// Whether the device was given up because it does not come back.
     pub fn is_hung(&self) -> bool {
         self.hung.get().is_some()
+    }
+
+    /// Whether the device was given up because nothing can be computed there any more.
+    pub fn is_broken(&self) -> bool {
+        self.pulse.is_broken()
     }
 
     async fn ask<T>(&self, work: impl FnOnce(Reply<T>) -> Work) -> Result<T, EngineError> {

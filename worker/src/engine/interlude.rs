@@ -71,9 +71,14 @@ impl<'a> Interlude<'a> {
         let since = Instant::now();
         let texts = self.texts.len().min(TEXTS);
         for (text, reply) in self.texts.drain(..texts) {
-            if !reply.is_closed() {
+            if reply.is_closed() {
+                continue;
+            }
+            match contained(Stage::Text, || self.network.text(&text)) {
+                // Beside a whole batch there may be no room for it.
+                Err(EngineError::OutOfMemory(_)) => self.later.push(Work::Text { text, reply }),
                 // Nobody listening is fine: the request was cancelled.
-                let _ = reply.send(contained(Stage::Text, || self.network.text(&text)));
+                embedded => drop(reply.send(embedded)),
             }
         }
         if texts > 0 {

@@ -50,6 +50,11 @@ impl LaneQueue {
         !self.bulk.is_empty() && self.passed_over >= PATIENCE
     }
 
+    /// Counts a batch that left another queue in front of a bulk request which waits here.
+    pub(super) fn pass_over(&mut self) {
+        self.passed_over = self.passed_over.saturating_add(u32::from(!self.bulk.is_empty()));
+    }
+
     /// How many requests [`Self::take`] would hand out for the same arguments.
     pub(super) fn available(&self, most: usize, most_bulk: usize) -> usize {
         (self.interactive.len() + self.bulk.len().min(most_bulk)).min(most)
@@ -60,7 +65,7 @@ impl LaneQueue {
     pub(super) fn take(&mut self, most: usize, mut most_bulk: usize) -> Vec<RequestId> {
         let mut taken = Vec::with_capacity(most.min(self.len()));
         let bulk_before = self.bulk.len();
-        if self.owes_bulk() && most_bulk > 0 {
+        if self.owes_bulk() && most > 0 && most_bulk > 0 {
             taken.extend(self.bulk.pop_front());
             most_bulk -= 1;
         }
@@ -77,7 +82,11 @@ impl LaneQueue {
             most_bulk -= 1;
         }
         let bulk_was_left_out = bulk_before > 0 && self.bulk.len() == bulk_before;
-        self.passed_over = if bulk_was_left_out && !taken.is_empty() { self.passed_over + 1 } else { 0 };
+        if bulk_was_left_out && !taken.is_empty() {
+            self.pass_over();
+        } else if !bulk_was_left_out {
+            self.passed_over = 0;
+        }
         taken
     }
 }
@@ -114,6 +123,19 @@ mod tests {
         let mut queue = queue(&[10], &[1, 2, 3]);
         assert_eq!(queue.available(3, 1), 2);
         assert_eq!(ids(&queue.take(3, 1)), [10, 1]);
+    }
+
+    #[test]
+    fn who_is_owed_a_place_waits_for_a_batch_that_has_one() {
+        let mut queue = queue(&[], &[1, 2]);
+        for _ in 0..PATIENCE {
+            assert!(!queue.owes_bulk());
+            queue.pass_over();
+        }
+        assert!(queue.take(0, 5).is_empty() && queue.take(5, 0).is_empty());
+        assert!(queue.owes_bulk(), "an empty batch serves nobody");
+        assert_eq!(ids(&queue.take(1, 1)), [1]);
+        assert!(!queue.owes_bulk());
     }
 
     #[test]

@@ -28,6 +28,7 @@ mod throttle;
 
 pub use device_time::{DeviceTime, Leg};
 pub use error::EngineError;
+pub(crate) use error::shortage;
 #[cfg(test)]
 pub(crate) use handle::fault_tests;
 pub use handle::{Engine, EngineHandle, EngineInfo};

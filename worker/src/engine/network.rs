@@ -25,6 +25,12 @@ pub(super) trait Network: Send {
 
     /// The embedding of a text query.
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError>;
+
+    /// Whether the device still computes anything at all.
+    ///
+    /// # Errors
+    /// What it says.
+    fn lives(&self) -> Result<(), EngineError>;
 }
 
 impl Network for std::sync::Arc<LoadedModel> {
@@ -47,6 +53,10 @@ impl Network for std::sync::Arc<LoadedModel> {
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
         step::text(self, query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        step::small_product(self.model.device())
     }
 }
 

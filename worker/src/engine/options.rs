@@ -16,7 +16,7 @@ pub struct EngineOptions {
     pub prefill_batch: usize,
     /// Tokens of one slot: prompt, picture and answer.
     pub max_len: usize,
-    /// Rows of a vision or prefill batch that run at once. Between such passes, and between their layers, queries are answered.
+    /// The most rows of a vision or prefill batch. Between such passes, and between their layers, queries are answered.
     pub pass: usize,
     /// Pictures whose vision output is kept for a second prompt.
     pub feature_cache: usize,
@@ -109,17 +109,32 @@ impl EngineOptions {
         1
     }
 
-    /// Rows with which a step's memory is measured.
+    /// Rows with which the memory of a step of `rows` rows is measured.
     pub(super) fn trial_rows(config: &ModelConfig, rows: usize) -> usize {
         if Self::is_small(config) { rows.min(SMALL_TRIAL) } else { rows }
     }
 
+    /// No step holds more than one pass: between two of them the scheduler is asked again.
     pub(super) fn limits(self) -> Limits {
         Limits {
             slots: self.slots,
             reserved_slots: self.reserved_slots(),
-            vision_batch: self.vision_batch,
-            prefill_batch: self.prefill_batch,
+            vision_batch: self.vision_batch.min(self.pass),
+            prefill_batch: self.prefill_batch.min(self.pass),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_holds_more_than_a_pass() {
+        let config = ModelConfig::tinygpt_v(224);
+        let on_cpu = EngineOptions::for_model(&config, &Device::Cpu);
+        assert_eq!((on_cpu.limits().vision_batch, on_cpu.limits().prefill_batch), (1, 1));
+        let wide = EngineOptions { pass: usize::MAX, ..on_cpu };
+        assert_eq!((wide.limits().vision_batch, wide.limits().prefill_batch), (4, 4));
     }
 }

@@ -1,4 +1,4 @@
-//! Whether the device still moves: which step it is at, and since when.
+//! Whether the device still moves: which step it is at, and since when; and whether it is broken.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ pub(super) struct Pulse {
 struct State {
     steps: u64,
     running_since: Option<Instant>,
+    broken: bool,
 }
 
 /// A step that runs.
@@ -45,6 +46,15 @@ impl Pulse {
     pub(super) fn running(&self) -> Option<RunningStep> {
         let state = self.lock();
         state.running_since.map(|since| RunningStep { number: state.steps, since })
+    }
+
+    /// It computes nothing any more.
+    pub(super) fn broke(&self) {
+        self.lock().broken = true;
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().broken
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

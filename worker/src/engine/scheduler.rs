@@ -264,22 +264,35 @@ impl Scheduler {
         self.ready.available(self.free.len(), self.free_for_bulk())
     }
 
-    /// Captions that may pass the vision tower now: as many as could be ready at once, and whoever is interactive.
+    /// Captions that may pass the vision tower now: as many as could be ready at once, and whoever is interactive. One of bulk
+    /// that was passed over too often may, whether there is a free slot or not, if no other stands ready.
     fn vision_room(&self) -> usize {
         let room_for_bulk = self.limits.all_slots().saturating_sub(self.ready.bulk());
         let wanted = self.free_for_bulk().saturating_sub(self.ready.len());
-        let bulk = if wanted > 0 { self.vision.bulk().min(room_for_bulk) } else { 0 };
+        let bulk = if wanted > 0 {
+            self.vision.bulk().min(room_for_bulk)
+        } else {
+            usize::from(self.vision_owes_bulk())
+        };
         self.vision.interactive() + bulk
+    }
+
+    fn vision_owes_bulk(&self) -> bool {
+        self.vision.owes_bulk() && self.ready.bulk() == 0
     }
 
     fn prefill_goes_first(&self) -> bool {
         let seatable = self.seatable();
-        if seatable == 0 {
+        if seatable == 0 || self.vision_owes_bulk() {
             return false;
         }
-        let full = self.limits.prefill_batch.min(self.free.len());
+        if self.ready.interactive() > 0 || self.vision_room() == 0 {
+            return true;
+        }
+        let is_full = seatable >= self.limits.prefill_batch.min(self.free.len());
         let may_wait = self.prefill_deferred < self.limits.all_slots().div_ceil(self.limits.vision_batch);
-        seatable >= full || self.ready.interactive() > 0 || self.vision_room() == 0 || !may_wait
+        // A prefill of bulk, however full, would keep the person waiting whose picture has not been seen.
+        (is_full && self.vision.interactive() == 0) || !may_wait
     }
 
     fn text_batch(&mut self) -> NextBatch {
@@ -333,7 +346,11 @@ impl Scheduler {
 
     fn prefill_batch(&mut self) -> NextBatch {
         let most = self.limits.prefill_batch.min(self.free.len());
+        let bulk_is_ready = self.ready.bulk() > 0;
         let requests = self.ready.take(most, self.free_for_bulk());
+        if !bulk_is_ready {
+            self.vision.pass_over();
+        }
         let mut seats = Vec::with_capacity(requests.len());
         for request in requests {
             let slot = self.free.pop_first().expect("no more requests were taken than slots are free");

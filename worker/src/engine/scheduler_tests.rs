@@ -65,6 +65,58 @@ fn an_interactive_caption_is_seated_at_the_first_free_slot() {
 }
 
 #[test]
+fn a_person_s_picture_is_looked_at_before_prompts_of_bulk_are_read() {
+    let mut scheduler = Scheduler::new(LIMITS);
+    for id in 0..4 {
+        scheduler.submit(RequestId(id), Priority::Bulk, Entrance::CaptionSeen);
+    }
+    submit_captions(&mut scheduler, 100..101, Priority::Interactive);
+    let ids = [RequestId(100)];
+    assert_eq!(scheduler.next_batch(), Some(NextBatch::Vision { requests: ids.to_vec() }));
+    let Some(NextBatch::Prefill { seats }) = scheduler.next_batch() else { panic!("it is ready") };
+    assert_eq!(seats[0].request, ids[0]);
+}
+
+/// Steps until the bulk caption is seated while `interactive` keeps coming: three for every slot, of two tokens each.
+fn steps_until_bulk_is_seated(limits: Limits, interactive: Entrance) -> usize {
+    const BULK: RequestId = RequestId(0);
+    let mut scheduler = Scheduler::new(limits);
+    submit_captions(&mut scheduler, 0..1, Priority::Bulk);
+    let mut left = HashMap::new();
+    let mut next = 1;
+    for step in 1..10_000 {
+        while scheduler.len() <= 3 * limits.all_slots() {
+            scheduler.submit(RequestId(next), Priority::Interactive, interactive);
+            left.insert(RequestId(next), 2);
+            next += 1;
+        }
+        let (NextBatch::Prefill { seats } | NextBatch::Decode { seats }) = scheduler.next_batch().unwrap()
+        else {
+            continue;
+        };
+        if seats.iter().any(|seat| seat.request == BULK) {
+            return step;
+        }
+        for id in spend(&seats, &mut left) {
+            scheduler.finish(id);
+        }
+    }
+    panic!("bulk is never seated beside {interactive:?}, {limits:?}");
+}
+
+#[test]
+fn bulk_is_seen_and_seated_although_people_take_every_slot() {
+    let wide = Limits { slots: 16, reserved_slots: 1, vision_batch: 4, prefill_batch: 4 };
+    let narrow = Limits { vision_batch: 1, prefill_batch: 1, ..wide };
+    for limits in [LIMITS, wide, narrow] {
+        for interactive in [Entrance::CaptionSeen, Entrance::Caption] {
+            let steps = steps_until_bulk_is_seated(limits, interactive);
+            assert!(steps < 40 * limits.all_slots(), "{steps} beside {interactive:?}, {limits:?}");
+        }
+    }
+}
+
+#[test]
 fn the_decode_batch_is_full_while_work_waits() {
     const WIDE: Limits = Limits { slots: 16, reserved_slots: 1, vision_batch: 4, prefill_batch: 4 };
     let mut scheduler = Scheduler::new(WIDE);

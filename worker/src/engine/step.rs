@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
 use captionfleet_model::{Adapter, DecodeRow, KvCache, Pause, PrefillRow, RetrievalHead};
@@ -175,6 +175,17 @@ pub(super) fn text(loaded: &LoadedModel, query: &str) -> Result<Vec<f32>, Engine
     let tokenizer = loaded.text_tokenizer.as_ref().ok_or(EngineError::NoRetrievalHead)?;
     let embedding = head.text_embedding(&tokenizer.encode(query)?)?;
     Ok(embedding.flatten_all()?.to_vec1::<f32>()?)
+}
+
+/// A product of ones there and back, which every device that computes gets right.
+pub(super) fn small_product(device: &Device) -> Result<(), EngineError> {
+    const SIDE: usize = 16;
+    let ones = Tensor::ones((SIDE, SIDE), DType::F32, device)?;
+    let product = ones.matmul(&ones)?.flatten_all()?.to_vec1::<f32>()?;
+    if let Some(wrong) = product.into_iter().find(|value| (value - SIDE as f32).abs() > f32::EPSILON) {
+        return Err(EngineError::Model(format!("{SIDE} ones came to {wrong} on the device")));
+    }
+    Ok(())
 }
 
 fn head(loaded: &LoadedModel) -> Result<&RetrievalHead, EngineError> {

@@ -26,17 +26,16 @@ impl Throttle {
         self.now
     }
 
-    /// Memory ran out at `rows`. False when there was only one: there is nothing left to halve.
-    pub(super) fn ran_out(&mut self, rows: usize) -> bool {
+    /// Memory ran out at `rows`. One row cannot be halved.
+    pub(super) fn ran_out(&mut self, rows: usize) {
         if rows <= 1 {
-            return false;
+            return;
         }
         if self.now < self.full {
             self.patience = (self.patience * 2).min(MOST_PATIENCE);
         }
         self.now = (rows / 2).min(self.now);
         self.succeeded = 0;
-        true
     }
 
     /// A step of `rows` rows went well. Only steps at the limit say anything about a higher one.
@@ -59,8 +58,8 @@ mod tests {
     #[test]
     fn halves_and_grows_back() {
         let mut throttle = Throttle::new(16);
-        assert!(throttle.ran_out(16));
-        assert!(throttle.ran_out(8));
+        throttle.ran_out(16);
+        throttle.ran_out(8);
         assert_eq!(throttle.rows(), 4);
         for _ in 0..2 * PATIENCE {
             throttle.went_well(4);
@@ -84,6 +83,8 @@ mod tests {
 
     #[test]
     fn one_row_cannot_be_halved() {
-        assert!(!Throttle::new(4).ran_out(1));
+        let mut throttle = Throttle::new(4);
+        throttle.ran_out(1);
+        assert_eq!(throttle, Throttle::new(4));
     }
 }

@@ -48,7 +48,7 @@ async fn the_devices_time_is_shared_out_among_the_answers() {
         shared += answer.device.seconds();
     }
     let busy = *busy.0.lock().unwrap();
-    // What is missing is the choice of tokens between the steps.
+    // What is missing is what lies between a batch's steps.
     assert!(shared <= busy && shared > 0.6 * busy, "{shared} of {busy} s");
 }
 
@@ -97,6 +97,10 @@ impl Network for Attentive {
         std::thread::sleep(QUERY);
         self.answered.fetch_add(1, Ordering::Relaxed);
         loaded().text(query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        loaded().lives()
     }
 }
 

@@ -1,5 +1,5 @@
-//! A picture over which the device hangs, and a decoder that panics: rows, and a worker that goes on. A picture that is tried
-//! alone: no company.
+//! A picture over which the device hangs, and a decoder that panics: rows, and a worker that goes on. A device that breaks, or
+//! is slow: no row. A picture that is tried alone: no company.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
@@ -22,15 +22,19 @@ use tokio_util::sync::CancellationToken;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::engine::Engine;
-use crate::engine::fault_tests::{engine_that_hangs_on, sound_engine};
+use crate::engine::fault_tests::{
+    broken_engine, engine_that_fails_on, engine_that_hangs_on, slow_engine, sound_engine,
+};
 use crate::telemetry::Metrics;
 use crate::telemetry::readiness::Readiness;
+
+/// A busy machine needs a while for the sound ones.
+const DEADLINE: Duration = Duration::from_secs(3);
 
 /// A pipeline with short patience.
 fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
     let options = PipelineOptions {
-        // A busy machine needs a while for the sound ones.
-        item_deadline: Duration::from_secs(3),
+        item_deadline: DEADLINE,
         grace: Duration::from_millis(200),
         ..PipelineOptions::default()
     };
@@ -111,6 +115,40 @@ async fn a_picture_over_which_the_device_hangs_is_one_row() {
     assert_eq!(work(engine_that_hangs_on(culprit), &broker, written(&part)).await.jobs, 1);
     assert_eq!(verdicts(&part), ["ok", "deadline", "ok"]);
     assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_device_makes_no_rows_and_its_job_is_for_another_worker() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _, part) = one_job(folder.path()).await;
+    // Together in the first life, alone in the second.
+    for _ in 0..2 {
+        let report = work(broken_engine(), &broker, std::future::pending()).await;
+        assert_eq!((report.jobs, report.failed, report.retried), (0, 0, 0));
+        assert_eq!(broker.depth(&lane()).await.unwrap().messages, 1);
+        assert!(!part.exists());
+    }
+    assert_eq!(work(sound_engine(), &broker, written(&part)).await.jobs, 1);
+    assert_eq!(verdicts(&part), ["ok"; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_on_which_the_network_fails_is_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, part) = one_job(folder.path()).await;
+    let culprit = prepared(&sound_engine(), &std::fs::read(&pictures[1]).unwrap());
+    assert_eq!(work(engine_that_fails_on(culprit), &broker, written(&part)).await.jobs, 1);
+    assert_eq!(verdicts(&part), ["ok", "internal", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_moves_is_waited_for_however_slow_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, _, part) = one_job(folder.path()).await;
+    let since = std::time::Instant::now();
+    assert_eq!(work(slow_engine(DEADLINE / 6), &broker, written(&part)).await.jobs, 1);
+    assert_eq!(verdicts(&part), ["ok"; 3]);
+    assert!(since.elapsed() > DEADLINE, "no answer took longer than its deadline");
 }
 
 #[tokio::test(flavor = "multi_thread")]

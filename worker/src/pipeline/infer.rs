@@ -106,5 +106,5 @@ pub(super) fn engine_failure(error: EngineError) -> ItemFailure {
 
 /// A failure of a step that held several items: it says nothing about this one yet.
 pub(super) fn is_shared(error: &EngineError) -> bool {
-    matches!(error, EngineError::Panicked { .. } | EngineError::Model(_))
+    error.is_failed_step()
 }

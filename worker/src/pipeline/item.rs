@@ -1,6 +1,6 @@
 //! One item from its URI to its row, within a deadline.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::rows::Row;
@@ -113,17 +113,12 @@ impl Pipeline {
             Mode::Together => Some(self.isolation.write().await),
             Mode::Alone => None,
         };
-        self.ask_engine(self.options.item_deadline, request).await?.map_err(engine_failure)
+        self.ask_engine(request).await?.map_err(engine_failure)
     }
 
-    /// Asks within `limit` for a picture that may have neighbours.
-    pub(super) async fn ask(
-        &self,
-        limit: Duration,
-        asked: CaptionRequest,
-        lane: Lane,
-    ) -> Result<CaptionResult, ItemFailure> {
-        let answer = self.ask_engine(limit, asked.clone()).await;
+    /// Asks for a picture that may have neighbours.
+    pub(super) async fn ask(&self, asked: CaptionRequest, lane: Lane) -> Result<CaptionResult, ItemFailure> {
+        let answer = self.ask_engine(asked.clone()).await;
         events::paced(&self.metrics, lane, self.budgets.of(lane).finished(self.metrics.device_busy.get()));
         match answer? {
             Ok(answer) => Ok(answer),
@@ -132,29 +127,30 @@ impl Pipeline {
         }
     }
 
-    /// Asks the engine within `limit`. An item that is late because the device hangs is no failed row: this worker can
-    /// do nothing any more, and the jobs are for others.
+    /// Asks the engine, and waits for as long as the device moves: how many wait there and how fast it is, is no fault of the
+    /// item. One that is late because the device hangs is no failed row either: this worker can do nothing any more, and the jobs
+    /// are for others.
     async fn ask_engine(
         &self,
-        limit: Duration,
         request: CaptionRequest,
     ) -> Result<Result<CaptionResult, EngineError>, ItemFailure> {
-        let asked_at = Instant::now();
-        if let Ok(answer) = timeout(limit, self.engine.caption(request)).await {
-            if let Ok(answer) = &answer {
-                spans::inferred(asked_at, &answer.device);
+        let (asked_at, limit) = (Instant::now(), self.options.item_deadline);
+        let answer = self.engine.caption(request);
+        tokio::pin!(answer);
+        let given_up = |hung| ItemFailure::Job(Failure::Engine(hung));
+        let answer = loop {
+            match timeout(limit, &mut answer).await {
+                Ok(answer) => break answer,
+                Err(_) => self.engine.check_pulse(limit).await.map_err(given_up)?,
             }
-            return Ok(answer);
+        };
+        if let Ok(answer) = &answer {
+            spans::inferred(asked_at, &answer.device);
         }
-        let deadline = self.options.item_deadline;
-        match self.engine.check_pulse(deadline).await {
-            Ok(()) => Err(ItemFailure::deadline(deadline, "captioning")),
-            Err(hung) => Err(ItemFailure::Job(Failure::Engine(hung))),
-        }
+        Ok(answer)
     }
 
-    /// The deadline covers reading, decoding and the engine; the wait for a place in the engine does not count,
-    /// because a slow device is no fault of the item.
+    /// The deadline covers reading and decoding; in the engine it is for every step of the device.
     async fn attempt(
         &self,
         task: &Received,
@@ -166,16 +162,14 @@ impl Pipeline {
         let limit = self.options.item_deadline;
         let _in_flight = self.metrics.item_in_flight();
         let upstream = self.metrics.item_upstream();
-        let started = Instant::now();
         let fetched = timeout(limit, self.fetch(item, task.lane, task.last_attempt, facts)).await;
         let picture = fetched.map_err(|_| ItemFailure::deadline(limit, "reading and decoding"))??;
-        let left = limit.saturating_sub(started.elapsed());
         let asked = request(picture, plan, task.lane, mode);
         let _place = match mode {
             Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
             Mode::Alone => None,
         };
         drop(upstream);
-        self.ask(left, asked, task.lane).await
+        self.ask(asked, task.lane).await
     }
 }

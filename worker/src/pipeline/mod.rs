@@ -104,7 +104,7 @@ pub struct PipelineOptions {
     pub max_item_bytes: u64,
     /// The most bulk pictures that are read and decoded ahead of the device; how many it is follows from measured times.
     pub most_ahead: usize,
-    /// Longest an item may take from its first byte to its caption, waiting for the device not counted.
+    /// Longest that reading and decoding of an item may take, and that the device may stay in one step: then it hangs.
     pub item_deadline: Duration,
     /// How long a job is held at most; then what is done of it is kept, and the job goes back to its queue. With an item's
     /// deadline it must stay well below the time after which the broker gives up a consumer.
@@ -121,7 +121,7 @@ pub struct PipelineOptions {
     pub video_limits: VideoLimits,
     /// Where videos of buckets are copied to.
     pub spool: SpoolOptions,
-    /// Most bytes of adapters that are kept in memory while no job uses them.
+    /// Most bytes of adapters that are kept in memory while no job uses them; fewer where the memory budget leaves fewer.
     pub adapter_memory: u64,
     /// How long a finished part is held while the archive cannot take it, and a video waits for room on the disk of the
     /// copies, before the job is retried as a whole.
@@ -217,7 +217,8 @@ impl Pipeline {
             jiff::Timestamp::now().as_nanosecond()
         );
         let spool = Spool::new(options.spool.clone());
-        let adapters = Adapters::new(options.adapter_memory);
+        // Idle ones are kept in what the engine leaves of its budget.
+        let adapters = Adapters::new(engine.info().memory.spare(options.adapter_memory));
         Self {
             notices: Notices::new(Arc::clone(&broker)),
             broker,

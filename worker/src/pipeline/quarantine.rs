@@ -183,9 +183,12 @@ impl Pipeline {
                 done.add(index, rows);
                 continue;
             }
-            let tried = marker.trying.take();
-            if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &rows {
-                marker.hung.extend(tried);
+            // A device may break by itself, as a process may end without a word: then the item is only suspected.
+            if !self.engine.is_broken() {
+                let tried = marker.trying.take();
+                if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &rows {
+                    marker.hung.extend(tried);
+                }
             }
             if let Err(error) = self.write_marker(&task, &mut marker).await {
                 events::marker_left(&task.id, &error);

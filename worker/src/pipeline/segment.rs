@@ -156,7 +156,7 @@ impl Pipeline {
                         Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),
                         Mode::Alone => None,
                     };
-                    Ok((ms, self.ask(self.options.item_deadline, asked, task.lane).await))
+                    Ok((ms, self.ask(asked, task.lane).await))
                 };
                 captioned.instrument(span)
             })

@@ -200,6 +200,7 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
                 let offsets = _mm256_mul_ps(offsets, widen_u8(&block.offsets, part));
                 for ((acc, integers), x) in acc.iter_mut().zip(integers).zip(xs) {
                     *acc = add_scaled(*acc, integers, scales, x.scale);
+                    let offsets = _mm256_mul_ps(offsets, _mm256_set1_ps(x.scale));
                     *acc = _mm256_fnmadd_ps(offsets, _mm256_set1_ps(x.sum), *acc);
                 }
             }

@@ -185,9 +185,9 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
             let offsets = [_mm512_mul_ps(offsets[0], off[0]), _mm512_mul_ps(offsets[1], off[1])];
             for ((acc, integers), x) in acc.iter_mut().zip(integers).zip(xs) {
                 add_scaled(acc, integers, scales, x.scale);
-                let sum = _mm512_set1_ps(x.sum);
-                acc[0] = _mm512_fnmadd_ps(offsets[0], sum, acc[0]);
-                acc[1] = _mm512_fnmadd_ps(offsets[1], sum, acc[1]);
+                let (scale, sum) = (_mm512_set1_ps(x.scale), _mm512_set1_ps(x.sum));
+                acc[0] = _mm512_fnmadd_ps(_mm512_mul_ps(offsets[0], scale), sum, acc[0]);
+                acc[1] = _mm512_fnmadd_ps(_mm512_mul_ps(offsets[1], scale), sum, acc[1]);
             }
         }
     }

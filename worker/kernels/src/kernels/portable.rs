@@ -113,7 +113,7 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
             let quants = spread(&block.quants);
             for (sums, x) in sums.iter_mut().zip(xs) {
                 add_scaled(sums, &scaled(&scales, &quads(&quants, &x.quants, 0)), x.scale);
-                add_scaled(sums, &offsets, -x.sum);
+                add_scaled(sums, &offsets.map(|offset| offset * x.scale), -x.sum);
             }
         }
     }

@@ -115,6 +115,11 @@ impl Bundle {
         &self.manifest
     }
 
+    /// Size of the weights as they are stored, in bytes.
+    pub fn weights_size(&self) -> u64 {
+        self.files.get(WEIGHTS).map_or(0, |weights| weights.as_slice().len() as u64)
+    }
+
     /// Builds the network on `device` with the kernels of ours that pass their check there, and checks the weights' hash meanwhile.
     ///
     /// # Errors

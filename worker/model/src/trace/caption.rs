@@ -200,11 +200,11 @@ impl Runs<'_> {
     /// other.
     fn prefill(&self, rows: &[Tensor]) -> Result<Vec<(String, Tensor)>, TraceError> {
         let longest = rows.iter().map(|row| row.dims()[0]).max().unwrap_or(0);
-        let mut cache = KvCache::for_prefill(self.model, rows.len(), longest)?;
+        let cache = KvCache::for_prefill(self.model, rows.len(), longest)?;
         let rows: Vec<PrefillRow> =
             rows.iter().enumerate().map(|(slot, embeds)| PrefillRow::plain(slot, embeds.clone())).collect();
         let mut seen = Vec::new();
-        let normed = self.model.hidden(&rows, &mut cache, &mut |point, tensor| match point {
+        let (normed, _) = self.model.hidden(&rows, &cache, &mut |point, tensor| match point {
             Point::LanguageLayer(index) => seen.push((format!("lm_hidden{index}"), tensor.clone())),
             Point::LanguageNorm => seen.push(("lm_final_norm".to_owned(), tensor.clone())),
             _ => {}

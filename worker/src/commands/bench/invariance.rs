@@ -1,7 +1,5 @@
 //! Whether a picture's caption depends on the pictures beside it.
 
-use std::sync::Arc;
-
 use captionfleet_model::SamplingOptions;
 use captionfleet_model::preprocess::PreparedPicture;
 use futures::future::join_all;
@@ -10,68 +8,119 @@ use rand::seq::SliceRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 use serde::Serialize;
 
-use crate::app::{EngineSettings, ReadyModel};
 use crate::engine::{
-    Ask, CaptionRequest, CaptionResult, EngineError, EngineHandle, EngineInfo, Priority, Unobserved,
+    Ask, CaptionRequest, CaptionResult, Engine, EngineError, EngineHandle, EngineInfo, Priority,
 };
 
+/// The least share of captions that must be the same on a GPU, whose products may round otherwise in a larger batch. On a
+/// CPU everything is the same.
+const LEAST_ON_GPU: f64 = 0.999;
+
 /// How many answers are the same.
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 pub(super) struct Invariance {
     pub(super) pictures: usize,
     pub(super) same_captions: usize,
+    /// Captions whose tokens also have the same probabilities, to the last bit of their sum.
+    pub(super) same_probabilities: usize,
     pub(super) embeddings: usize,
     /// To the last bit.
     pub(super) same_embeddings: usize,
+    /// Pictures of which nothing was said but noise, so that nothing could be compared.
+    pub(super) degenerate: usize,
+    /// Whether weights and tokens are drawn.
+    drawn: bool,
+    on_cpu: bool,
 }
 
 impl Invariance {
-    /// Captions that are the same.
+    /// Captions that are the same, of those that can be compared.
     pub(super) fn share(&self) -> f64 {
-        self.same_captions as f64 / self.pictures.max(1) as f64
+        self.same_captions as f64 / (self.pictures - self.degenerate).max(1) as f64
+    }
+
+    /// Whether no more depends on the company than the device permits. Drawn tokens follow from every last bit of their
+    /// probabilities, about which a GPU promises nothing.
+    pub(super) fn is_as_it_should_be(&self) -> bool {
+        let compared = self.pictures - self.degenerate;
+        if compared == 0 {
+            return false;
+        }
+        if !self.on_cpu {
+            return self.drawn || self.share() >= LEAST_ON_GPU;
+        }
+        let is_said = self.same_captions == compared && self.same_probabilities == compared;
+        is_said && self.same_embeddings == self.embeddings
     }
 }
 
-/// What is compared: the caption or the reason for which there is none, and the embedding.
-#[derive(PartialEq)]
+/// What is compared; nothing where the answer was noise.
 struct Answer {
-    caption: Result<String, String>,
+    caption: Option<Caption>,
     embedding: Option<Vec<half::f16>>,
+}
+
+/// What was said, and how likely it was.
+struct Caption {
+    text: String,
+    tokens: u32,
+    logprob: f64,
+}
+
+impl Answer {
+    fn said(&self) -> Option<(&str, u32)> {
+        self.caption.as_ref().map(|caption| (&*caption.text, caption.tokens))
+    }
+
+    fn bits(&self) -> Option<u64> {
+        self.caption.as_ref().map(|caption| caption.logprob.to_bits())
+    }
 }
 
 /// Captions every picture alone, on one engine, and then all of them on a fresh one, in random order and among others with
 /// random prompts and lengths.
 pub(super) async fn run(
-    model: &ReadyModel,
-    settings: EngineSettings,
+    start: impl Fn() -> anyhow::Result<Engine>,
+    is_random: bool,
     pictures: &[PreparedPicture],
     max_tokens: usize,
 ) -> anyhow::Result<Invariance> {
-    let alone = with_engine(model, settings, async |handle| {
+    let measured = |info: &EngineInfo, at: usize| CaptionRequest {
+        picture: pictures[at].clone(),
+        asks: Ask::alone(info.prompts.caption.as_str().into(), sampling(is_random, at, max_tokens)),
+        adapter: None,
+        embed: info.embedding_space.is_some(),
+        priority: Priority::Bulk,
+    };
+    let mut on_cpu = true;
+    let alone = with_engine(start()?, async |handle| {
+        on_cpu = handle.info().device == "cpu";
         let mut answers = Vec::new();
-        for picture in pictures {
-            answers.push(answer(handle.caption(measured(handle.info(), picture, max_tokens)).await)?);
+        for at in 0..pictures.len() {
+            answers.push(answer(handle.caption(measured(handle.info(), at)).await)?);
         }
         Ok(answers)
     })
     .await?;
     let together =
-        with_engine(model, settings, async |handle| crowd(handle, pictures, max_tokens).await).await?;
+        with_engine(start()?, async |handle| crowd(handle, pictures.len(), measured).await).await?;
     let count = |same: fn(&(&Answer, &Answer)) -> bool| alone.iter().zip(&together).filter(same).count();
     Ok(Invariance {
         pictures: pictures.len(),
-        same_captions: count(|(one, other)| one.caption == other.caption),
+        same_captions: count(|(one, other)| one.caption.is_some() && one.said() == other.said()),
+        same_probabilities: count(|(one, other)| one.caption.is_some() && one.bits() == other.bits()),
         embeddings: count(|(one, _)| one.embedding.is_some()),
         same_embeddings: count(|(one, other)| one.embedding.is_some() && one.embedding == other.embedding),
+        degenerate: count(|(one, other)| one.caption.is_none() && other.caption.is_none()),
+        drawn: is_random,
+        on_cpu,
     })
 }
 
 async fn with_engine<T>(
-    model: &ReadyModel,
-    settings: EngineSettings,
+    engine: Engine,
     work: impl AsyncFnOnce(&EngineHandle) -> Result<T, EngineError>,
 ) -> anyhow::Result<T> {
-    let engine = model.start(settings, Arc::new(Unobserved))?;
     let handle = engine.handle();
     let result = work(&handle).await;
     drop(handle);
@@ -81,15 +130,15 @@ async fn with_engine<T>(
 
 async fn crowd(
     handle: &EngineHandle,
-    pictures: &[PreparedPicture],
-    max_tokens: usize,
+    pictures: usize,
+    measured: impl Fn(&EngineInfo, usize) -> CaptionRequest,
 ) -> Result<Vec<Answer>, EngineError> {
     let mut random = StdRng::seed_from_u64(1);
     // Each picture once for the comparison, and as many again to keep it company.
     let mut requests: Vec<(Option<usize>, CaptionRequest)> = Vec::new();
-    for (at, picture) in pictures.iter().enumerate() {
-        requests.push((Some(at), measured(handle.info(), picture, max_tokens)));
-        let beside = &pictures[random.random_range(0..pictures.len())];
+    for at in 0..pictures {
+        requests.push((Some(at), measured(handle.info(), at)));
+        let beside = measured(handle.info(), random.random_range(0..pictures));
         requests.push((None, company(handle.info(), beside, &mut random)));
     }
     requests.shuffle(&mut random);
@@ -104,36 +153,59 @@ async fn crowd(
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-fn measured(info: &EngineInfo, picture: &PreparedPicture, max_tokens: usize) -> CaptionRequest {
-    CaptionRequest {
-        picture: picture.clone(),
-        asks: asks(&info.prompts.caption, max_tokens),
-        adapter: None,
-        embed: info.embedding_space.is_some(),
-        priority: Priority::Bulk,
+/// How picture `number` is captioned. Drawn weights would say one token for ever, whatever they see.
+fn sampling(is_random: bool, number: usize, max_new_tokens: usize) -> SamplingOptions {
+    let greedy = SamplingOptions { max_new_tokens, ..SamplingOptions::default() };
+    if !is_random {
+        return greedy;
     }
+    SamplingOptions { temperature: 1.0, seed: number as u64, ..greedy }
 }
 
-fn asks(prompt: &str, max_new_tokens: usize) -> Arc<[Ask]> {
-    Ask::alone(prompt.into(), SamplingOptions { max_new_tokens, ..SamplingOptions::default() })
-}
-
-fn company(info: &EngineInfo, picture: &PreparedPicture, random: &mut StdRng) -> CaptionRequest {
+/// Another question about the same picture, with an answer of another length.
+fn company(info: &EngineInfo, about: CaptionRequest, random: &mut StdRng) -> CaptionRequest {
     let question = "Is it so? ".repeat(random.random_range(1..8));
+    let sampling =
+        SamplingOptions { max_new_tokens: random.random_range(1..40), ..SamplingOptions::default() };
     CaptionRequest {
-        asks: asks(&info.prompts.ask.replace("{question}", &question), random.random_range(1..40)),
+        asks: Ask::alone(info.prompts.ask.replace("{question}", &question).into(), sampling),
         priority: if random.random_bool(0.2) { Priority::Interactive } else { Priority::Bulk },
-        ..measured(info, picture, 1)
+        ..about
     }
 }
 
-/// Noise is an answer, too: it must be the same noise.
 fn answer(result: Result<CaptionResult, EngineError>) -> Result<Answer, EngineError> {
     match result {
-        Ok(result) => Ok(Answer { caption: Ok(result.caption), embedding: result.embedding }),
-        Err(error @ EngineError::Degenerate(_)) => {
-            Ok(Answer { caption: Err(error.to_string()), embedding: None })
+        Ok(result) => {
+            let logprob = result.said.iter().map(|said| said.logprob).sum();
+            let caption = Caption { text: result.caption, tokens: result.tokens, logprob };
+            Ok(Answer { caption: Some(caption), embedding: result.embedding })
         }
+        Err(EngineError::Degenerate(_)) => Ok(Answer { caption: None, embedding: None }),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::pictures::drawn;
+    use super::*;
+    use crate::demo_model;
+    use crate::engine::fault_tests::{crowded_engine, sound_engine};
+
+    async fn measured(start: fn() -> Engine, is_random: bool) -> Invariance {
+        let pictures = drawn(12, &demo_model::bundle().unwrap());
+        run(|| Ok(start()), is_random, &pictures, 12).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_network_that_hears_its_neighbours_is_found() {
+        for is_random in [false, true] {
+            let sound = measured(sound_engine, is_random).await;
+            assert!(sound.is_as_it_should_be(), "{sound:?}");
+            let crowded = measured(crowded_engine, is_random).await;
+            assert!(!crowded.is_as_it_should_be() && crowded.same_probabilities < 12, "{crowded:?}");
+        }
     }
 }

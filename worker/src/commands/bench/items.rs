@@ -52,21 +52,17 @@ pub(super) async fn measure(
     let fill = Arc::new(Fill::default());
     let engine = model.start(settings, fill.clone())?;
     let handle = engine.handle();
-    let is_random = model.loaded().manifest.sources.contains_key("random");
     let prompt: Arc<str> = handle.info().prompts.caption.as_str().into();
     let embed = handle.info().embedding_space.is_some();
     let meter = Meter::new(model.loaded().model.device());
     meter.restart();
     let since = Instant::now();
-    let answers = join_all(pictures.iter().enumerate().map(|(number, picture)| {
-        let sampling = SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() };
-        // Drawn weights would say the same token for ever, which is refused as noise.
-        let seed = number as u64;
-        let sampling =
-            if is_random { SamplingOptions { temperature: 1.0, seed, ..sampling } } else { sampling };
+    // Greedy, as peers are measured. Drawn weights say one token for ever, which is refused as noise, but only at its end.
+    let sampling = SamplingOptions { max_new_tokens: max_tokens, ..SamplingOptions::default() };
+    let answers = join_all(pictures.iter().map(|picture| {
         handle.caption(CaptionRequest {
             picture: picture.clone(),
-            asks: Ask::alone(prompt.clone(), sampling),
+            asks: Ask::alone(prompt.clone(), sampling.clone()),
             adapter: None,
             embed,
             priority: Priority::Bulk,

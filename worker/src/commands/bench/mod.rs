@@ -20,7 +20,8 @@ use self::printer::Printer;
 use self::report::Report;
 use crate::app::{EngineSettings, ReadyModel};
 use crate::config::{BenchArgs, storage_options};
-use crate::engine::EngineOptions;
+use crate::engine::memory::BudgetError;
+use crate::engine::{EngineOptions, Unobserved};
 use crate::model_choice::ModelChoice;
 
 /// Pictures of one measurement of a model that takes seconds for each.
@@ -69,11 +70,14 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.invariance {
-        let count = invariance::run(&model, args.model.engine(), &pictures, args.max_tokens as usize).await?;
+        let is_random = model.is_random();
+        let start = || model.start(args.model.engine(), Arc::new(Unobserved));
+        let count = invariance::run(start, is_random, &pictures, args.max_tokens as usize).await?;
         printer.invariance(&count);
+        let is_invariant = count.is_as_it_should_be();
         report.invariance = Some(count);
         printer.end(&report)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if is_invariant { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
     if !args.items_only {
         let (ready, seen, batches) = (model.clone(), pictures.clone(), sizes(&args.batches));
@@ -93,14 +97,28 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     printer.items_heading();
+    let mut too_small = None;
     for slots in sizes(&args.slots_list) {
         let settings = EngineSettings { slots: Some(slots), ..args.model.engine() };
-        let items = items::measure(&model, settings, &pictures, args.max_tokens as usize).await?;
-        printer.items(&items);
-        report.items.push(items);
+        match items::measure(&model, settings, &pictures, args.max_tokens as usize).await {
+            Ok(items) => {
+                printer.items(&items);
+                report.items.push(items);
+            }
+            // What fits is told, and so is what was measured before.
+            Err(error) if error.is::<BudgetError>() => {
+                printer.line(format_args!("{slots:5}  do not fit: {error}"));
+                report.slots_that_do_not_fit.push(slots);
+                too_small = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
     printer.end(&report)?;
-    Ok(ExitCode::SUCCESS)
+    match too_small {
+        Some(error) if report.items.is_empty() => Err(error),
+        _ => Ok(ExitCode::SUCCESS),
+    }
 }
 
 fn sizes(given: &[u16]) -> Vec<usize> {

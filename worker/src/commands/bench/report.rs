@@ -29,6 +29,8 @@ pub(super) struct Report {
     pub(super) roofline: Option<Roofline>,
     pub(super) steps: Vec<Step>,
     pub(super) items: Vec<Items>,
+    /// Numbers of slots that were asked for and found no room.
+    pub(super) slots_that_do_not_fit: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) soak: Option<Soak>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +92,7 @@ impl Report {
             roofline: None,
             steps: Vec::new(),
             items: Vec::new(),
+            slots_that_do_not_fit: Vec::new(),
             soak: None,
             invariance: None,
             queries: None,
@@ -158,12 +161,15 @@ impl Printer {
 
     pub(super) fn invariance(self, count: &Invariance) {
         self.line(format_args!(
-            "\n{} of {} captions and {} of {} embeddings are the same alone and in company ({:.3} %)",
+            "\n{} of {} captions and {} of {} embeddings are the same alone and in company ({:.3} %), {} of the captions with \
+             the same probability to the last bit; {} are noise without end",
             count.same_captions,
             count.pictures,
             count.same_embeddings,
             count.embeddings,
-            100.0 * count.share()
+            100.0 * count.share(),
+            count.same_probabilities,
+            count.degenerate
         ));
     }
 

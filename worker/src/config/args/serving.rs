@@ -44,7 +44,8 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub max_tokens: u32,
 
-    /// Seconds one picture may take in all before it fails with `deadline`
+    /// Seconds that reading and decoding one picture may take before it fails with `deadline`, and that the device may stay in one
+    /// step before it counts as hanging
     #[arg(long, value_name = "SECONDS", default_value_t = 120, env = "CAPTIONFLEET_ITEM_DEADLINE",
           value_parser = clap::value_parser!(u64).range(1..=1200))]
     pub item_deadline: u64,
@@ -73,7 +74,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "CAPTIONFLEET_VIDEO_MEMORY", value_parser = size)]
     pub video_memory: ByteSize,
 
-    /// Most memory of adapters that no job uses at the moment, such as 1GiB
+    /// Most memory of adapters that no job uses at the moment, such as 1GiB; never more than slots and batches leave of the budget
     #[arg(long, value_name = "SIZE", default_value = "1GiB", env = "CAPTIONFLEET_ADAPTER_MEMORY", value_parser = size)]
     pub adapter_memory: ByteSize,
 

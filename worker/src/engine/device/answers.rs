@@ -1,12 +1,15 @@
 //! What a step's rows mean to those who asked.
 
+use std::time::Instant;
+
 use captionfleet_model::StopReason;
+use rayon::prelude::*;
 
 use super::DeviceThread;
 use crate::engine::EngineError;
 use crate::engine::request::{OneAnswer, RequestId, Work};
 use crate::engine::scheduler::Seat;
-use crate::engine::sequence::Live;
+use crate::engine::sequence::{Live, Sequence};
 use crate::engine::step::{Sight, vectors};
 
 impl DeviceThread {
@@ -43,18 +46,28 @@ impl DeviceThread {
         self.loaded.model.retrieval().map_or(1, |head| head.config().embed_dim)
     }
 
-    /// Chooses a row's next token and ends the sequence if it was the last.
-    pub(super) fn say(&mut self, seat: Seat, logits: &[f32]) {
-        let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
-        let Some(sequence) = self.live.get_mut(&seat.request).and_then(|live| live.sequence.as_mut()) else {
-            return;
-        };
-        match sequence.say(logits) {
-            Ok(Some(reason)) => self.end(seat.request, reason),
-            Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
-            Ok(None) => {}
-            Err(error) => self.fail(seat.request, error),
+    /// Chooses the rows' next tokens, side by side, while the device waits, and ends the sequences whose last ones they are.
+    pub(super) fn say(&mut self, seats: &[Seat], rows: Vec<Vec<f32>>) {
+        let since = Instant::now();
+        let mut speaking: Vec<(Seat, Sequence, Vec<f32>)> = Vec::with_capacity(seats.len());
+        for (seat, row) in seats.iter().zip(rows) {
+            let sequence = self.live.get_mut(&seat.request).and_then(|live| live.sequence.take());
+            speaking.extend(sequence.map(|sequence| (*seat, sequence, row)));
         }
+        let said: Vec<_> = speaking.par_iter_mut().map(|(_, sequence, row)| sequence.say(row)).collect();
+        for ((seat, sequence, _), said) in speaking.into_iter().zip(said) {
+            if let Some(live) = self.live.get_mut(&seat.request) {
+                live.sequence = Some(sequence);
+            }
+            let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
+            match said {
+                Ok(Some(reason)) => self.end(seat.request, reason),
+                Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
+                Ok(None) => {}
+                Err(error) => self.fail(seat.request, error),
+            }
+        }
+        self.elsewhere += since.elapsed().as_secs_f64();
     }
 
     fn end(&mut self, id: RequestId, reason: StopReason) {

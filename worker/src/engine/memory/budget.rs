@@ -21,6 +21,32 @@ pub enum Limit {
     Unknown,
 }
 
+impl Limit {
+    /// The limit of a process that may use `asked` bytes of `free` ones, as far as either is known, and what sets it.
+    pub fn of(asked: Option<u64>, free: Option<u64>) -> (Option<u64>, Self) {
+        match (asked, free) {
+            (Some(asked), Some(free)) if free < asked => (Some(free), Self::Free),
+            (Some(asked), _) => (Some(asked), Self::Asked),
+            (None, Some(free)) => (Some(free), Self::Free),
+            (None, None) => (None, Self::Unknown),
+        }
+    }
+
+    fn too_small(self, limit: u64) -> String {
+        match self {
+            Self::Asked => format!("a memory budget of {} is too small", ByteSize(limit)),
+            Self::Free | Self::Unknown => format!("{} of free memory are too little", ByteSize(limit)),
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Asked => "raise --memory-budget",
+            Self::Free | Self::Unknown => "free memory of the device, or take one that has more",
+        }
+    }
+}
+
 /// What was measured before any slot was made. Bytes throughout.
 #[derive(Debug, Clone)]
 pub struct Measured {
@@ -53,6 +79,11 @@ impl StepMemory {
     /// What a batch of other size takes: activations grow with the rows.
     fn of(self, rows: usize) -> u64 {
         self.bytes.div_ceil(self.rows.max(1) as u64) * rows as u64
+    }
+
+    /// The same of a batch of other size.
+    pub(super) fn with_rows(self, rows: usize) -> Self {
+        Self { rows, bytes: self.of(rows) }
     }
 }
 
@@ -99,12 +130,13 @@ pub struct MemoryBudget {
 /// Nothing can run within the budget.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a memory budget of {} is too small: weights and program take {}, one picture {}, {slots} slots {}; raise \
-     --memory-budget, lower --slots, or pack the bundle with smaller weight types",
-    ByteSize(*limit), ByteSize(*held), ByteSize(*step), ByteSize(*slot_bytes)
+    "{}: weights and program take {}, one picture {}, {slots} slots {}; {}, lower --slots or --slot-tokens, or pack the \
+     bundle with smaller weight types",
+    limit_from.too_small(*limit), ByteSize(*held), ByteSize(*step), ByteSize(*slot_bytes), limit_from.remedy()
 )]
 pub struct BudgetError {
     limit: u64,
+    limit_from: Limit,
     held: u64,
     step: u64,
     slots: usize,
@@ -136,6 +168,7 @@ pub fn plan(measured: &Measured, wish: Wish) -> Result<MemoryBudget, BudgetError
             let slots = if wish.slots_are_asked { wish.slots } else { 1 } + wish.reserved_slots;
             return Err(BudgetError {
                 limit,
+                limit_from: measured.limit_from,
                 held: measured.held,
                 step,
                 slots,
@@ -173,6 +206,11 @@ impl MemoryBudget {
     /// The most that is in use at any time.
     pub fn peak(&self) -> u64 {
         self.held + self.vision.bytes.max(self.prefill.bytes) + self.all_slots()
+    }
+
+    /// What of `wanted` bytes can be kept on the device besides: no more than is left of the limit.
+    pub fn spare(&self, wanted: u64) -> u64 {
+        self.limit.map_or(wanted, |limit| wanted.min(limit.saturating_sub(self.peak())))
     }
 }
 
@@ -257,9 +295,34 @@ mod tests {
     }
 
     #[test]
+    fn the_remedy_fits_what_sets_the_limit() {
+        assert_eq!(Limit::of(Some(8), Some(9)), (Some(8), Limit::Asked));
+        assert_eq!(Limit::of(Some(8), Some(7)), (Some(7), Limit::Free));
+        assert_eq!(Limit::of(Some(8), None), (Some(8), Limit::Asked));
+        assert_eq!(Limit::of(None, Some(7)), (Some(7), Limit::Free));
+        assert_eq!(Limit::of(None, None), (None, Limit::Unknown));
+        let error = |limit_from| {
+            let measured = Measured { limit_from, ..measured(4000 * MIB) };
+            plan(&measured, wish(16, false)).unwrap_err().to_string()
+        };
+        assert!(error(Limit::Asked).contains("raise --memory-budget"), "{}", error(Limit::Asked));
+        let free = error(Limit::Free);
+        assert!(free.contains("of free memory") && !free.contains("--memory-budget"), "{free}");
+    }
+
+    #[test]
     fn a_budget_below_the_weights_is_refused() {
         let error = plan(&measured(4000 * MIB), wish(16, false)).unwrap_err().to_string();
         assert!(error.contains("3.9 GiB") && error.contains("4.9 GiB"), "{error}");
+    }
+
+    #[test]
+    fn what_is_kept_besides_stays_within_the_limit() {
+        let budget = plan(&measured(8000 * MIB), wish(16, false)).unwrap();
+        assert_eq!(budget.peak(), 7500 * MIB);
+        assert_eq!((budget.spare(200 * MIB), budget.spare(1024 * MIB)), (200 * MIB, 500 * MIB));
+        let free = Measured { limit: None, limit_from: Limit::Unknown, ..measured(0) };
+        assert_eq!(plan(&free, wish(16, false)).unwrap().spare(7), 7);
     }
 
     #[test]

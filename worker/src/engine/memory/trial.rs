@@ -14,25 +14,28 @@ use crate::engine::{EngineError, EngineOptions};
 pub struct Trial {
     /// In use with nothing running.
     pub held: u64,
-    /// One vision batch, captions and embeddings.
+    /// The largest vision batch that may run, captions and embeddings.
     pub vision: StepMemory,
-    /// One prefill of the caption prompt.
+    /// The largest prefill, of the caption prompt.
     pub prefill: StepMemory,
 }
 
-/// Runs both steps at the sizes wished for, halved until they fit.
+/// Runs both steps at the sizes that the engine's batches can have, halved until they fit. A few rows of a small model stand
+/// for all.
 ///
 /// # Errors
 /// What the network says, [`EngineError::OutOfMemory`] if one row alone does not fit.
 pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -> Result<Trial, EngineError> {
     let held = meter.used();
     let config = loaded.model.config();
+    let limits = options.limits();
     let picture = prepare(&Picture { width: 1, height: 1, rgb: vec![128; 3] }, config);
-    let vision = halving(EngineOptions::trial_rows(config, options.vision_batch), |rows| {
+    let trial = |wished| EngineOptions::trial_rows(config, wished);
+    let vision = largest(limits.vision_batch, trial, |rows| {
         let (outcome, bytes) = meter.peak_beyond(held, || look(loaded, &picture, rows));
         outcome.map(|()| StepMemory { rows, bytes })
     })?;
-    let prefill = halving(EngineOptions::trial_rows(config, options.prefill_batch), |rows| {
+    let prefill = largest(limits.prefill_batch, trial, |rows| {
         // The cache of the trial is not what is to be measured; it is small beside the activations.
         let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, rows));
         outcome.map(|()| StepMemory { rows, bytes })
@@ -40,12 +43,19 @@ pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -
     Ok(Trial { held, vision, prefill })
 }
 
-/// Tries `rows`, then half of them, and so on, while memory runs out.
-fn halving<T>(rows: usize, mut run: impl FnMut(usize) -> Result<T, EngineError>) -> Result<T, EngineError> {
-    let mut rows = rows.max(1);
+/// What a step of `wished` rows takes, told from as many as `trial` says; if those do not fit, the largest that does: half of
+/// them, or half of that, and so on.
+fn largest(
+    wished: usize,
+    trial: impl Fn(usize) -> usize,
+    mut run: impl FnMut(usize) -> Result<StepMemory, EngineError>,
+) -> Result<StepMemory, EngineError> {
+    let tried = trial(wished).max(1);
+    let mut rows = tried;
     loop {
         match run(rows) {
             Err(EngineError::OutOfMemory(_)) if rows > 1 => rows /= 2,
+            Ok(seen) if rows == tried => return Ok(seen.with_rows(wished.max(1))),
             outcome => return outcome,
         }
     }
@@ -70,4 +80,52 @@ fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
     let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
     let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, embeds.clone())).collect();
     step::prefill(loaded, &rows, &mut cache, &mut || {}).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use candle_core::Device;
+
+    use super::*;
+    use crate::demo_model;
+
+    #[test]
+    fn no_more_rows_are_tried_than_ever_run() {
+        let loaded = demo_model::bundle().unwrap().load(&Device::Cpu).unwrap();
+        let options = EngineOptions::for_model(loaded.model.config(), &Device::Cpu);
+        let trial = try_steps(&loaded, &Meter::new(&Device::Cpu), &options).unwrap();
+        assert_eq!((trial.vision.rows, trial.prefill.rows), (1, 1));
+        let wide = EngineOptions { vision_batch: 6, prefill_batch: 5, pass: usize::MAX, ..options };
+        let trial = try_steps(&loaded, &Meter::new(&Device::Cpu), &wide).unwrap();
+        assert_eq!(
+            (trial.vision.rows, trial.prefill.rows),
+            (6, 5),
+            "the batches wished for are not those tried"
+        );
+    }
+
+    /// A device on which `most` rows fit, of 10 bytes each.
+    fn on(most: usize, wished: usize, trial: usize) -> (StepMemory, Vec<usize>) {
+        let mut tried = Vec::new();
+        let step = largest(
+            wished,
+            |_| trial,
+            |rows| {
+                tried.push(rows);
+                if rows > most {
+                    return Err(EngineError::OutOfMemory("full".to_owned()));
+                }
+                Ok(StepMemory { rows, bytes: 10 * rows as u64 })
+            },
+        );
+        (step.unwrap(), tried)
+    }
+
+    #[test]
+    fn a_few_rows_stand_for_all_unless_they_do_not_fit() {
+        assert_eq!(on(99, 16, 2), (StepMemory { rows: 16, bytes: 160 }, vec![2]));
+        assert_eq!(on(1, 16, 2), (StepMemory { rows: 1, bytes: 10 }, vec![2, 1]));
+        assert_eq!(on(3, 8, 8), (StepMemory { rows: 2, bytes: 20 }, vec![8, 4, 2]));
+    }
 }
