@@ -19,6 +19,7 @@ mod quirks;
 mod sampler;
 mod selection;
 mod signature;
+mod tail;
 mod thumbnail;
 mod tool;
 
