@@ -6,6 +6,11 @@ import { counted } from "./words.js";
 import "./run-card.js";
 
 const PAGE = 10;
+/** Which frames of films are looked at, by the form's choice; without one the service chooses. */
+const SAMPLINGS = {
+  scenes: { by: "scenes", cut: 0.3, min_change: 0.04 },
+  keyframes: { by: "keyframes", min_change: 0.04 },
+};
 const only = new URLSearchParams(location.search).get("run");
 const cards = byId("runs");
 let shown = 0;
@@ -52,6 +57,7 @@ byId("submit").addEventListener("submit", async (event) => {
     const json = {
       sources,
       question: text("question") || undefined,
+      sampling: SAMPLINGS[text("frames")],
       job_size: Number(text("job_size")) || undefined,
       pictures_only: form.elements.namedItem("pictures_only").checked,
       retry_failed: form.elements.namedItem("retry_failed").checked,

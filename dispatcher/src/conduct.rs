@@ -296,7 +296,7 @@ impl Submission<'_> {
             self.fleet.drain_worker().await?;
             follower.look_for_parts().await;
         }
-        report.tracks = self.tracks(&manifests).await?;
+        report.tracks.extend(self.tracks(&manifests).await?);
         observer.tell(report);
         let book = follower.book();
         refused.add(book.tally());
@@ -306,6 +306,24 @@ impl Submission<'_> {
         report.complete = report.open_jobs == 0 && report.dead_jobs.is_empty();
         report.seconds = started.elapsed().as_secs_f64();
         report.items_per_second = report.rows.rows() as f64 / report.seconds.max(1e-9);
+        Ok(())
+    }
+
+    /// Writes captions and chapters of the videos of runs that others have finished, as far as those have not, and tells `report`.
+    ///
+    /// # Errors
+    /// When the archive cannot be asked which they are.
+    pub async fn write_owed_tracks(&self, report: &mut Report) -> anyhow::Result<()> {
+        for manifest in tracks::owed(&*self.prepared.archive, &self.prepared.films).await? {
+            let run = &manifest.run;
+            match self.tracks(std::slice::from_ref(manifest)).await {
+                Ok(folders) => report.tracks.extend(folders),
+                Err(error) => self
+                    .way
+                    .display
+                    .remark(format!("captions of the videos of run {run} cannot be written: {error:#}")),
+            }
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::progress::Display;
 use crate::survey;
 use crate::wish::Wish;
 use captionfleet_proto::job::RunId;
+use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_worker::demo_model;
@@ -33,6 +34,18 @@ pub struct Prepared {
     pub model: Option<Model>,
     /// How its embeddings are arranged, where that is known.
     pub shape: Option<EmbeddingShape>,
+    /// Complete runs with videos that answer the wish.
+    pub films: Vec<RunManifest>,
+    /// When it was planned.
+    pub now: Timestamp,
+}
+
+/// What came of comparing sources with the archive.
+pub struct Compared {
+    /// What is to be done.
+    pub plan: Plan,
+    /// Complete runs with videos that answer the wish.
+    pub films: Vec<RunManifest>,
     /// When it was planned.
     pub now: Timestamp,
 }
@@ -68,8 +81,8 @@ async fn list_and_compare(
         let span = tracing::info_span!(target: spans::TARGET, "list");
         catalog::list(&settings.sources, &settings.catalog_options(), stores).instrument(span).await?
     };
-    let (plan, now) = compare(settings, &wish, &*archive, listed, stores, display).await?;
-    Ok(Prepared { archive, wish, plan, model, shape: None, now })
+    let Compared { plan, films, now } = compare(settings, &wish, &*archive, listed, stores, display).await?;
+    Ok(Prepared { archive, wish, plan, model, shape: None, films, now })
 }
 
 /// Compares what was listed with the archive.
@@ -80,8 +93,8 @@ pub async fn compare(
     listed: Catalog,
     stores: &Stores,
     display: Display,
-) -> anyhow::Result<(Plan, Timestamp)> {
-    let history = {
+) -> anyhow::Result<Compared> {
+    let mut history = {
         let _busy = display.busy("reading what the archive has");
         history::load(archive, wish).await?
     };
@@ -104,7 +117,8 @@ pub async fn compare(
         refuse_unreadable: settings.fleet.is_remote(),
         lengths,
     };
-    Ok((plan::plan(listed, &history, wish, &options), now))
+    let films = std::mem::take(&mut history.films);
+    Ok(Compared { plan: plan::plan(listed, &history, wish, &options), films, now })
 }
 
 /// The model that serves in this process, or that a fleet is required to have.

@@ -185,6 +185,7 @@ mod tests {
             embed: true,
             bundle: None,
             sample: Sampling::default(),
+            thumbnails: false,
         };
         let options = PlanOptions {
             run: RunId::new("r").expect("a valid id"),

@@ -140,18 +140,18 @@ async fn film(archive: &dyn Storage, path: &Path) -> anyhow::Result<Option<Conte
 }
 
 /// A row's picture as a worker can read it: a frame of a video as it was kept, a local picture for `remote` workers as its
-/// copy. `None` for a frame that was not kept.
+/// copy. `None` for a frame that was not kept. `frame` is its time, and what [`layout::content_key`] makes of its row.
 pub async fn readable(
     archive: &dyn Storage,
     uri: &ArchiveUri,
     remote: bool,
     name: &ItemUri,
-    frame_ms: Option<u64>,
+    frame: Option<(u64, u64)>,
     sha256: Option<&str>,
 ) -> Result<Option<JobItem>, StorageError> {
     let mut item = JobItem::new(name.clone());
-    if let Some(frame_ms) = frame_ms {
-        let key = layout::thumbnail(name, frame_ms);
+    if let Some((frame_ms, content)) = frame {
+        let key = layout::thumbnail(name, content, frame_ms);
         match archive.head(&key).await {
             Ok(_) => item.uri = address(uri, &key),
             Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
@@ -179,7 +179,17 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::address;
+    use captionfleet_proto::layout;
     use captionfleet_proto::uri::ArchiveUri;
+
+    #[test]
+    fn the_index_and_the_archive_know_bytes_by_the_same_key() {
+        for content in ["aa", "\"an etag\""] {
+            let key = captionfleet_index::content_key(content);
+            assert_eq!(layout::content_key(Some(content), Some("other")), key);
+            assert_eq!(layout::content_key(None, Some(content)), key);
+        }
+    }
 
     #[test]
     fn copies_lie_inside_the_archive() {

@@ -18,6 +18,8 @@ pub struct Wish {
     pub bundle: Option<String>,
     /// Which frames of videos become rows.
     pub sample: Sampling,
+    /// Whether captioned frames of videos must have been kept as small pictures.
+    pub thumbnails: bool,
 }
 
 impl Wish {
@@ -34,7 +36,8 @@ impl Wish {
 
     /// Whether a run answers this wish, its videos included.
     pub fn is_met_by_run(&self, run: &RunManifest) -> bool {
-        let same_frames = run.sample.is_none_or(|sample| sample == self.sample);
+        let are_kept = !self.thumbnails || run.thumbnails == Some(true);
+        let same_frames = run.sample.is_none_or(|sample| sample == self.sample && are_kept);
         self.is_met_by(&run.prompt_hash, run.bundle.as_deref(), run.embed) && same_frames
     }
 }

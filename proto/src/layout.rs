@@ -13,8 +13,8 @@
 //! queries/ab/abcdef…             a picture given to a search, by its sha256
 //! queries/answers/               an archive for answers to questions about one picture, each gone once it was read
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
-//! videos/RUN/videos.parquet      the finished videos of a run
-//! thumbnails/HASH/MS.jpg         a frame of a video, small, by the beginning of its URI's sha256
+//! videos/RUN/videos.parquet      the videos of a run, once all of them are finished
+//! thumbnails/HASH/CONTENT/MS.jpg a frame of a video, small, by its URI and by the bytes that it had
 //! evaluations/RUN/               report.md, report.json and plot.svg of a benchmark's run
 //! index/SPACE/NAME.segment       one segment of the search index of one embedding space
 //! index/lease.json               who writes the search index
@@ -173,13 +173,22 @@ pub fn tracks_prefix(run: &RunId) -> String {
     format!("videos/{run}/")
 }
 
-/// A frame of a video as a small picture.
-pub fn thumbnail(video: &ItemUri, frame_ms: u64) -> String {
+/// A frame of a video as a small picture. `content` is what [`content_key`] makes of the frame's row: the frames of a film that
+/// was replaced do not stand for those of the new one.
+pub fn thumbnail(video: &ItemUri, content: u64, frame_ms: u64) -> String {
     let digest = hex::encode(Sha256::digest(video.as_str()));
-    format!("thumbnails/{}/{frame_ms}.jpg", &digest[..16])
+    format!("thumbnails/{}/{}/{frame_ms}.jpg", &digest[..16], hex::encode(content.to_le_bytes()))
 }
 
-/// The table of a run's finished videos.
+/// What rows of the same bytes have in common, from their digest or, where there is none, their version; 0 without either.
+pub fn content_key(sha256: Option<&str>, etag: Option<&str>) -> u64 {
+    let Some(content) = sha256.or(etag) else { return 0 };
+    let mut key = [0; 8];
+    key.copy_from_slice(&Sha256::digest(content)[..8]);
+    u64::from_le_bytes(key).max(1)
+}
+
+/// The table of a run's videos, there once all of them are finished.
 pub fn videos(run: &RunId) -> String {
     format!("{}videos.parquet", tracks_prefix(run))
 }
@@ -232,6 +241,11 @@ mod tests {
             "videos/r1/_C3_BCber_20den_20D_C3_A4chern.mp4.21628bc0.vtt"
         );
         assert_eq!(videos(&run), "videos/r1/videos.parquet");
+        // The first digits of the SHA-256 of "aa", of "bb", and none.
+        let frame = |sha256, etag| thumbnail(&film, content_key(sha256, etag), 40);
+        assert_eq!(frame(Some("aa"), Some("bb")), "thumbnails/21628bc0d91ef39c/961b6dd3ede3cb8e/40.jpg");
+        assert_eq!(frame(None, Some("bb")), "thumbnails/21628bc0d91ef39c/3b64db95cb55c763/40.jpg");
+        assert_eq!(frame(None, None), "thumbnails/21628bc0d91ef39c/0000000000000000/40.jpg");
         assert_eq!(index_segment("0a", "1b"), "index/0a/1b.segment");
     }
 

@@ -62,7 +62,8 @@ impl Status {
 pub struct Row {
     /// The item's name.
     pub item: ItemUri,
-    /// Time of a video's frame, in milliseconds from its start.
+    /// Time of a video's frame in milliseconds, as ffprobe's `pts_time`; in MPEG transport and program streams and WTV, whose
+    /// clocks begin anywhere, less the file's `start_time`.
     pub frame_ms: Option<u64>,
     /// How long that frame stands for, in milliseconds.
     pub span_ms: Option<u64>,

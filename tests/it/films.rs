@@ -104,3 +104,29 @@ async fn a_plan_looks_into_films_of_a_bucket() {
         assert!(decoding > 0.0 && (hours * 3600.0 - decoding - 5.0).abs() < 0.01, "{name}: {plan}");
     }
 }
+
+/// Whoever asked for a run may leave before it is complete: players hear of its films from the next service.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_tells_players_of_films_that_nobody_told_them_of() {
+    let fleet = Fleet::new("untold").unwrap();
+    film(fleet.folder(), "film.mp4", 2);
+    let source = fleet.folder().join("in").display().to_string();
+    let archive = fleet.folder().join("archive");
+    let place = archive.display().to_string();
+    let caption = ["caption", &source, "--archive", &place, "--json", "--admin-addr", "off"];
+    let report = dispatcher(caption).await.unwrap().success().unwrap().json().unwrap();
+    let run = report["runs"][0].as_str().unwrap();
+    let tracks = archive.join("videos").join(run);
+    let written = || std::fs::read_dir(&tracks).map_or(0, Iterator::count);
+    assert_eq!(written(), 3, "captions, chapters and the table: {report}");
+    std::fs::remove_dir_all(&tracks).unwrap();
+    let _service = fleet.start_service("service", ["--listen", "127.0.0.1:0", "--archive", &place]).unwrap();
+    let told = async {
+        while written() < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), told)
+        .await
+        .expect("the service writes them when it starts");
+}

@@ -134,6 +134,7 @@ pub(super) async fn work(
     let sources = settings.sources.iter().map(ToString::to_string).collect();
     let mut submission = Submission { settings, sources, way: &way, fleet, prepared };
     let mut report = submission.report();
+    submission.write_owed_tracks(&mut report).await?;
     if is_empty {
         return Ok(report);
     }

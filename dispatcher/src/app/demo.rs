@@ -126,6 +126,7 @@ impl Demo {
                 embed: true,
                 bundle: None,
                 sample: Sampling::default(),
+                thumbnails: false,
             },
             job_size: 8,
             pictures_only: false,

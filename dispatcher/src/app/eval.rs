@@ -127,6 +127,7 @@ fn wish(args: &EvalArgs, set: Benchmark) -> Wish {
         embed: false,
         bundle: None,
         sample: Sampling::default(),
+        thumbnails: false,
     }
 }
 
@@ -167,7 +168,8 @@ async fn answer(
     let manner =
         Manner { detach: false, index: false, admin: AdminAddr::Off, display, stop: stopping::on_signal()? };
     let opened = archive::open(stores, &settings.archive).await?;
-    let prepared = Prepared { archive: opened, wish, plan, model, shape: None, now: Timestamp::now() };
+    let (shape, films, now) = (None, Vec::new(), Timestamp::now());
+    let prepared = Prepared { archive: opened, wish, plan, model, shape, films, now };
     let working = work(settings, &manner, &mut fleet, prepared);
     let worked = spans::within(submission_span(settings), working).await;
     let closed = fleet.close().await;

@@ -216,7 +216,10 @@ impl Search<'_> {
             }
             let mut found = ranked.page().await?;
             if self.thumbnails {
-                let frames = found.hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
+                let frames = found
+                    .hits
+                    .iter_mut()
+                    .map(|hit| (&*hit.item, hit.frame_ms, hit.content, &mut hit.thumbnail));
                 thumbnails::find(&**archive, self.uri, frames.collect()).await?;
             }
             return Ok(Outcome::Indexed { found, space });
@@ -227,7 +230,9 @@ impl Search<'_> {
                 let pictures = ranking.pictures();
                 let mut hits = ranking.best(self.asked.limit);
                 if self.thumbnails {
-                    let frames = hits.iter_mut().map(|hit| (&*hit.item, hit.frame_ms, &mut hit.thumbnail));
+                    let frames = hits
+                        .iter_mut()
+                        .map(|hit| (&*hit.item, hit.frame_ms, hit.content, &mut hit.thumbnail));
                     thumbnails::find(&**archive, self.uri, frames.collect()).await?;
                 }
                 Ok(Outcome::Exact { hits, pictures, space })

@@ -152,6 +152,7 @@ async fn serve(
     tokio::join!(
         listen::serve(listener, router(service.clone()), stop.clone()),
         tidy(ground, stop),
+        tell_players(&desk),
         waiting::watch(&service, &readiness),
         lanes::watch(&service),
         sampling::watch(&service),
@@ -162,6 +163,13 @@ async fn serve(
     // The indexer ends within one batch; a panic in it was told already.
     drop(tokio::task::spawn_blocking(move || keeper.join()).await);
     Ok(())
+}
+
+/// Writes what earlier dispatchers and services have not come to.
+async fn tell_players(desk: &Desk) {
+    if let Err(error) = desk.write_owed_tracks().await {
+        tracing::warn!(error = %format!("{error:#}"), "captions of finished videos may be missing");
+    }
 }
 
 /// Removes old uploads now and then.

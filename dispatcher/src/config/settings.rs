@@ -114,6 +114,7 @@ impl WorkSettings {
             embed: !args.no_embed,
             bundle: None,
             sample: sampling(&args.video),
+            thumbnails: args.video.thumbnails,
         };
         Ok(Self {
             sources,

@@ -167,10 +167,11 @@ fn interval(text: &str) -> Result<u64, String> {
     (1000..=86_400_000_000).contains(&us).then_some(us).ok_or_else(wrong)
 }
 
-/// Frames a second, as the time between them in microseconds, rounded up so that a minute has no frame too many.
+/// Frames a second, as the time between them in microseconds. Rounded down: where films of that rate round their times, each frame
+/// still comes an interval later than the one before.
 fn rate(text: &str) -> Result<u64, String> {
     let fps: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
-    let us = (1e6 / fps - 1e-6).ceil();
+    let us = (1e6 / fps + 1e-6).floor();
     if (1000.0..=86_400_000_000.0).contains(&us) {
         return Ok(us as u64);
     }
@@ -181,4 +182,29 @@ fn rate(text: &str) -> Result<u64, String> {
 fn share(text: &str) -> Result<f64, String> {
     let share: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     (0.0..=1.0).contains(&share).then_some(share).ok_or_else(|| "must be 0 to 1".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rate;
+
+    #[test]
+    fn rates_are_intervals_that_no_film_of_that_rate_falls_short_of() {
+        for (fps, every_us) in [
+            ("25", 40_000),
+            ("24", 41_666),
+            ("30", 33_333),
+            ("60", 16_666),
+            ("29.97", 33_366),
+            ("23.976", 41_708),
+            ("0.5", 2_000_000),
+            ("0.1", 10_000_000),
+            ("1000", 1000),
+        ] {
+            assert_eq!(rate(fps), Ok(every_us), "{fps}");
+        }
+        for wrong in ["0", "-1", "1001", "nan", "inf", "many"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
 }

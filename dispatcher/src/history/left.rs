@@ -20,6 +20,8 @@ pub struct History {
     pub records: Records,
     /// Runs that are not complete, whatever they ask; oldest first.
     pub unfinished: Vec<UnfinishedRun>,
+    /// Complete runs with videos that answer the wish.
+    pub films: Vec<RunManifest>,
     /// Objects that are damaged: what they held counts as not done.
     pub damaged: Vec<String>,
 }

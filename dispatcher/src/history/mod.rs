@@ -37,6 +37,8 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
                 Err(error) if error.is_damage() => history.damaged.push(error.to_string()),
                 Err(error) => return Err(error),
             }
+        } else if manifest.sample.is_some() && wish.is_met_by_run(&manifest) {
+            history.films.push(manifest);
         }
     }
     Ok(history)

@@ -33,6 +33,11 @@ pub struct Records {
 /// Failures that may be gone the next time although the picture is the same.
 const CIRCUMSTANCES: [&str; 4] = ["internal", "not_found", "permission_denied", "source_refused"];
 
+/// Whether a failure lies in the bytes of the item, so that it would be the same again.
+pub(super) fn lasts(code: &str) -> bool {
+    !CIRCUMSTANCES.contains(&code)
+}
+
 impl Records {
     /// Keeps one more row.
     pub fn add(&mut self, item: ItemUri, record: Record) {
@@ -52,7 +57,7 @@ impl Records {
         let lasting = |record: &Record| match (&item.identity, record.error_code.as_deref()) {
             // It could not be read then, and cannot be read now.
             (Identity::Unreadable(_), Some(_)) => true,
-            (_, Some(code)) => !CIRCUMSTANCES.contains(&code),
+            (_, Some(code)) => lasts(code),
             (_, None) => false,
         };
         same().any(lasting).then_some(Standing::Failed)

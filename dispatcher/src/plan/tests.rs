@@ -25,6 +25,7 @@ fn wish() -> Wish {
         embed: true,
         bundle: Some("b1".to_owned()),
         sample: Sampling::default(),
+        thumbnails: false,
     }
 }
 

@@ -37,6 +37,9 @@ pub struct Hit {
     /// Time of the frame in a video.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frame_ms: Option<u64>,
+    /// Tells the bytes of a picture or film apart; 0 where they are not known.
+    #[serde(skip)]
+    pub content: u64,
     /// Its caption.
     pub caption: String,
     /// Where the frame is kept as a small picture, if that was asked for and there is one.
@@ -152,6 +155,7 @@ impl Ranking {
             score: found.score,
             item: found.item,
             frame_ms: found.frame_ms,
+            content: found.content,
             caption: if text.content == found.content { text.caption } else { found.caption },
             thumbnail: None,
         };

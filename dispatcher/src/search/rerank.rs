@@ -49,7 +49,8 @@ pub async fn items(
             };
             sha256 = rows.iter().find(|row| row.item == name).and_then(|row| row.sha256.clone());
         }
-        let item = readable(archive, uri, remote, &name, candidate.frame_ms, sha256.as_deref()).await?;
+        let frame = candidate.frame_ms.map(|frame_ms| (frame_ms, candidate.content));
+        let item = readable(archive, uri, remote, &name, frame, sha256.as_deref()).await?;
         let not_kept = || {
             failed("not_found", format!("the frames of {name} were not kept; caption it with --thumbnails"))
         };
@@ -113,16 +114,24 @@ mod tests {
         let uri = ArchiveUri::from_folder(folder.path()).unwrap();
         let archive = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
         let film = ItemUri::s3("films", "a.mp4");
-        let key = layout::thumbnail(&film, 2000);
+        let content = layout::content_key(None, Some("v1"));
+        let key = layout::thumbnail(&film, content, 2000);
         archive.put(&key, "jpeg".into(), PutMode::Overwrite).await.unwrap();
-        let frame = |frame_ms| Candidate {
+        let frame = |frame_ms, content| Candidate {
             item: film.to_string(),
             frame_ms: Some(frame_ms),
+            content,
             part: "parts/r/j.parquet".to_owned(),
         };
-        let found = items(&*archive, &uri, false, &[frame(2000), frame(3000)]).await.unwrap();
+        let found =
+            items(&*archive, &uri, false, &[frame(2000, content), frame(3000, content), frame(2000, 7)])
+                .await
+                .unwrap();
         let kept = found[0].as_ref().unwrap();
         assert!(kept.uri.as_str().ends_with(&key) && kept.frame_ms.is_none(), "{kept:?}");
-        assert!(matches!(&found[1], Err(Match::Failed { code, .. }) if code == "not_found"), "{found:?}");
+        // Not kept, and kept of a film that has been replaced.
+        for lacking in &found[1..] {
+            assert!(matches!(lacking, Err(Match::Failed { code, .. }) if code == "not_found"), "{found:?}");
+        }
     }
 }

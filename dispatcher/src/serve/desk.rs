@@ -20,6 +20,7 @@ use crate::progress::Display;
 use crate::scale::price::OpenWork;
 use crate::submission::{self, is_by_service};
 use crate::telemetry::Metrics;
+use crate::tracks;
 use bytes::Bytes;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
@@ -227,6 +228,28 @@ impl Desk {
         Ok(left)
     }
 
+    /// Writes captions and chapters of the videos of finished runs whose dispatcher has left before it had.
+    ///
+    /// # Errors
+    /// When the archive cannot be listed.
+    pub async fn write_owed_tracks(&self) -> anyhow::Result<()> {
+        let archive = &*self.ground.archive;
+        let (mut films, _) = archive::manifests(archive).await?;
+        let parts = archive::parts(archive, None).await?;
+        let done = |run: &RunId| parts.get(run).map_or(0, |parts| parts.len() as u64);
+        films.retain(|manifest| manifest.sample.is_some() && done(&manifest.run) >= manifest.jobs);
+        for manifest in tracks::owed(archive, &films).await? {
+            if self.stop.is_cancelled() {
+                break;
+            }
+            if let Err(error) = tracks::write(archive, manifest, false).await {
+                let run = &manifest.run;
+                tracing::warn!(%run, error = %format!("{error:#}"), "captions of its videos cannot be written");
+            }
+        }
+        Ok(())
+    }
+
     /// Goes on with runs that were left, as places become free.
     pub async fn take_up(self: &Arc<Self>, left: Vec<RunManifest>) {
         for manifest in left {
@@ -296,6 +319,7 @@ impl Desk {
             Submission { settings: &settings, sources, way: &way, fleet: &mut fleet, prepared };
         let mut report = submission.report();
         one.planned(&submission.prepared.plan);
+        submission.write_owed_tracks(&mut report).await?;
         if submission.prepared.plan.is_empty() {
             return Ok(());
         }
@@ -365,5 +389,6 @@ fn prepared(
     now: Timestamp,
 ) -> Prepared {
     let wish = settings.wish.clone();
-    Prepared { archive: ground.archive.clone(), wish, plan, model: None, shape: None, now }
+    let (archive, films) = (ground.archive.clone(), Vec::new());
+    Prepared { archive, wish, plan, model: None, shape: None, films, now }
 }

@@ -73,7 +73,7 @@ impl Media {
     /// The picture of a row: the picture itself, or the frame as it was kept.
     pub async fn picture(&self, ground: &Ground, row: &Row, size: Size) -> Result<Jpeg, Problem> {
         if let Some(frame_ms) = row.frame_ms {
-            return frame(ground, &row.item, frame_ms).await;
+            return frame(ground, &row.item, frame_ms, content(row)).await;
         }
         let Some(sha256) = &row.sha256 else {
             return Err(Problem::missing(format!("{} could not be read when its row was made", row.item)));
@@ -121,12 +121,17 @@ pub fn is_picture(bytes: &[u8]) -> bool {
 /// The item as a worker can read it: a frame as it was kept, a staged file as its copy.
 pub async fn item_of(ground: &Ground, row: &Row) -> Result<JobItem, Problem> {
     let (remote, sha256) = (ground.settings.is_remote(), row.sha256.as_deref());
-    let item = readable(&*ground.archive, &ground.uri, remote, &row.item, row.frame_ms, sha256).await?;
+    let frame = row.frame_ms.map(|frame_ms| (frame_ms, content(row)));
+    let item = readable(&*ground.archive, &ground.uri, remote, &row.item, frame, sha256).await?;
     item.ok_or_else(|| not_kept(&row.item))
 }
 
-async fn frame(ground: &Ground, item: &ItemUri, frame_ms: u64) -> Result<Jpeg, Problem> {
-    let key = layout::thumbnail(item, frame_ms);
+fn content(row: &Row) -> u64 {
+    layout::content_key(row.sha256.as_deref(), row.etag.as_deref())
+}
+
+async fn frame(ground: &Ground, item: &ItemUri, frame_ms: u64, content: u64) -> Result<Jpeg, Problem> {
+    let key = layout::thumbnail(item, content, frame_ms);
     match ground.archive.get(&key, MOST_BYTES).await {
         Ok(object) => {
             Ok(Jpeg { tag: hex::encode(&Sha256::digest(&object.bytes)[..16]), bytes: object.bytes })

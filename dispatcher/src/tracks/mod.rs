@@ -15,7 +15,7 @@ use captionfleet_proto::layout::{self, Track};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::outcome::FrameCounts;
 use captionfleet_proto::rows::{Row, Status};
-use captionfleet_proto::storage::{PutMode, Storage};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind};
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_proto::videos::{VideoRow, write_videos};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -30,7 +30,27 @@ pub struct Written {
     pub unfinished: u64,
 }
 
-/// Writes the tracks of every finished video of a run, and the table of its videos.
+/// Those of these runs with videos whose table is not there: whoever followed them has left before they were complete.
+///
+/// # Errors
+/// When the archive cannot be asked.
+pub async fn owed<'a>(
+    archive: &dyn Storage,
+    runs: &'a [RunManifest],
+) -> Result<Vec<&'a RunManifest>, StorageError> {
+    let heads = runs.iter().map(|manifest| async move {
+        match archive.head(&layout::videos(&manifest.run)).await {
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Some(manifest)),
+            Err(error) => Err(error),
+        }
+    });
+    let owed: Vec<_> = futures::stream::iter(heads).buffered(READS_AT_ONCE).try_collect().await?;
+    Ok(owed.into_iter().flatten().collect())
+}
+
+/// Writes the tracks of every finished video of a run, and the table of its videos once all of them are finished: it says that
+/// nothing is [`owed`].
 ///
 /// # Errors
 /// When the archive cannot be read or written.
@@ -63,7 +83,7 @@ pub async fn write(archive: &dyn Storage, manifest: &RunManifest, with_srt: bool
         videos.push(write_film(archive, run, &uri, &rows, with_srt).await?);
         written.videos += 1;
     }
-    if !videos.is_empty() {
+    if written.unfinished == 0 && !videos.is_empty() {
         let table = write_videos(&videos).context("write the table of videos")?;
         archive.put(&layout::videos(run), table, PutMode::Overwrite).await?;
     }

@@ -3,6 +3,8 @@
 use crate::desk::Desk;
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 /// A film of scenes, each for four seconds.
 fn film(desk: &Desk, name: &str, scenes: u64, seed: u64) {
@@ -12,7 +14,7 @@ fn film(desk: &Desk, name: &str, scenes: u64, seed: u64) {
     of_scenes(scenes, 4, &drawn, &desk.pictures().join(name)).unwrap();
 }
 
-fn parts(desk: &Desk) -> Vec<std::path::PathBuf> {
+fn parts(desk: &Desk) -> Vec<PathBuf> {
     let runs = std::fs::read_dir(desk.archive().join("parts")).unwrap();
     let mut parts: Vec<_> = runs
         .flat_map(|run| std::fs::read_dir(run.unwrap().path()).unwrap())
@@ -74,6 +76,13 @@ fn a_film_is_captioned_verified_and_found_among_pictures() {
 
     let again = desk.caption(&["--job-size", "30"]).json();
     assert_eq!((&again["already_done"], again["runs"].as_array().unwrap().len()), (&4.into(), 0), "{again}");
+    // Whoever asked left before the run was complete, and nobody has told players.
+    let run = files[0].parent().unwrap().to_owned();
+    std::fs::remove_dir_all(&run).unwrap();
+    let again = desk.caption(&["--job-size", "30"]).json();
+    assert_eq!((&again["tracks"][0], &again["already_done"]), (&report["tracks"][0], &4.into()), "{again}");
+    assert_eq!(std::fs::read_to_string(&files[0]).unwrap(), captions);
+    assert!(run.join("videos.parquet").exists());
     // Other frames are another wish: the film is done again, the pictures are not.
     let denser = desk.caption(&["--job-size", "30", "--every", "500ms"]).json();
     assert_eq!((&denser["already_done"], &denser["frames"]["seen"]), (&3.into(), &272.into()), "{denser}");
@@ -105,7 +114,23 @@ fn a_film_goes_on_in_the_middle() {
 fn a_film_that_was_replaced_is_not_found_at_times_that_it_has_no_more() {
     let desk = Desk::new();
     film(&desk, "film.mp4", 12, 5);
-    desk.caption(&[]).json();
+    desk.caption(&["--thumbnails"]).json();
+    let shown = || -> BTreeSet<PathBuf> {
+        let found = desk.run([
+            "search",
+            "a red circle",
+            "--archive",
+            "archive",
+            "--json",
+            "-k",
+            "100",
+            "--thumbnails",
+        ]);
+        let found = found.json();
+        let places = found["hits"].as_array().unwrap().iter().map(|hit| hit["thumbnail"].as_str().unwrap());
+        places.map(|place| place.strip_prefix("file://").unwrap().into()).collect()
+    };
+    let old = shown();
     let found = |more: &[&str]| -> Vec<u64> {
         let fixed = ["search", "a red circle", "--archive", "archive", "--json", "-k", "100"];
         let found = desk.run(fixed.iter().chain(more)).json();
@@ -122,12 +147,41 @@ fn a_film_that_was_replaced_is_not_found_at_times_that_it_has_no_more() {
     assert!(before.iter().all(|frame| both.contains(frame)), "{before:?} {both:?}");
     film(&desk, "shorter.mp4", 3, 6);
     std::fs::rename(desk.pictures().join("shorter.mp4"), desk.pictures().join("film.mp4")).unwrap();
-    desk.caption(&[]).json();
+    desk.caption(&["--thumbnails"]).json();
+    let new = shown();
+    assert!(old.is_disjoint(&new), "what was seen at a time of the old film is no picture of the new one");
+    assert!(old.iter().chain(&new).all(|place| place.exists()), "{old:?} {new:?}");
     let after = found(&[]);
     assert!(after.len() >= 3 && after.iter().all(|frame| *frame < 12_000), "{after:?}");
     assert_eq!(found(&["--exact"]), after);
     std::fs::remove_dir_all(desk.archive().join("index")).unwrap();
     assert_eq!(found(&["--status", "ok"]), after, "read from parts alone");
+}
+
+#[test]
+fn frames_of_a_film_that_is_done_are_kept_when_they_are_wanted() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 2, 9);
+    film(&desk, "film.mp4", 2, 8);
+    let first = desk.caption(&[]).json();
+    let kept = first["frames"]["kept"].as_u64().unwrap();
+    let search = ["search", "a red circle", "--archive", "archive", "--json", "--thumbnails"];
+    let shown = || {
+        let hits = desk.run(search).json()["hits"].as_array().unwrap().clone();
+        hits.iter().filter(|hit| hit["thumbnail"].is_string()).count() as u64
+    };
+    assert_eq!(shown(), 0);
+    let again = desk.caption(&["--thumbnails"]).json();
+    assert_eq!(
+        (&again["already_done"], again["frames"]["kept"].as_u64()),
+        (&2.into(), Some(kept)),
+        "{again}"
+    );
+    assert_eq!(shown(), kept);
+    for options in [&["--thumbnails"][..], &[]] {
+        let done = desk.caption(options).json();
+        assert_eq!(done["already_done"], 3, "{options:?}: {done}");
+    }
 }
 
 #[test]

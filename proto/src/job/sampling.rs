@@ -65,7 +65,7 @@ impl Sampling {
     }
 
     /// What is wrong with the settings, if anything.
-    pub(crate) fn problem(&self) -> Option<&'static str> {
+    pub fn problem(&self) -> Option<&'static str> {
         let share = |value: f64| (0.0..=1.0).contains(&value);
         let by = match self.by {
             SampleBy::Interval { every_us } => (1000..=86_400_000_000).contains(&every_us),

@@ -570,3 +570,15 @@ def test_pictures_never_come_from_elsewhere():
     assert status == 403 and "--sources" in problem["detail"], problem
     status, problem = api("POST", "/api/v1/submissions", {"sources": [BUCKET.rsplit("/", 1)[0]]})
     assert status == 403, problem
+
+
+def test_which_frames_of_films_are_captioned_can_be_said():
+    film = {"sources": [f"{BUCKET}/film"], "question": "is there a square?"}
+    seen = []
+    for sampling in [None, {"by": "interval", "every_us": 500_000, "min_change": 0.0}, {"by": "keyframes", "min_change": 0.0}]:
+        seen.append(submitted(**film, **({"sampling": sampling} if sampling else {}))["frames_seen"])
+    a_second, twice, keys = seen
+    assert twice == 2 * a_second and 0 < keys < a_second, seen
+    for sampling in [{"by": "interval", "every_us": 1, "min_change": 0.0}, {"by": "scenes", "cut": 0.3, "min_change": 2}]:
+        status, problem = api("POST", "/api/v1/submissions", {**film, "sampling": sampling})
+        assert status == 422 and problem["detail"].startswith("sampling: has"), problem

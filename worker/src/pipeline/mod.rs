@@ -36,6 +36,7 @@ mod search;
 mod segment;
 mod settle;
 mod spool;
+mod spool_folder;
 mod task;
 mod timeline;
 mod turn;

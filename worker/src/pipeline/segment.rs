@@ -112,7 +112,7 @@ impl Pipeline {
             let film = self.film(&local).await?;
             (facts.width, facts.height) = (Some(film.width), Some(film.height));
             let _decoder = permit(&self.budgets.decoders).await;
-            let (viewed, answers) = self.overlap(segment, local, &film).await?;
+            let (viewed, answers) = self.overlap(segment, facts, local, &film).await?;
             (film, viewed, answers)
         };
         let mut cleared = Vec::with_capacity(answers.len());
@@ -129,6 +129,7 @@ impl Pipeline {
     async fn overlap(
         &self,
         segment: Segment<'_>,
+        facts: &Facts,
         local: Arc<Local>,
         film: &Film,
     ) -> Result<(Viewed, Vec<(u64, Answer)>), ItemFailure> {
@@ -136,6 +137,7 @@ impl Pipeline {
         let (frames, kept) = mpsc::channel(WAITING);
         let (film, limits, model) = (film.clone(), self.video_limits(), Arc::clone(&self.model));
         let thumbnails = task.caption.thumbnails;
+        let content = layout::content_key(facts.sha256.as_deref(), facts.etag.as_deref());
         let viewing = Viewing { local, film, span, sampling, limits, model, thumbnails, frames };
         let started = Instant::now();
         let viewing = AbortOnDropHandle::new(tokio::spawn(viewing.run()));
@@ -149,7 +151,9 @@ impl Pipeline {
                 let span = tracing::info_span!(target: spans::TARGET, "frame", frame.ms = ms);
                 let captioned = async move {
                     if let Some(jpeg) = thumbnail {
-                        self.keep_thumbnail(task, item, ms, jpeg).await?;
+                        let key = layout::thumbnail(&item.uri, content, ms);
+                        let kept = task.archive.put(&key, jpeg.into(), PutMode::Overwrite).await;
+                        kept.map_err(Failure::Archive)?;
                     }
                     let asked = request(picture, plan, task.lane, mode);
                     let _place = match mode {
@@ -167,18 +171,6 @@ impl Pipeline {
         let viewed = viewing.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
         events::stage(&self.metrics, HostStage::VideoDecode, started.elapsed());
         Ok((viewed.map_err(video_failure)?, answers))
-    }
-
-    async fn keep_thumbnail(
-        &self,
-        task: &Received,
-        item: &JobItem,
-        ms: u64,
-        jpeg: Vec<u8>,
-    ) -> Result<(), Failure> {
-        let key = layout::thumbnail(&item.uri, ms);
-        let written = task.archive.put(&key, jpeg.into(), PutMode::Overwrite).await;
-        written.map(drop).map_err(Failure::Archive)
     }
 
     async fn spooled(&self, item: &JobItem, task: &Received) -> Result<Arc<Local>, ItemFailure> {

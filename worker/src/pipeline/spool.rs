@@ -11,9 +11,9 @@ use captionfleet_proto::storage::{
     CopyError, ObjectMeta, Storage, StorageError, StorageErrorKind, Stores, copy_to_file, etag_of_file,
 };
 use captionfleet_proto::uri::{ItemUri, Location};
-use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use super::spool_folder::SpoolFolder;
 use crate::video::Film;
 
 /// How long a film waits before it looks for room again.
@@ -42,7 +42,7 @@ impl Default for SpoolOptions {
 /// The copies of one worker.
 pub(super) struct Spool {
     options: SpoolOptions,
-    folder: OnceCell<TempDir>,
+    folder: OnceCell<SpoolFolder>,
     films: Mutex<Films>,
 }
 
@@ -148,7 +148,9 @@ impl Drop for Local {
 }
 
 impl Spool {
+    /// Has no copy yet. Those of workers that were killed go now: they may be what fills the disk.
     pub(super) fn new(options: SpoolOptions) -> Self {
+        SpoolFolder::tidy(options.folder.as_deref());
         Self { options, folder: OnceCell::new(), films: Mutex::default() }
     }
 
@@ -215,15 +217,8 @@ impl Spool {
         Some(films.add(uri, Local::new(path, etag.cloned(), bytes, true)))
     }
 
-    async fn folder(&self, uri: &ItemUri) -> Result<&TempDir, StorageError> {
-        let make = async {
-            let mut builder = tempfile::Builder::new();
-            let builder = builder.prefix("captionfleet-spool-");
-            match &self.options.folder {
-                Some(folder) => builder.tempdir_in(folder),
-                None => builder.tempdir(),
-            }
-        };
+    async fn folder(&self, uri: &ItemUri) -> Result<&SpoolFolder, StorageError> {
+        let make = async { SpoolFolder::make(self.options.folder.as_deref()) };
         self.folder.get_or_try_init(|| make).await.map_err(|error| failed(uri, error))
     }
 

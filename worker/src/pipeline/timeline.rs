@@ -91,7 +91,7 @@ fn failed_line(
 ) -> Option<Line> {
     match error {
         // Where nothing comes behind it, all of the rest is lost with it: the segments behind have no rows.
-        VideoError::Corrupt(_) | VideoError::Truncated(_) => {
+        VideoError::Corrupt(_) | VideoError::Truncated(_) | VideoError::ClockGoesBack { .. } => {
             let until = resumes_ms.or(film_end_ms).or(span.end_ms);
             Some(failed(seen_until, until, error))
         }
@@ -195,6 +195,14 @@ mod tests {
         };
         let rows = rows((60_000, None), &[62_000], viewed);
         assert_eq!(rows, [(60_020, Some(1980), "corrupt"), (62_000, Some(28_000), "degenerate")]);
+    }
+
+    /// A film that is joined of two is as long as the second one for its header.
+    #[test]
+    fn a_clock_that_goes_back_is_a_row_even_behind_the_end_of_the_film() {
+        let back = VideoError::ClockGoesBack { from_ms: 95_000, to_ms: 0 };
+        let rows = told((0, None), &[0], ending(None, Some(95_040), Some(back)), None);
+        assert_eq!(rows, [(0, Some(95_040), "degenerate"), (95_040, Some(0), "corrupt")]);
     }
 
     #[test]

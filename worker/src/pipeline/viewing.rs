@@ -266,7 +266,8 @@ fn viewed(begins_ms: u64, blind: Option<VideoError>, run: Run, resumes_ms: Optio
 
 /// Whether it lies in the file that there are no more frames.
 fn is_damage(failure: Option<&VideoError>) -> bool {
-    matches!(failure, Some(VideoError::Corrupt(_) | VideoError::Truncated(_)))
+    use VideoError::{ClockGoesBack, Corrupt, Truncated};
+    matches!(failure, Some(Corrupt(_) | Truncated(_) | ClockGoesBack { .. }))
 }
 
 /// What could be found out about a damaged file, or `otherwise`.

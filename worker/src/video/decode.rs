@@ -4,7 +4,7 @@
 //! was decoded, and of every one that was chosen, in order: a frame's line always leaves before its pixels do. Nothing
 //! that a file's author can write gets between these lines, as it could in a log.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -15,10 +15,14 @@ use tokio::time::timeout;
 
 use super::output::{Heard, Output};
 use super::selection;
+use super::tail::{self, Tail};
 use super::tool::{self, VideoLimits, Words};
 use super::{Film, Frame, VideoError};
 
 const PROGRAM: &str = "ffmpeg";
+/// How far a clock may go back between two frames, in milliseconds: less is the carelessness of a muxer.
+const BACK_MS: i64 = 1000;
+
 /// A piece of a film's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
@@ -58,7 +62,9 @@ pub struct Ending {
 
 /// A running decoder. Dropping it ends it.
 pub struct Decoding {
+    path: PathBuf,
     span: Span,
+    sampling: Sampling,
     film: Film,
     limits: VideoLimits,
     started: Instant,
@@ -66,12 +72,15 @@ pub struct Decoding {
     output: Output,
     words: JoinHandle<Words>,
     /// Of all decoded frames, and of those inside the segment.
-    first: Option<u64>,
+    first: Option<i64>,
+    latest: Option<i64>,
     inside: Option<u64>,
     last: Option<u64>,
     /// The longest time between two frames, and when the one before it is shown.
     widest_gap: Option<(u64, u64)>,
     next: Option<u64>,
+    /// From when to when the clock goes back.
+    back: Option<(i64, i64)>,
     taken: Option<u64>,
     lost: bool,
 }
@@ -118,7 +127,9 @@ impl Decoding {
             return Err(talk(std::io::Error::other("a pipe is missing")));
         };
         Ok(Self {
+            path: path.to_owned(),
             span,
+            sampling: *sampling,
             film: film.clone(),
             limits: *limits,
             started: Instant::now(),
@@ -126,10 +137,12 @@ impl Decoding {
             output,
             words: tokio::spawn(tool::words(errors)),
             first: None,
+            latest: None,
             inside: None,
             last: None,
             widest_gap: None,
             next: None,
+            back: None,
             taken: None,
             lost: false,
         })
@@ -145,7 +158,7 @@ impl Decoding {
             match heard.map_err(|source| VideoError::Talk { program: PROGRAM, source })? {
                 Heard::Seen(ms) => {
                     self.see(ms);
-                    if self.next.is_some() {
+                    if self.next.is_some() || self.back.is_some() {
                         return Ok(None);
                     }
                 }
@@ -167,12 +180,18 @@ impl Decoding {
 
     /// When the first frame is shown that was decoded at all, wherever it lies; `None` as long as there was none.
     pub fn first_ms(&self) -> Option<u64> {
-        self.first
+        self.first.map(|first| u64::try_from(first).unwrap_or(0))
     }
 
-    fn see(&mut self, ms: Option<u64>) {
-        self.first = self.first.or(ms);
-        let Some(ms) = ms.filter(|ms| *ms >= self.span.start_ms) else { return };
+    fn see(&mut self, ms: Option<i64>) {
+        let Some(ms) = ms else { return };
+        self.first = self.first.or(Some(ms));
+        if let Some(latest) = self.latest.filter(|latest| ms + BACK_MS < *latest) {
+            self.back = Some((latest, ms));
+            return;
+        }
+        self.latest = self.latest.max(Some(ms));
+        let Some(ms) = u64::try_from(ms).ok().filter(|ms| *ms >= self.span.start_ms) else { return };
         if let Some(last) = self.last {
             let gap = ms.saturating_sub(last);
             if self.widest_gap.is_none_or(|(widest, _)| gap > widest) {
@@ -192,10 +211,11 @@ impl Decoding {
     /// # Errors
     /// When ffmpeg falls silent, cannot be talked to, or was ended from outside.
     pub async fn end(mut self) -> Result<Ending, VideoError> {
-        if self.next.is_some() {
+        if self.next.is_some() || self.back.is_some() {
             let _ = self.child.kill().await;
             let words = (&mut self.words).await.unwrap_or_default();
-            return Ok(self.ending(None, &words));
+            let failure = self.back.map(|(from_ms, to_ms)| VideoError::ClockGoesBack { from_ms, to_ms });
+            return Ok(self.ending(failure, &words));
         }
         let status = timeout(self.limits.silence, self.child.wait()).await;
         let status =
@@ -203,7 +223,7 @@ impl Decoding {
         let status = status.map_err(|source| VideoError::Talk { program: PROGRAM, source })?;
         let words = (&mut self.words).await.unwrap_or_default();
         let failure = if status.success() {
-            self.missing().or_else(|| {
+            self.missing(&words).await?.or_else(|| {
                 // Nothing could be decoded, but there was something.
                 (self.last.is_none() && !words.text.is_empty()).then(|| VideoError::from_words(&words.text))
             })
@@ -254,13 +274,24 @@ impl Decoding {
     }
 
     /// Whether the file ended clearly before the film should have.
-    fn missing(&self) -> Option<VideoError> {
+    async fn missing(&self, words: &Words) -> Result<Option<VideoError>, VideoError> {
         if self.film.quirks.is_cut && self.last.is_some() {
-            return Some(VideoError::Truncated("its last page is not whole".to_owned()));
+            return Ok(Some(VideoError::Truncated("its last page is not whole".to_owned())));
         }
-        let (end, last) = (self.film.end_ms.filter(|_| self.film.end_is_exact)?, self.last?);
+        let end = self.film.end_ms.filter(|_| self.film.end_is_exact);
+        let Some((end, last)) = end.zip(self.last) else { return Ok(None) };
         let short = end.saturating_sub(last);
-        (short > 2000.max(3 * self.gap()))
-            .then(|| VideoError::Truncated(format!("frames until {last} ms, but it should last {end} ms")))
+        if short <= tail::SLACK_MS.max(3 * self.film.frame_ms) {
+            return Ok(None);
+        }
+        let tail = Tail {
+            last_ms: last,
+            end_ms: end,
+            are_keys: self.sampling.by == SampleBy::Keyframes,
+            is_all_there: self.film.quirks.tells_losses() && words.text.is_empty(),
+        };
+        let is_whole = tail.is_whole(&self.path, &self.film, &self.limits).await?;
+        let problem = || format!("frames until {last} ms, but it should last {end} ms");
+        Ok((!is_whole).then(|| VideoError::Truncated(problem())))
     }
 }

@@ -48,6 +48,16 @@ pub enum VideoError {
     /// Something in it is broken.
     #[error("the video is damaged: {0}")]
     Corrupt(String),
+    /// Times begin again: what was put together has no single clock.
+    #[error(
+        "the clock goes back from {from_ms} to {to_ms} ms, as where films were joined: split the file there"
+    )]
+    ClockGoesBack {
+        /// The latest time before, in milliseconds.
+        from_ms: i64,
+        /// The time after it.
+        to_ms: i64,
+    },
     /// Larger frames than are decoded.
     #[error("frames of {width} x {height} pixels; at most {limit} pixels are decoded")]
     TooManyPixels {
@@ -95,7 +105,7 @@ impl VideoError {
             Self::Unsupported(_) | Self::NoVideo(_) => "unsupported_format",
             Self::NoFrames => "no_frames",
             Self::Truncated(_) => "truncated",
-            Self::Corrupt(_) => "corrupt",
+            Self::Corrupt(_) | Self::ClockGoesBack { .. } => "corrupt",
             Self::TooManyPixels { .. } => "too_many_pixels",
             Self::TooLong { .. } | Self::TooManyFrames { .. } => "too_large",
             Self::Limit(_) | Self::Stalled { .. } => "deadline",

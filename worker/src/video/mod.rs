@@ -19,6 +19,7 @@ mod quirks;
 mod sampler;
 mod selection;
 mod signature;
+mod tail;
 mod thumbnail;
 mod tool;
 
@@ -36,10 +37,10 @@ pub use thumbnail::{small_jpeg, thumbnail};
 pub use tool::{VideoLimits, versions};
 
 /// Extensions of files that are treated as videos; playlists are among them, to be refused with the right words.
-const EXTENSIONS: [&str; 35] = [
-    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "ffconcat", "flv", "ivf", "m2t", "m2ts", "m2v", "m3u",
-    "m3u8", "m4v", "mk3d", "mkv", "mov", "mp4", "mpd", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut",
-    "ogm", "ogv", "qt", "ts", "vob", "webm", "wmv",
+const EXTENSIONS: [&str; 41] = [
+    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "ffconcat", "flv", "ivf", "m1v", "m2t", "m2ts", "m2v",
+    "m3u", "m3u8", "m4v", "mk3d", "mkv", "mod", "mov", "mp4", "mpd", "mpe", "mpeg", "mpg", "mpv", "mts",
+    "mxf", "nut", "ogm", "ogv", "qt", "tod", "tp", "trp", "ts", "vob", "webm", "wmv", "wtv",
 ];
 
 /// Whether `name` ends in a video's extension, in any case.
@@ -51,10 +52,26 @@ pub fn is_video_name(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::is_video_name;
+    use super::tool::FORMATS;
 
     #[test]
     fn extensions_count_in_any_case() {
         assert!(is_video_name("s3://b/a.b.MoV") && is_video_name("walk.mp4"));
         assert!(!is_video_name("a.gif") && !is_video_name("mp4") && !is_video_name("mp4.txt"));
+    }
+
+    #[test]
+    fn a_name_leads_to_every_container_that_is_read() {
+        for format in FORMATS.split(',') {
+            // What people call files whose container has another name.
+            let extension = match format {
+                "matroska" => "mkv",
+                "mpegts" => "ts",
+                "mpegvideo" => "m2v",
+                "ogg" => "ogv",
+                format => format,
+            };
+            assert!(is_video_name(&format!("a.{extension}")), "{format}");
+        }
     }
 }

@@ -29,8 +29,8 @@ const LINES: usize = 1 << 20;
 /// What is heard next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Heard {
-    /// A frame was decoded that is shown at these milliseconds, if at any.
-    Seen(Option<u64>),
+    /// A frame was decoded that is shown at these milliseconds, if at any; below 0 before the film begins.
+    Seen(Option<i64>),
     /// It was chosen, and these are its pixels; `None` if the decoder ended before they came.
     Chosen(u64, Option<Vec<u8>>),
     /// Nothing for as long as the decoder may be silent.
@@ -183,7 +183,7 @@ fn take(pipe: &File, bytes: &mut Vec<u8>, most: usize) -> io::Result<bool> {
 /// What a line says.
 #[derive(Debug, PartialEq, Eq)]
 enum Mark {
-    Seen(Option<u64>),
+    Seen(Option<i64>),
     Chosen(u64),
 }
 
@@ -195,7 +195,7 @@ struct Lines {
     rest: Vec<u8>,
     marks: VecDeque<Mark>,
     /// The time on the line that was read last.
-    at: Option<u64>,
+    at: Option<i64>,
     have_ended: bool,
 }
 
@@ -230,7 +230,8 @@ impl Lines {
             } else if line == SEEN.as_bytes() {
                 self.marks.push_back(Mark::Seen(self.at));
             } else if line == CHOSEN.as_bytes() {
-                self.marks.extend(self.at.map(Mark::Chosen));
+                // What lies before the beginning belongs to no segment.
+                self.marks.extend(self.at.and_then(|at| u64::try_from(at).ok()).map(Mark::Chosen));
             }
         }
         self.rest.drain(..start);
@@ -238,11 +239,11 @@ impl Lines {
 }
 
 /// The milliseconds in `12   pts:480000  pts_time:0.48`, whose `pts` are microseconds.
-fn time_of(line: &[u8]) -> Option<u64> {
+fn time_of(line: &[u8]) -> Option<i64> {
     let (_, rest) = std::str::from_utf8(line).ok()?.split_once("pts:")?;
     let us: i64 = rest.split_whitespace().next()?.parse().ok()?;
-    // As the filter rounds: what lies before the beginning belongs to no segment.
-    u64::try_from(us.saturating_add(500).div_euclid(1000)).ok()
+    // As the filter rounds.
+    Some(us.saturating_add(500).div_euclid(1000))
 }
 
 #[cfg(test)]
@@ -258,7 +259,8 @@ mod tests {
     fn times_are_rounded_microseconds() {
         assert_eq!(time_of(b"7    pts:66667   pts_time:0.066667"), Some(67));
         assert_eq!(time_of(b"0    pts:0       pts_time:0"), Some(0));
-        assert_eq!((time_of(b"0    pts:-21000  pts_time:-0.021"), time_of(b"0 pts:NOPTS")), (None, None));
+        assert_eq!(time_of(b"0    pts:-21000  pts_time:-0.021"), Some(-21));
+        assert_eq!(time_of(b"0 pts:NOPTS"), None);
     }
 
     #[tokio::test]

@@ -28,6 +28,8 @@ enum Container {
     Other,
     /// Its reader mentions lost frames in passing.
     Asf,
+    /// It does not keep how long its frames last, and its reader complains wherever something is missing.
+    Matroska,
     /// It has pages, and its length is that of those that are there.
     Ogg,
 }
@@ -39,6 +41,7 @@ impl Quirks {
             shows_damage: codec == Some("mjpeg"),
             container: match container {
                 "asf" => Container::Asf,
+                "matroska,webm" => Container::Matroska,
                 "ogg" => Container::Ogg,
                 _ => Container::Other,
             },
@@ -52,6 +55,11 @@ impl Quirks {
             self.is_cut = ends_within_page(&tail(path)?);
         }
         Ok(())
+    }
+
+    /// Whether a reader that says nothing has found everything, however long the last frame is shown.
+    pub(super) fn tells_losses(self) -> bool {
+        self.container == Container::Matroska
     }
 
     /// What ffmpeg must be told before it opens the file.

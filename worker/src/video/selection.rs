@@ -1,7 +1,8 @@
 //! The choice of frames as a filter of ffmpeg's, so that only what is looked at is piped.
 //!
-//! Times are compared as whole milliseconds, computed from whole microseconds, on both sides of the pipe. Which frame is
-//! the first of its interval depends on nothing before the anchor that the interval lies behind.
+//! Segments and anchors are compared as whole milliseconds, computed from whole microseconds, on both sides of the pipe.
+//! Intervals are microseconds: frames of most rates lie between milliseconds, and two of them must not round into one.
+//! Which frame is the first of its interval depends on nothing before the anchor that the interval lies behind.
 
 use captionfleet_proto::job::{SampleBy, Sampling};
 
@@ -40,12 +41,13 @@ fn expression(sampling: &Sampling, span: Span) -> String {
     let after = format!("gte({},{})", ms("pts"), span.start_ms);
     // What grows from one interval to the next, and from one anchor to the next.
     let place = |pts: &str| {
-        let ms = ms(pts);
         match sampling.by {
             SampleBy::Interval { every_us } => {
-                format!("(floor({ms}/{anchor})*{PER_ANCHOR}+floor(mod({ms},{anchor})*1000/{every_us}))")
+                // Half a millisecond more: an anchor begins where its rounded time does, and containers round as well.
+                let (us, anchor) = (format!("({pts}+500)"), anchor * 1000);
+                format!("(floor({us}/{anchor})*{PER_ANCHOR}+floor(mod({us},{anchor})/{every_us}))")
             }
-            SampleBy::Scenes { .. } | SampleBy::Keyframes => format!("floor({ms}/{anchor})"),
+            SampleBy::Scenes { .. } | SampleBy::Keyframes => format!("floor({}/{anchor})", ms(pts)),
         }
     };
     let first = format!("isnan(prev_selected_pts)+gt({},{})", place("pts"), place("prev_selected_pts"));

@@ -14,9 +14,11 @@ use super::VideoError;
 /// What tells about a file.
 pub(super) const FFPROBE: &str = "ffprobe";
 /// Demuxers that may open a file. None of them opens another one.
-const FORMATS: &str = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,dv,nut,mpegvideo,wtv";
+pub(super) const FORMATS: &str = "mov,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mxf,ivf,dv,nut,mpegvideo,wtv";
 /// SIGHUP, SIGINT and SIGTERM, which have these numbers everywhere.
 const TELLING: [i32; 3] = [1, 2, 15];
+/// SIGILL, SIGABRT, SIGBUS, SIGFPE and SIGSEGV, as Linux numbers them: a program dies of them by its own fault.
+const CRASHES: [i32; 5] = [4, 6, 7, 8, 11];
 /// What is kept of an error stream, in bytes.
 const TOLD: usize = 4096;
 /// How ffmpeg marks lines.
@@ -154,6 +156,9 @@ pub(super) fn failure(
     let is_used_up = ran.as_secs() * (limits.threads as u64 + 1) >= limits.cpu_seconds;
     match signal {
         _ if was_told && !is_used_up => VideoError::Stopped { program },
+        Some(signal) if CRASHES.contains(&signal) => {
+            VideoError::Corrupt(format!("the decoder crashed: signal {signal}"))
+        }
         Some(signal) => VideoError::Limit(format!("signal {signal}")),
         None if was_told => VideoError::Limit("processor time".to_owned()),
         None => VideoError::from_words(words),
@@ -260,6 +265,8 @@ mod tests {
             ("exit 255", "", now, "internal", true),
             ("exit 255", "", late, "deadline", false),
             ("kill -KILL $$", "", now, "deadline", false),
+            ("kill -SEGV $$", "", late, "corrupt", false),
+            ("kill -ABRT $$", "x", now, "corrupt", false),
             ("exit 1", "moov atom not found", now, "truncated", false),
             ("exit 255", "Invalid data", now, "corrupt", false),
         ] {

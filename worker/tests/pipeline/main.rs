@@ -8,6 +8,7 @@ mod colours;
 mod damaged_films;
 mod failures;
 mod film;
+mod film_ends;
 mod quarantine;
 mod questions;
 mod rerank;

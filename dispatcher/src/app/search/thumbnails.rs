@@ -9,8 +9,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 /// Small pictures looked for at a time.
 const HEADS_AT_ONCE: usize = 16;
 
-/// A hit's item and frame, and where its small picture is to be written.
-type Frame<'a> = (&'a str, Option<u64>, &'a mut Option<String>);
+/// A hit's item, frame and content, and where its small picture is to be written.
+type Frame<'a> = (&'a str, Option<u64>, u64, &'a mut Option<String>);
 
 /// Looks up which of the frames were kept as small pictures.
 pub(super) async fn find(
@@ -18,8 +18,8 @@ pub(super) async fn find(
     uri: &ArchiveUri,
     frames: Vec<Frame<'_>>,
 ) -> Result<(), StorageError> {
-    let keys = frames.into_iter().filter_map(|(item, frame, place)| {
-        let key = layout::thumbnail(&ItemUri::parse(item).ok()?, frame?);
+    let keys = frames.into_iter().filter_map(|(item, frame, content, place)| {
+        let key = layout::thumbnail(&ItemUri::parse(item).ok()?, content, frame?);
         Some((place, key))
     });
     futures::stream::iter(keys)

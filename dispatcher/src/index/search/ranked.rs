@@ -36,6 +36,9 @@ pub struct Finding {
     pub thumbnail: Option<String>,
     /// Where its row is.
     pub part: String,
+    /// Which bytes its row was made from, see [`captionfleet_index::content_key`].
+    #[serde(skip)]
+    pub content: u64,
     /// When the row was made.
     pub finished_at: Timestamp,
     /// Pictures that show the same, each with a lower score.
@@ -73,6 +76,8 @@ pub struct Candidate {
     pub item: String,
     /// Time of the frame in a video.
     pub frame_ms: Option<u64>,
+    /// Which bytes its row was made from, see [`captionfleet_index::content_key`].
+    pub content: u64,
     /// Key of the part with its row.
     pub part: String,
 }
@@ -95,6 +100,7 @@ impl Ranked {
             Candidate {
                 item: segment.item(&record).to_owned(),
                 frame_ms: record.frame_ms,
+                content: record.content,
                 part: segment.parts()[record.part as usize].key.clone(),
             }
         };
@@ -167,6 +173,7 @@ impl Ready {
             frame_ms: record.frame_ms,
             caption: segment.caption(&record).unwrap_or_default().to_owned(),
             thumbnail: None,
+            content: record.content,
             part: segment.parts()[record.part as usize].key.clone(),
             finished_at: Timestamp::from_microsecond(record.finished).unwrap_or_default(),
             duplicates: others.collect(),

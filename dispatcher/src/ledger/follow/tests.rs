@@ -49,6 +49,7 @@ async fn jobs_whose_outcomes_were_lost_hold_nothing_back() {
         embed: true,
         bundle: None,
         sample: Sampling::default(),
+        thumbnails: false,
     };
     let manifest = submission::manifest(&run, &wish, &About::default());
     let shape = EmbeddingShape { vectors: 1, dim: 1 };

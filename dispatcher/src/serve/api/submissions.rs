@@ -56,7 +56,11 @@ pub(super) struct Submission {
     /// Also do again what failed before.
     #[serde(default)]
     retry_failed: bool,
-    /// Keep captioned frames of videos as small pictures; yes if absent.
+    /// Which frames of videos become rows; a frame a second without near-identical ones if absent. Other frames than those of
+    /// an earlier run are another question: its films are captioned again.
+    sampling: Option<Sampling>,
+    /// Keep captioned frames of videos as small pictures. If absent, those of films that are captioned now are kept; if true, films
+    /// that are captioned already and whose frames were not kept are captioned again.
     thumbnails: Option<bool>,
 }
 
@@ -179,6 +183,11 @@ fn settings(service: &Service, submission: &Submission) -> Result<WorkSettings, 
         sources.push(source);
     }
     let prompt = asking::prompt(submission.question.as_deref(), &submission.choices, &submission.questions)?;
+    let sample = submission.sampling.unwrap_or_default();
+    if let Some(problem) = sample.problem() {
+        let detail = format!("sampling: {problem}");
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "sampling_refused", detail));
+    }
     let within = |value: Option<u32>, most: u32, name: &str| match value {
         Some(value) if !(1..=most).contains(&value) => {
             Err(Problem::bad(format!("{name}: must be 1 to {most}")))
@@ -194,7 +203,8 @@ fn settings(service: &Service, submission: &Submission) -> Result<WorkSettings, 
             adapter: None,
             embed: ground.embeds,
             bundle: ground.bundle.clone(),
-            sample: Sampling::default(),
+            sample,
+            thumbnails: submission.thumbnails.unwrap_or(false),
         },
         job_size: within(submission.job_size, 10_000, "job_size")?.unwrap_or(64) as usize,
         pictures_only: submission.pictures_only,

@@ -4,7 +4,7 @@ use super::{nothing, owed, prepared};
 use crate::archive;
 use crate::catalog::{self, Catalog, Identity, Item};
 use crate::config::settings::WorkSettings;
-use crate::prepare::{self, Prepared};
+use crate::prepare::{self, Compared, Prepared};
 use crate::progress::Display;
 use crate::serve::Ground;
 use crate::wish::Wish;
@@ -78,13 +78,13 @@ impl Order {
             Self::Retry { manifest, failed } => failures(ground, manifest, failed).await?,
         };
         let wish = &settings.wish;
-        let (mut plan, now) =
+        let Compared { mut plan, films, now } =
             prepare::compare(settings, wish, &*ground.archive, listed, stores, Display::Quiet).await?;
         if let Self::Retry { manifest, .. } = self {
             plan.continued.retain(|run| run.manifest.run != manifest.run);
             plan.continued.extend(owed(ground, manifest).await?);
         }
-        Ok(prepared(ground, settings, plan, now))
+        Ok(Prepared { films, ..prepared(ground, settings, plan, now) })
     }
 }
 
@@ -132,6 +132,7 @@ fn again(ground: &Ground, manifest: &RunManifest) -> WorkSettings {
             embed: manifest.embed,
             bundle: manifest.bundle.clone(),
             sample: manifest.sample.unwrap_or_default(),
+            thumbnails: manifest.thumbnails.unwrap_or(false),
         },
         job_size: if manifest.job_size == 0 { JOB_SIZE } else { manifest.job_size as usize },
         pictures_only: false,
