@@ -21,6 +21,7 @@ use crate::scale::price::OpenWork;
 use crate::submission::{self, is_by_service};
 use crate::telemetry::Metrics;
 use bytes::Bytes;
+use captionfleet_proto::broker::{QueueDepth, QueueName};
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
@@ -85,6 +86,11 @@ impl Desk {
     /// The workers that were heard of.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// What the broker says about a lane for runs.
+    pub fn lane_seen(&self, lane: &QueueName, depth: QueueDepth) {
+        self.metrics.queue_seen(lane, depth);
     }
 
     /// What workers shall do now of all submissions, handed out or not.
