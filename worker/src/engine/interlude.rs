@@ -72,6 +72,7 @@ impl<'a> Interlude<'a> {
         let texts = self.texts.len().min(TEXTS);
         for (text, reply) in self.texts.drain(..texts) {
             if !reply.is_closed() {
+                self.observer.queued(reply.waited());
                 // Nobody listening is fine: the request was cancelled.
                 let _ = reply.send(contained(Stage::Text, || self.network.text(&text)));
             }
@@ -91,10 +92,13 @@ impl<'a> Interlude<'a> {
         if reply.is_closed() {
             return;
         }
-        let since = Instant::now();
+        let (since, waited) = (Instant::now(), reply.waited());
         let seen =
             contained(Stage::Vision, || self.network.vision(&[Wanted::embedding(&picture)], &mut || {}));
         self.took(Stage::Vision, since, 1);
+        if !matches!(seen, Err(EngineError::OutOfMemory(_))) {
+            self.observer.queued(waited);
+        }
         match seen {
             // Beside a whole batch there may be no room for it.
             Err(EngineError::OutOfMemory(_)) => self.later.push(Work::Picture { picture, reply }),
