@@ -1,11 +1,13 @@
 //! A machine that is about to be taken away.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
 use super::{Figures, Scale};
-use crate::faults::{Corpus, Expected, MetadataService, Scenario, wait_for};
+use crate::faults::{Corpus, Expected, Member, MetadataService, Scenario, wait_for};
+use crate::fleet::{Endpoints, Fleet};
 use crate::sandbox::free_port;
 
 /// Case 8: the notice of each cloud drains, that of another machine does not; a metadata service that is absent, slow or failing does
@@ -47,9 +49,13 @@ async fn in_a_scale_set() -> anyhow::Result<()> {
     // Longer than any other answer is waited for.
     const FIRST_EVENTS: Duration = Duration::from_secs(6);
     const PATIENCE: Duration = Duration::from_secs(60);
-    let scenario = Scenario::new("spot-set", Corpus::shared().await?, 0).await?;
-    let service = MetadataService::start_azure(FIRST_EVENTS).await?;
-    let mut member = scenario.worker("machine", &["--metadata-url", &service.url()])?;
+    // Otherwise the tests keep every program away from metadata services.
+    let environment = BTreeMap::from([("AWS_EC2_METADATA_DISABLED", "false".to_owned())]);
+    let fleet = Fleet::at(Endpoints::from_environment()?, environment, "spot-set")?;
+    let (service, admin) = (MetadataService::start_azure(FIRST_EVENTS).await?, free_port()?);
+    let (url, address) = (service.url(), format!("127.0.0.1:{admin}"));
+    let child = fleet.start_worker_at(&address, &["--metadata-url", &url])?;
+    let mut member = Member::new(child, admin);
     wait_for("the first events", PATIENCE, || async { service.told() > 0 }).await?;
     service.preempt_another();
     let before = service.told();
