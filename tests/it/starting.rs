@@ -1,5 +1,6 @@
 //! Programs that are started before what they need is there, and stopped before they have begun.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use captionfleet_proto::broker::{Broker as _, Message};
@@ -38,7 +39,7 @@ async fn a_broker_that_comes_later_is_waited_for() {
     let mut broker = RabbitMqNode::start(root.path(), "late").await.unwrap();
     broker.kill().await.unwrap();
     let endpoints = Endpoints { broker: broker.uri(), ..Endpoints::from_environment().unwrap() };
-    let fleet = Fleet::at(endpoints.clone(), Default::default(), "late").unwrap();
+    let fleet = Fleet::at(endpoints.clone(), BTreeMap::new(), "late").unwrap();
     let admin = free_port().unwrap();
     let mut worker =
         fleet.start_worker_through(&endpoints, "worker", &format!("127.0.0.1:{admin}"), &[]).unwrap();
