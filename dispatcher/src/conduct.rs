@@ -286,6 +286,9 @@ impl Submission<'_> {
         let followed =
             follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), &self.way.stop).await;
         follower.progress().finish();
+        if !self.way.by_service {
+            self.way.metrics.queue_left(&destination.queue);
+        }
         drop(outcomes);
         if let Err(error) = broker.close_mailbox(&mailbox).await {
             tracing::debug!(%error, "the mailbox stays until it expires");

@@ -12,6 +12,7 @@ use captionfleet_worker::model_choice::{Bundle, ModelChoice};
 use captionfleet_worker::pipeline::PipelineOptions;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -79,9 +80,19 @@ impl Fleet {
 
     /// RabbitMQ, connected and declared.
     pub async fn remote(settings: &FleetSettings, stores: Arc<Stores>) -> anyhow::Result<Self> {
+        Self::remote_within(Duration::ZERO, settings, stores).await
+    }
+
+    /// The same; a broker that is not there yet is waited for as long as `patience` lasts.
+    pub async fn remote_within(
+        patience: Duration,
+        settings: &FleetSettings,
+        stores: Arc<Stores>,
+    ) -> anyhow::Result<Self> {
         let topology = topology(&settings.queue_prefix)?;
         let mut options = RabbitMqOptions::new(settings.broker.clone(), topology.clone());
         "captionfleet dispatcher".clone_into(&mut options.connection_name);
+        options.patience = patience;
         let broker: Arc<dyn Broker> = Arc::new(RabbitMq::connect(options).await?);
         broker.declare().await?;
         Ok(Self { broker, topology, stores, worker: None })

@@ -1,7 +1,8 @@
 //! The dispatcher's metrics, declared once. Labels take their values from small fixed sets.
 
 use crate::ledger::Tally;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use captionfleet_proto::broker::{QueueDepth, QueueName};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// What the dispatcher counts.
 #[derive(Debug, Clone)]
@@ -12,8 +13,30 @@ pub struct Metrics {
     jobs: IntCounterVec,
     items: IntCounterVec,
     in_flight: IntGauge,
-    queue_depth: IntGauge,
-    consumers: IntGauge,
+    queue_depth: IntGaugeVec,
+    consumers: IntGaugeVec,
+}
+
+/// The open jobs of one submission among those of all; they do not count any more when this is dropped.
+#[derive(Debug)]
+pub struct OpenJobs {
+    all: IntGauge,
+    own: i64,
+}
+
+impl OpenJobs {
+    /// So many are open now.
+    pub fn set(&mut self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.all.add(count - self.own);
+        self.own = count;
+    }
+}
+
+impl Drop for OpenJobs {
+    fn drop(&mut self) {
+        self.set(0);
+    }
 }
 
 const PREFIX: &str = "captionfleet_dispatcher_";
@@ -36,19 +59,28 @@ impl Metrics {
                 Opts::new(name("items_total"), "Rows seen, by status and error code."),
                 &["status", "code"],
             )?,
-            in_flight: IntGauge::new(name("jobs_in_flight"), "Jobs published and not yet settled.")?,
-            queue_depth: IntGauge::new(
-                name("queue_depth"),
-                "Messages waiting in the run's lane, as last seen.",
+            in_flight: IntGauge::new(
+                name("jobs_in_flight"),
+                "Jobs of all runs that are followed, published or still held back, that have not settled.",
             )?,
-            consumers: IntGauge::new(name("queue_consumers"), "Consumers of the run's lane, as last seen.")?,
+            queue_depth: IntGaugeVec::new(
+                Opts::new(name("queue_depth"), "Messages waiting in a lane for runs, as last seen."),
+                &["queue"],
+            )?,
+            consumers: IntGaugeVec::new(
+                Opts::new(name("queue_consumers"), "Consumers of a lane for runs, as last seen."),
+                &["queue"],
+            )?,
             registry,
         };
         let build = IntGauge::with_opts(
             Opts::new(name("build_info"), "Always 1.").const_label("version", env!("CARGO_PKG_VERSION")),
         )?;
         build.set(1);
-        for metric in [&metrics.in_flight, &metrics.queue_depth, &metrics.consumers, &build] {
+        for metric in [&metrics.in_flight, &build] {
+            metrics.registry.register(Box::new(metric.clone()))?;
+        }
+        for metric in [&metrics.queue_depth, &metrics.consumers] {
             metrics.registry.register(Box::new(metric.clone()))?;
         }
         metrics.registry.register(Box::new(metrics.published.clone()))?;
@@ -88,15 +120,23 @@ impl Metrics {
         self.jobs.with_label_values(&["dead"]).inc();
     }
 
-    /// How many jobs are open.
-    pub fn open_jobs(&self, count: usize) {
-        self.in_flight.set(count as i64);
+    /// Room for the open jobs of one submission.
+    pub fn open_jobs(&self) -> OpenJobs {
+        OpenJobs { all: self.in_flight.clone(), own: 0 }
     }
 
-    /// What the broker says about the run's lane.
-    pub fn queue_seen(&self, messages: u64, consumers: u32) {
-        self.queue_depth.set(messages as i64);
-        self.consumers.set(i64::from(consumers));
+    /// What the broker says about a lane for runs.
+    pub fn queue_seen(&self, queue: &QueueName, depth: QueueDepth) {
+        self.queue_depth.with_label_values(&[queue.as_str()]).set(depth.messages as i64);
+        self.consumers.with_label_values(&[queue.as_str()]).set(i64::from(depth.consumers));
+    }
+
+    /// Nobody looks at the lane any more.
+    pub fn queue_left(&self, queue: &QueueName) {
+        for metric in [&self.queue_depth, &self.consumers] {
+            // It may never have been seen.
+            drop(metric.remove_label_values(&[queue.as_str()]));
+        }
     }
 }
 
@@ -106,6 +146,18 @@ mod tests {
 
     use super::Metrics;
     use crate::ledger::Tally;
+
+    #[test]
+    fn open_jobs_are_those_of_all_submissions() {
+        let metrics = Metrics::new(prometheus::Registry::new()).unwrap();
+        let (mut one, mut other) = (metrics.open_jobs(), metrics.open_jobs());
+        one.set(5);
+        other.set(7);
+        one.set(4);
+        assert_eq!(metrics.in_flight.get(), 11);
+        drop(other);
+        assert_eq!(metrics.in_flight.get(), 4);
+    }
 
     #[test]
     fn rows_are_counted_by_status_and_code() {

@@ -50,11 +50,25 @@ class Compose(unittest.TestCase):
 
 @unittest.skipUnless(shutil.which("systemd-analyze"), "no systemd here")
 class Units(unittest.TestCase):
+    FOLDER = DEPLOY / "systemd"
+
+    def verify(self, unit: pathlib.Path):
+        # The program is installed elsewhere, and its absence is all that may be said.
+        try:
+            call("systemd-analyze", "verify", "--man=no", unit)
+        except AssertionError as error:
+            told = [line for line in str(error).splitlines() if "is not executable" not in line]
+            self.assertFalse(told)
+
     def test_units(self):
-        for unit in sorted((DEPLOY / "systemd").glob("*.service")):
-            # The program is installed elsewhere, and its absence is all that may be said.
-            try:
-                call("systemd-analyze", "verify", "--man=no", unit)
-            except AssertionError as error:
-                told = [line for line in str(error).splitlines() if "is not executable" not in line]
-                self.assertFalse(told)
+        for unit in sorted(self.FOLDER.glob("*.service")):
+            self.verify(unit)
+
+    def test_several_workers_on_one_machine(self):
+        """As README.md installs them: the unit under a template's name, and what each instance has of its own."""
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            template = "captionfleet-worker@.service"
+            shutil.copy(self.FOLDER / "captionfleet-worker.service", folder / template)
+            shutil.copytree(self.FOLDER / f"{template}.d", folder / f"{template}.d")
+            self.verify(folder / "captionfleet-worker@9465.service")

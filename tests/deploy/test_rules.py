@@ -19,8 +19,18 @@ def alerts() -> list[dict]:
 class Rules(unittest.TestCase):
     def test_promtool(self):
         call("promtool", "check", "config", PROMETHEUS / "prometheus.yml")
+        # The token is not here.
+        call("promtool", "check", "config", "--syntax-only", PROMETHEUS / "machines.yml")
         call("promtool", "check", "rules", PROMETHEUS / "alerts.yml")
         call("promtool", "test", "rules", PROMETHEUS / "alerts_test.yml")
+
+    def test_both_configurations_name_their_jobs_alike(self):
+        jobs = []
+        for name in ("prometheus.yml", "machines.yml"):
+            configuration = yaml.safe_load((PROMETHEUS / name).read_text())
+            self.assertEqual(configuration["rule_files"], ["alerts.yml"])
+            jobs.append([part["job_name"] for part in configuration["scrape_configs"]])
+        self.assertEqual(*jobs)
 
     def test_every_alert_is_seen_to_fire(self):
         tests = yaml.safe_load((PROMETHEUS / "alerts_test.yml").read_text())["tests"]

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use captionfleet_proto::rows::{read_shaped_part, write_part};
 use captionfleet_tests::fleet::{Fleet, dispatcher, http_get};
+use captionfleet_tests::sandbox::free_port;
 use serde_json::Value;
 
+use crate::starting::until_ready;
 use crate::{pictures, service};
 
 async fn json(arguments: &[&str]) -> Value {
@@ -83,6 +85,25 @@ async fn a_finished_run_tells_its_bill_wherever_it_is_asked() {
         assert_eq!(seen["bill"][key], told[key], "{seen}");
     }
     assert!((number(&seen["bill"]["device_seconds"]) - device).abs() < 1e-3 * device, "{seen}");
+}
+
+/// Every container's first process is its process 1.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_in_containers_are_paid_one_by_one() {
+    let fleet = Fleet::new("contained").unwrap();
+    let mut workers = Vec::new();
+    for name in ["one", "other"] {
+        let admin = free_port().unwrap();
+        workers.push(fleet.start_contained_worker(name, &format!("127.0.0.1:{admin}")).await.unwrap());
+        until_ready(admin, &workers[workers.len() - 1]).await;
+    }
+    let source = fleet.folder().join("in");
+    pictures::scenes(&source, 48, 64);
+    let archive = fleet.s3_uri("archive");
+    let caption = ["caption", source.to_str().unwrap(), "--archive", &archive, "--job-size", "4", "--json"];
+    let caption = caption.map(str::to_owned).into_iter().chain(fleet.service_options());
+    let report = fleet.dispatcher(caption).await.unwrap().success().unwrap().json().unwrap();
+    assert_eq!((&report["ok"], &report["bill"]["workers"]), (&48.into(), &2.into()), "{report}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,5 +21,6 @@ mod questions;
 mod scaling;
 mod service;
 mod signal;
+mod starting;
 mod telemetry;
 mod traces;

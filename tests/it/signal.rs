@@ -128,6 +128,63 @@ async fn a_management_api_that_does_not_answer_is_told_and_does_no_harm() {
     broker.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn open_jobs_are_those_of_all_submissions() {
+    const OPEN: &str = "captionfleet_dispatcher_jobs_in_flight ";
+    let fleet = Fleet::new("side-by-side").unwrap();
+    let service = serve(&fleet, "service", &[]);
+    let at = port(&service).await;
+    let mut submissions = Vec::new();
+    // Nobody does them: four jobs, then five more.
+    for (count, seed, job_size, open) in [(12, 56, 3, "4"), (20, 57, 4, "9")] {
+        let order = json!({"sources": [put_pictures(&fleet, count, seed)], "job_size": job_size}).to_string();
+        let (status, submitted) = http(at, "POST", "/api/v1/submissions", &order).await.unwrap();
+        assert!(status.contains(" 202 "), "{status} {submitted}");
+        let submitted: serde_json::Value = serde_json::from_str(&submitted).unwrap();
+        submissions.push(submitted["id"].as_str().unwrap().to_owned());
+        until_metrics(at, OPEN, |count| count == open).await;
+    }
+    let (_, topology) = fleet.connect().await.unwrap();
+    for lane in Lane::BULK.map(|lane| topology.lane_queue(lane)) {
+        let consumers = format!("captionfleet_dispatcher_queue_consumers{{queue=\"{lane}\"}}");
+        until_metrics(at, &consumers, |count| count == "0").await;
+    }
+    for (submission, open) in submissions.iter().zip(["5", "0"]) {
+        let cancelled = http(at, "DELETE", &format!("/api/v1/submissions/{submission}"), "").await.unwrap();
+        assert!(cancelled.0.contains(" 20"), "{cancelled:?}");
+        until_metrics(at, OPEN, |count| count == open).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_who_waits_for_an_answer_counts() {
+    const ASKERS: usize = 100;
+    let fleet = Fleet::new("askers").unwrap();
+    let service = serve(&fleet, "service", &["--rate", "100000"]);
+    let at = port(&service).await;
+    let askers: Vec<_> = (0..ASKERS)
+        .map(|asker| {
+            tokio::spawn(async move { http_get(at, &format!("/api/v1/search?text=q{asker}")).await })
+        })
+        .collect();
+    let load = until_at(at, "/api/v1/scale", |load| load["interactive_waiting"] == ASKERS).await;
+    assert_eq!(load["wanted_workers"], 7, "one for 16 of them: {load}");
+    for asker in askers {
+        asker.abort();
+    }
+    // Whoever has left waits for nothing; what is in the queue already leaves it as workers drop it.
+    let (broker, topology) = fleet.connect().await.unwrap();
+    let mut lane = broker.consume(&topology.lane_queue(Lane::Interactive), 200).await.unwrap();
+    let dropping = tokio::spawn(async move {
+        while let Ok(Some(question)) = lane.next().await {
+            question.ack().await.unwrap();
+        }
+    });
+    until_at(at, "/api/v1/scale", |load| load["interactive_waiting"] == 0).await;
+    dropping.abort();
+    broker.close().await;
+}
+
 /// The outcomes of a run go to whoever published it; its parts are for all.
 #[tokio::test(flavor = "multi_thread")]
 async fn runs_of_others_tell_what_work_costs() {

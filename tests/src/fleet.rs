@@ -290,6 +290,31 @@ impl Fleet {
         command.env("TMPDIR", self.temporary());
         Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
     }
+
+    /// Starts a worker that is process 1, as in a container of its own, whose admin port listens at `admin`; an ordinary one where this
+    /// user may make no namespaces.
+    ///
+    /// # Errors
+    /// As [`Self::start_worker`].
+    pub async fn start_contained_worker(&self, name: &str, admin: &str) -> anyhow::Result<Child> {
+        const CONTAINED: [&str; 5] = ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"];
+        let probe = Command::new("unshare").args(CONTAINED).arg("true").output().await;
+        let mut command = self.program("worker")?;
+        if probe.is_ok_and(|probe| probe.status.success()) {
+            let worker = command.as_std();
+            let mut contained = Command::new("unshare");
+            contained.args(CONTAINED).arg(worker.get_program());
+            for (variable, value) in worker.get_envs() {
+                match value {
+                    Some(value) => contained.env(variable, value),
+                    None => contained.env_remove(variable),
+                };
+            }
+            command = contained;
+        }
+        command.arg("run").args(self.service_options()).args(["--admin-addr", admin]);
+        Child::spawn(name, command, &self.folder().join(format!("{name}.log")))
+    }
 }
 
 /// What a command printed and how it ended.

@@ -57,7 +57,7 @@ pub enum Served {
 /// What a worker did in its life.
 pub type WorkerReport = PipelineReport;
 
-/// Runs a worker until `shutdown`, then drains it.
+/// Runs a worker until `shutdown`, then drains it. While the model is loaded a shutdown ends it at once; the loading ends by itself.
 ///
 /// The worker takes no job before the model has reproduced the bundle's golden tokens.
 ///
@@ -74,7 +74,11 @@ pub async fn run_worker(
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
     let engine = match served {
         Served::Model(bundle) => {
-            tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer)).await??
+            let starting = tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer));
+            let Some(started) = shutdown.run_until_cancelled(starting).await else {
+                return Ok(WorkerReport::default());
+            };
+            started??
         }
         Served::Null(options) => Engine::start_null(options, observer)?,
     };

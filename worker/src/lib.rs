@@ -12,6 +12,7 @@ pub mod doctor;
 pub mod engine;
 pub mod finetune;
 mod last_words;
+pub mod machine;
 pub mod model_choice;
 mod panics;
 pub mod pipeline;

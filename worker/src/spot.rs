@@ -3,32 +3,32 @@
 //! Amazon gives two minutes, Google and Azure thirty seconds; the worker drains as after SIGTERM. A service that is
 //! absent, slow or failing does no harm: it is asked again, and nothing depends on the answer.
 
+mod asker;
+
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::Context;
-use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use ureq::Agent;
-use ureq::http::Request;
 use url::Url;
+
+use self::asker::Asker;
 
 /// Where every cloud keeps it.
 pub const METADATA_URL: &str = "http://169.254.169.254";
 
 const ASK_EVERY: Duration = Duration::from_secs(2);
-/// On a cloud's machine the service answers within milliseconds; elsewhere the address leads nowhere.
-const ANSWER: Duration = Duration::from_secs(2);
-const TOKEN_SECONDS: &str = "21600";
-/// Answers are a few hundred bytes.
-const MOST_BYTES: u64 = 64 * 1024;
+/// A machine that has just come may have its network, and its cloud's service, a little later than its programs.
+const FIND_WITHIN: Duration = Duration::from_mins(5);
+const FIND_EVERY: Duration = Duration::from_secs(5);
 
 /// Whose notices are looked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SpotNotice {
     /// Nobody's.
     Off,
-    /// Those of whichever cloud answers when the worker starts; nobody's if none does.
+    /// Those of whichever cloud answers within some minutes from the start; nobody's if none does.
     #[default]
     Auto,
     /// This cloud's.
@@ -72,32 +72,31 @@ pub struct SpotSettings {
 
 /// Looks for a notice until there is one, or until `shutdown`; a notice cancels `shutdown`.
 pub async fn watch(settings: SpotSettings, shutdown: CancellationToken) {
-    let SpotSettings { notice, url } = settings;
-    let mut asker = match notice {
-        SpotNotice::Off => return,
-        SpotNotice::Of(cloud) => Asker::new(cloud, url),
-        SpotNotice::Auto => {
-            let found = tokio::task::spawn_blocking(move || Asker::find(&url)).await;
-            let Some(asker) = found.ok().flatten() else { return };
-            tracing::info!(cloud = ?asker.cloud, "watching for spot notices");
-            asker
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        cloud = noticed(settings) => {
+            if let Some(cloud) = cloud {
+                tracing::warn!(?cloud, "spot notice: this machine is about to be taken away, draining");
+                shutdown.cancel();
+            }
         }
+    }
+}
+
+/// Ends when there is a notice, with whose it is, or when there is nobody to ask.
+async fn noticed(SpotSettings { notice, url }: SpotSettings) -> Option<Cloud> {
+    let mut asker = match notice {
+        SpotNotice::Off => return None,
+        SpotNotice::Of(cloud) => Asker::new(cloud, url),
+        SpotNotice::Auto => find(url, FIND_WITHIN, FIND_EVERY).await?,
     };
     let mut failing = false;
     loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(ASK_EVERY) => {}
-        }
-        // The blocking client has a time-out of its own, so that no shutdown waits for it.
-        let asked = tokio::task::spawn_blocking(move || (asker.ask(), asker)).await;
-        let Ok((answer, same)) = asked else { return };
+        sleep(ASK_EVERY).await;
+        let (answer, same) = aside(move || (asker.ask(), asker)).await?;
         asker = same;
         match answer {
-            Ok(true) => {
-                tracing::warn!(cloud = ?asker.cloud, "spot notice: this machine is about to be taken away, draining");
-                return shutdown.cancel();
-            }
+            Ok(true) => return Some(asker.cloud),
             Ok(false) => failing = false,
             Err(error) => {
                 if !failing {
@@ -109,94 +108,43 @@ pub async fn watch(settings: SpotSettings, shutdown: CancellationToken) {
     }
 }
 
-struct Asker {
-    cloud: Cloud,
-    url: Url,
-    agent: Agent,
-    /// Of Amazon's session.
-    token: Option<String>,
-}
-
-impl Asker {
-    fn new(cloud: Cloud, url: Url) -> Self {
-        // Never through a proxy: the address means this machine.
-        let config =
-            Agent::config_builder().timeout_global(Some(ANSWER)).http_status_as_error(false).proxy(None);
-        Self { cloud, url, agent: Agent::new_with_config(config.build()), token: None }
-    }
-
-    /// The cloud whose service answers at `url`.
-    fn find(url: &Url) -> Option<Self> {
-        [Cloud::Aws, Cloud::Gcp, Cloud::Azure]
-            .into_iter()
-            .map(|cloud| Self::new(cloud, url.clone()))
-            .find_map(|mut asker| asker.ask().is_ok().then_some(asker))
-    }
-
-    /// Whether this machine is about to be taken away.
-    fn ask(&mut self) -> anyhow::Result<bool> {
-        match self.cloud {
-            Cloud::Aws => self.ask_aws(),
-            Cloud::Gcp => {
-                let path = "/computeMetadata/v1/instance/preempted";
-                let (status, body) = self.request("GET", path, ("Metadata-Flavor", "Google"))?;
-                anyhow::ensure!(status == 200, "HTTP {status}");
-                Ok(body.trim() == "TRUE")
-            }
-            Cloud::Azure => {
-                let path = "/metadata/scheduledevents?api-version=2020-07-01";
-                let (status, body) = self.request("GET", path, ("Metadata", "true"))?;
-                anyhow::ensure!(status == 200, "HTTP {status}");
-                let document: ScheduledEvents = serde_json::from_str(&body).context("scheduled events")?;
-                Ok(document.events.iter().any(|event| event.event_type == "Preempt"))
-            }
+async fn find(url: Url, within: Duration, every: Duration) -> Option<Asker> {
+    let deadline = Instant::now() + within;
+    loop {
+        let place = url.clone();
+        if let Some(asker) = aside(move || Asker::find(&place)).await.flatten() {
+            tracing::info!(cloud = ?asker.cloud, "watching for spot notices");
+            return Some(asker);
         }
-    }
-
-    fn ask_aws(&mut self) -> anyhow::Result<bool> {
-        let token = if let Some(token) = &self.token {
-            token.clone()
-        } else {
-            let ttl = ("X-aws-ec2-metadata-token-ttl-seconds", TOKEN_SECONDS);
-            let (status, body) = self.request("PUT", "/latest/api/token", ttl)?;
-            anyhow::ensure!(status == 200, "no session token: HTTP {status}");
-            body
-        };
-        let path = "/latest/meta-data/spot/instance-action";
-        let (status, _) = self.request("GET", path, ("X-aws-ec2-metadata-token", &token))?;
-        // A token that has run out is replaced at the next look.
-        self.token = (status != 401).then_some(token);
-        match status {
-            200 => Ok(true),
-            404 => Ok(false),
-            status => anyhow::bail!("HTTP {status}"),
+        if Instant::now() >= deadline {
+            tracing::info!(%url, "no cloud's metadata service answers: nobody will give notice of this machine's end");
+            return None;
         }
-    }
-
-    fn request(&self, method: &str, path: &str, header: (&str, &str)) -> anyhow::Result<(u16, String)> {
-        let uri = self.url.join(path)?;
-        let request =
-            Request::builder().method(method).uri(uri.as_str()).header(header.0, header.1).body(())?;
-        let mut answer = self.agent.run(request)?;
-        let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_string()?;
-        Ok((answer.status().as_u16(), body))
+        sleep(every).await;
     }
 }
 
-#[derive(Deserialize)]
-struct ScheduledEvents {
-    #[serde(rename = "Events", default)]
-    events: Vec<ScheduledEvent>,
-}
-
-#[derive(Deserialize)]
-struct ScheduledEvent {
-    #[serde(rename = "EventType")]
-    event_type: String,
+/// Asks on a thread of its own: a runtime that ends would wait for one of its own threads until the answer has come. `None` if there
+/// is no thread to be had.
+async fn aside<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (told, answer) = oneshot::channel();
+    let asking = move || {
+        // Nobody may be left who wants to know.
+        let _ = told.send(ask());
+    };
+    let started = std::thread::Builder::new().name("metadata".to_owned()).spawn(asking);
+    if let Err(error) = started {
+        tracing::warn!(%error, "no thread can be started: spot notices are not looked for");
+        return None;
+    }
+    answer.await.ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -207,13 +155,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn where_there_is_no_service_nothing_is_watched() {
-        let url = Url::parse("http://127.0.0.1:1").expect("a URL");
-        let shutdown = CancellationToken::new();
-        let settings = SpotSettings { notice: SpotNotice::Auto, url };
-        tokio::time::timeout(Duration::from_secs(10), watch(settings, shutdown.clone()))
-            .await
-            .expect("an end");
-        assert!(!shutdown.is_cancelled());
+    async fn a_service_that_comes_late_is_found_and_one_that_never_comes_is_given_up() {
+        const UNANSWERED: usize = 4;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        // Whoever is asked for the first rounds knows nothing; then it is Azure's service. It ends with the test.
+        std::thread::spawn(move || {
+            for (number, connection) in listener.incoming().flatten().enumerate() {
+                let mut lines = BufReader::new(&connection).lines().map_while(Result::ok);
+                let asked = lines.next().unwrap_or_default();
+                lines.take_while(|line| !line.is_empty()).for_each(drop);
+                let knows = number > UNANSWERED && asked.starts_with("GET /metadata/instance?");
+                let status = if knows { "200 OK" } else { "404 Not Found" };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                // Whoever does not wait for the answer does not miss it.
+                let _ = (&connection).write_all(answer.as_bytes());
+            }
+        });
+        let url = Url::parse(&format!("http://{address}")).expect("a URL");
+        let at_once = Duration::ZERO;
+        let found = find(url, Duration::from_mins(1), at_once).await;
+        assert_eq!(found.map(|asker| asker.cloud), Some(Cloud::Azure));
+        let nowhere = Url::parse("http://127.0.0.1:1").expect("a URL");
+        assert!(find(nowhere, at_once, at_once).await.is_none());
     }
 }

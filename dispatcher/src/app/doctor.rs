@@ -14,16 +14,20 @@ use captionfleet_worker::doctor::{self, Finding};
 pub async fn run(args: DoctorArgs) -> anyhow::Result<Ended> {
     let settings = FleetSettings::new(&args.fleet);
     let stores = Stores::new(settings.storage.clone());
-    let mut well = true;
+    let management = args.management.of(&settings.broker)?;
+    let mut found = Vec::new();
     let mut tell = |finding: Finding| {
-        well &= !finding.is_failure();
-        output::line(finding.to_string());
+        if !args.json {
+            output::line(finding.to_string());
+        }
+        found.push(finding);
     };
     tell(doctor::ffmpeg().await);
     if settings.is_remote() {
         let topology = Topology::with_prefix(&settings.queue_prefix)?;
         let options = RabbitMqOptions::new(settings.broker.clone(), topology.clone());
-        tell(doctor::broker(options, &topology).await);
+        let told = doctor::broker(options, &topology, management.as_ref()).await;
+        told.into_iter().for_each(&mut tell);
     } else {
         // Without a broker the model runs in this process.
         tell(doctor::jpeg());
@@ -33,5 +37,9 @@ pub async fn run(args: DoctorArgs) -> anyhow::Result<Ended> {
     if let Some(archive) = &args.archive {
         doctor::archive(archive, &stores).await.into_iter().for_each(&mut tell);
     }
+    if args.json {
+        output::json(&found)?;
+    }
+    let well = !found.iter().any(Finding::is_failure);
     Ok(if well { Ended::Well } else { Ended::Incomplete })
 }

@@ -38,6 +38,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+/// How long a service that is started waits for a broker that is not there yet.
+const BROKER_PATIENCE: Duration = Duration::from_mins(5);
 /// How often old uploads are looked for.
 const TIDY: Duration = Duration::from_secs(3600);
 
@@ -53,7 +55,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
             "with --broker the archive must be an s3:// location; name a bucket, or leave out --broker";
         return Err(UsageError::new(format!("--archive {uri}: {reason}")).into());
     }
-    let management = args.management(&settings.broker)?;
+    let management = args.management.of(&settings.broker)?;
     let stop = stopping::on_signal()?;
     let listener = TcpListener::bind(address)
         .await
@@ -65,7 +67,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
         _ => Some(Model::resolve(&settings, &stores).await?),
     };
     let mut fleet = if settings.is_remote() {
-        Fleet::remote(&settings, stores).await?
+        let connecting = Fleet::remote_within(BROKER_PATIENCE, &settings, stores);
+        let Some(connected) = stop.run_until_cancelled(connecting).await else { return Ok(Ended::Well) };
+        connected?
     } else {
         Fleet::embedded(&settings, stores).await?
     };

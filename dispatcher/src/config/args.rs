@@ -4,7 +4,7 @@ use super::eval_args::EvalArgs;
 use super::price_args::PriceArgs;
 use super::search_args::SearchArgs;
 use super::serve_args::ServeArgs;
-use super::shared_args::{ArchiveArgs, FleetArgs, OutputArgs};
+use super::shared_args::{ArchiveArgs, FleetArgs, ManagementArgs, OutputArgs};
 use super::simulate_args::SimulateArgs;
 use super::work_args::{CaptionArgs, PlanArgs};
 use clap::{Args, Parser, Subcommand};
@@ -212,6 +212,14 @@ pub struct DoctorArgs {
     /// An archive to list, write, read and clean up
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: Option<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub management: ManagementArgs,
+
+    /// Print one JSON document instead of lines
+    #[arg(long)]
+    pub json: bool,
 
     #[command(flatten)]
     #[allow(missing_docs)]

@@ -1,11 +1,10 @@
 //! The command line of `dispatcher serve`, and what follows from it.
 
 use super::price_args::PriceArgs;
-use super::shared_args::FleetArgs;
+use super::shared_args::{FleetArgs, ManagementArgs};
 use super::usage_error::UsageError;
 use crate::catalog::Source;
 use crate::scale::rule::{Rule, TARGET_SECONDS};
-use captionfleet_proto::broker::rabbitmq::Management;
 use clap::Args;
 use std::ffi::OsStr;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -54,10 +53,9 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_workers: u32,
 
-    /// RabbitMQ's management API, as http://HOST:15672, with user and password of --broker unless it has its own: then jobs
-    /// that others published count while workers have them in hand, too, and not only while they wait
-    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_BROKER_MANAGEMENT", hide_env_values = true)]
-    pub broker_management: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub management: ManagementArgs,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -77,18 +75,6 @@ impl ServeArgs {
     /// How many workers waiting work is worth.
     pub fn rule(&self) -> Rule {
         Rule { target_seconds: f64::from(self.scale_target), most: self.max_workers }
-    }
-
-    /// The management API of the broker at these addresses, if it is to be asked.
-    pub fn management(&self, broker: &[String]) -> Result<Option<Management>, UsageError> {
-        let Some(url) = &self.broker_management else { return Ok(None) };
-        let wrong = |why: String| UsageError::new(format!("--broker-management: {why}"));
-        let Some(broker) = broker.first() else {
-            return Err(wrong(
-                "there is no broker to ask about; name it with --broker, or leave this out".to_owned(),
-            ));
-        };
-        Management::new(url, broker).map(Some).map_err(|error| wrong(error.to_string()))
     }
 
     /// Where to listen.

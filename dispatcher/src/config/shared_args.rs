@@ -1,5 +1,7 @@
 //! Options that several commands have.
 
+use super::usage_error::UsageError;
+use captionfleet_proto::broker::rabbitmq::Management;
 use clap::Args;
 
 /// Model, queue and storage.
@@ -22,6 +24,29 @@ pub struct FleetArgs {
     /// Endpoint of an S3 server other than AWS (MinIO, Garage, …); buckets are then addressed by path
     #[arg(long, value_name = "URL", env = "CAPTIONFLEET_S3_ENDPOINT")]
     pub s3_endpoint: Option<String>,
+}
+
+/// The broker's management API.
+#[derive(Debug, Clone, Default, Args)]
+pub struct ManagementArgs {
+    /// RabbitMQ's management API, as http://HOST:15672, with user and password of --broker unless it has its own: it tells what
+    /// workers have in hand of jobs that others published (`serve`), and the broker's version and policies (`doctor`)
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_BROKER_MANAGEMENT", hide_env_values = true)]
+    pub broker_management: Option<String>,
+}
+
+impl ManagementArgs {
+    /// The management API of the broker at these addresses, if it is to be asked.
+    pub fn of(&self, broker: &[String]) -> Result<Option<Management>, UsageError> {
+        let Some(url) = &self.broker_management else { return Ok(None) };
+        let wrong = |why: String| UsageError::new(format!("--broker-management: {why}"));
+        let Some(broker) = broker.first() else {
+            return Err(wrong(
+                "there is no broker to ask about; name it with --broker, or leave this out".to_owned(),
+            ));
+        };
+        Management::new(url, broker).map(Some).map_err(|error| wrong(error.to_string()))
+    }
 }
 
 /// How results are told.

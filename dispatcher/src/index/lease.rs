@@ -3,6 +3,7 @@
 use crate::archive::ArchiveError;
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{PutMode, PutOutcome, Storage, StorageErrorKind};
+use captionfleet_worker::machine;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -29,9 +30,8 @@ pub(super) struct Lease {
 
 impl Lease {
     pub(super) fn new() -> Self {
-        // Where there is no such file, leases run out instead of being seen to be dead.
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Self { host: host.trim().to_owned(), process: std::process::id() }
+        // Where the machine has no name, leases run out instead of being seen to be dead.
+        Self { host: machine::host_name(), process: std::process::id() }
     }
 
     /// Takes or renews the lease; `false` if another process holds it.

@@ -6,7 +6,7 @@ use crate::bill::Effort;
 use crate::output::counted;
 use crate::progress::Progress;
 use crate::scale::price::OpenWork;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, OpenJobs};
 use captionfleet_proto::broker::{Broker, BrokerError, BrokerState, Consumer, Delivery, QueueName};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobId, RunId};
@@ -87,6 +87,7 @@ pub struct Follower<'a> {
     book: Book,
     progress: Progress,
     metrics: Metrics,
+    open: OpenJobs,
     readiness: Arc<Readiness>,
     watcher: Arc<dyn Watcher>,
     last_news: Instant,
@@ -102,6 +103,7 @@ impl<'a> Follower<'a> {
             watched,
             book,
             progress,
+            open: metrics.open_jobs(),
             metrics,
             readiness,
             watcher,
@@ -126,7 +128,7 @@ impl<'a> Follower<'a> {
         tokio::pin!(publishing, worker);
         let mut published = false;
         while !(published && self.book.is_closed()) {
-            self.metrics.open_jobs(self.book.open_jobs());
+            self.open.set(self.book.open_jobs());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(Followed::Interrupted),
@@ -142,7 +144,7 @@ impl<'a> Follower<'a> {
                 _ = tick.tick() => self.look_around(published).await?,
             }
         }
-        self.metrics.open_jobs(0);
+        self.open.set(0);
         Ok(Followed::Closed)
     }
 
@@ -209,7 +211,7 @@ impl<'a> Follower<'a> {
         self.progress.tell();
         self.look_at_broker();
         if let Ok(depth) = self.watched.broker.depth(self.watched.queue).await {
-            self.metrics.queue_seen(depth.messages, depth.consumers);
+            self.metrics.queue_seen(self.watched.queue, depth);
             self.watcher.consumers(depth.consumers);
             let idle = published && depth.consumers == 0 && depth.messages > 0;
             if idle && !self.told_no_consumer && !self.watched.broker.is_local() {

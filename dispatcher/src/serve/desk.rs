@@ -22,6 +22,7 @@ use crate::submission::{self, is_by_service};
 use crate::telemetry::Metrics;
 use crate::tracks;
 use bytes::Bytes;
+use captionfleet_proto::broker::{QueueDepth, QueueName};
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
@@ -86,6 +87,11 @@ impl Desk {
     /// The workers that were heard of.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// What the broker says about a lane for runs.
+    pub fn lane_seen(&self, lane: &QueueName, depth: QueueDepth) {
+        self.metrics.queue_seen(lane, depth);
     }
 
     /// What workers shall do now of all submissions, handed out or not.

@@ -2,6 +2,7 @@
 //! interactive lane, before any bulk work.
 
 mod kept;
+mod room;
 
 use super::Ground;
 use super::http::problem::Problem;
@@ -21,9 +22,9 @@ use captionfleet_proto::uri::{ArchiveUri, Location};
 use captionfleet_worker::telemetry::spans;
 use kept::{Kept, Key};
 use prometheus::Registry;
+use room::Room;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// How long a worker may take.
@@ -39,7 +40,7 @@ const RUN: &str = "question";
 #[derive(Debug)]
 pub struct Questions {
     exchange: Arc<Exchange>,
-    room: Semaphore,
+    room: Room,
     kept: Kept,
     members: Arc<Members>,
     /// A space that no worker had when it was asked for last.
@@ -50,7 +51,7 @@ impl Questions {
     /// Asks the workers of `fleet`, tells `members` which of them answered, and counts in `registry`.
     pub fn new(fleet: &Fleet, members: Arc<Members>, registry: &Registry) -> prometheus::Result<Self> {
         let exchange = Arc::new(Exchange::new(fleet.broker.clone(), fleet.topology.clone(), PATIENCE));
-        let (room, kept) = (Semaphore::new(AT_ONCE), Kept::new(registry)?);
+        let (room, kept) = (Room::new(AT_ONCE), Kept::new(registry)?);
         Ok(Self { exchange, room, kept, members, absent: Mutex::default() })
     }
 
@@ -59,9 +60,9 @@ impl Questions {
         self.exchange.close().await;
     }
 
-    /// Questions that wait for their answers.
+    /// Questions that wait for their answers, those included that are not asked yet.
     pub fn open(&self) -> u64 {
-        AT_ONCE.saturating_sub(self.room.available_permits()) as u64
+        self.room.asking()
     }
 
     /// The embedding of a query: the one that is kept of it, or else a worker's; in `space`, if a worker has it.
@@ -86,7 +87,7 @@ impl Questions {
     }
 
     async fn ask_to_embed(&self, ground: &Ground, query: Query, wanted: Wanted) -> Result<Embedded, Problem> {
-        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let _seat = self.room.seat(PATIENCE).await?;
         let (exchange, uri, space) = (self.exchange.clone(), ground.uri.clone(), wanted.space.clone());
         let asking = |gone| async move { embed(&exchange, &uri, &wanted, query, &gone).await };
         let embedded = attended(asking).await.map_err(|error| unanswered(&error))?;
@@ -113,7 +114,7 @@ impl Questions {
                 "this model has no retrieval heads and cannot re-rank; search without",
             ));
         }
-        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let _seat = self.room.seat(PATIENCE).await?;
         let (exchange, uri, bundle) = (self.exchange.clone(), ground.uri.clone(), ground.bundle.clone());
         let asking = |gone| async move {
             rerank::judge(&exchange, &uri, bundle.as_deref(), &text, items, &gone).await
@@ -124,7 +125,7 @@ impl Questions {
     /// What the model says about one picture. The row goes through an archive of its own inside the archive, so that it
     /// is not taken for the picture's caption.
     pub async fn ask(&self, ground: &Ground, item: JobItem, prompt: Prompt) -> Result<Row, Problem> {
-        let _seat = self.room.acquire().await.map_err(|_| ending())?;
+        let _seat = self.room.seat(PATIENCE).await?;
         let failed = |error: anyhow::Error| unanswered(&error);
         let answers = answers(&ground.uri).map_err(failed)?;
         let (id, run) = (new_id().map_err(failed)?, RunId::new(RUN).map_err(|error| failed(error.into()))?);
@@ -178,10 +179,6 @@ fn answers(uri: &ArchiveUri) -> anyhow::Result<ArchiveUri> {
             ArchiveUri::parse(&format!("{}/{}", uri.as_str().trim_end_matches('/'), layout::ANSWERS))?
         }
     })
-}
-
-fn ending() -> Problem {
-    Problem::unavailable("ending", "this service is being stopped")
 }
 
 fn unanswered(error: &anyhow::Error) -> Problem {

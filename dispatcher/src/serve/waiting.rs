@@ -126,10 +126,21 @@ pub async fn watch(service: &Service, readiness: &Readiness) {
             // What was seen before holds for a while.
             Err(error) => readiness.not_ready(BROKER, error.to_string()),
         }
+        look_at_lanes(service).await;
         count_dead(service).await;
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
             () = service.stop.cancelled() => {}
+        }
+    }
+}
+
+/// Whether or not a submission follows jobs there.
+async fn look_at_lanes(service: &Service) {
+    let fleet = &service.ground.fleet;
+    for lane in Lane::BULK.map(|lane| fleet.topology.lane_queue(lane)) {
+        if let Ok(depth) = fleet.broker.depth(&lane).await {
+            service.desk.lane_seen(&lane, depth);
         }
     }
 }

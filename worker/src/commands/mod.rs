@@ -13,6 +13,7 @@ mod trace;
 
 use captionfleet_proto::chain;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
@@ -30,6 +31,9 @@ const EXIT_USAGE: u8 = 64;
 
 /// Nothing fits the device's memory, named after ENOMEM: a supervisor should not try again with the same settings.
 const EXIT_OUT_OF_MEMORY: u8 = 12;
+
+/// What a command that has ended may still have on other threads.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
 
 /// Parses the command line, runs the command, tells what went wrong in one line.
 ///
@@ -56,7 +60,10 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(run_command(cli.command)) {
+    let outcome = runtime.block_on(run_command(cli.command));
+    // A model that is still being fetched or loaded is not waited for.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", chain(error.as_ref()));

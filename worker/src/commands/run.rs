@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
@@ -14,6 +15,9 @@ use crate::demo_model;
 use crate::spot;
 use crate::telemetry::admin;
 use crate::telemetry::scraped::{tell_cost, tell_null_engine};
+
+/// How long a worker that is started waits for a broker that is not there yet.
+const BROKER_PATIENCE: Duration = Duration::from_mins(5);
 
 pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let settings = RunSettings::resolve(args)?;
@@ -30,6 +34,7 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 
     let mut options = RabbitMqOptions::new(settings.broker, settings.topology);
     options.connection_name = format!("captionfleet worker {}", worker.pipeline.worker_name);
+    options.patience = BROKER_PATIENCE;
     let stores = Arc::new(Stores::new(settings.storage));
     let served = async {
         match &settings.served {
@@ -47,8 +52,14 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         }
     };
     // Both take their time, and each can fail at once: neither waits for the other.
-    let (broker, served) =
-        tokio::try_join!(async { Ok::<_, anyhow::Error>(RabbitMq::connect(options).await?) }, served)?;
+    let gathering = async {
+        tokio::try_join!(async { Ok::<_, anyhow::Error>(RabbitMq::connect(options).await?) }, served)
+    };
+    let Some(gathered) = shutdown.run_until_cancelled(gathering).await else {
+        tracing::info!("stopped before any job was taken");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let (broker, served) = gathered?;
     let broker: Arc<dyn Broker> = Arc::new(broker);
     let report = run_worker(worker, broker.clone(), stores, served, shutdown).await?;
     broker.close().await;

@@ -10,6 +10,7 @@ use captionfleet_proto::storage::{LocalRoots, StorageOptions};
 use super::args::{BrokerArgs, EngineKind, NullArgs, RunArgs};
 use crate::app::WorkerConfig;
 use crate::engine::NullOptions;
+use crate::machine;
 use crate::model_choice::ModelChoice;
 use crate::pipeline::{PipelineOptions, SpoolOptions};
 use crate::spot::{SpotNotice, SpotSettings};
@@ -103,6 +104,7 @@ impl RunSettings {
             adapter_memory: args.adapter_memory.as_u64(),
             spool: SpoolOptions { folder: args.spool_dir.clone(), max_bytes: args.spool_gib << 30 },
             video_limits: VideoLimits { memory: args.video_memory.as_u64(), ..VideoLimits::default() },
+            worker_name: args.worker_name.clone().unwrap_or_else(machine::process_name),
             ..PipelineOptions::default()
         };
         Ok(Self {

@@ -10,7 +10,7 @@ mod host;
 mod model;
 
 pub use archive::archive;
-pub use broker::broker;
+pub use broker::{broker, no_broker};
 pub use clock::no_clock;
 pub use gpu::gpu;
 pub use host::{ffmpeg, jpeg};
@@ -18,8 +18,10 @@ pub use model::model;
 
 use std::fmt;
 
+use serde::Serialize;
+
 /// What was found out about one thing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     level: Level,
     what: &'static str,
@@ -27,7 +29,8 @@ pub struct Finding {
 }
 
 /// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 enum Level {
     /// As it should be.
     Ok,

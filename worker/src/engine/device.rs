@@ -139,6 +139,7 @@ impl DeviceThread {
             NextBatch::Prefill { seats } => (Stage::Prefill, seats.len(), limits.prefill_batch),
             NextBatch::Decode { seats } => (Stage::Decode, seats.len(), limits.slots),
         };
+        self.tell_waits(&batch);
         let since = Instant::now();
         self.elsewhere = 0.0;
         match batch {
@@ -155,6 +156,22 @@ impl DeviceThread {
         }
         let seconds = since.elapsed().as_secs_f64() - self.elsewhere;
         self.observer.stage(stage, seconds, rows, capacity);
+    }
+
+    /// Tells how long those have waited whose first step this is.
+    fn tell_waits(&self, batch: &NextBatch) {
+        let tell = |id: &RequestId| {
+            let new = self.live.get(id).filter(|live| live.device.legs().next().is_none());
+            if let Some(waited) = new.and_then(|live| live.work.waited()) {
+                self.observer.queued(waited);
+            }
+        };
+        match batch {
+            NextBatch::Text { requests } | NextBatch::Vision { requests } => requests.iter().for_each(tell),
+            // Of a picture that was seen a moment ago.
+            NextBatch::Prefill { seats } => seats.iter().map(|seat| &seat.request).for_each(tell),
+            NextBatch::Decode { .. } => {}
+        }
     }
 
     /// Runs a long step over `rows`, and answers queries between its layers.

@@ -274,7 +274,7 @@ impl EngineHandle {
             return Err(EngineError::NoRetrievalHead);
         }
         let nothing = || EngineError::Prompt("nothing is asked about the picture".to_owned());
-        let (replies, answers): (Vec<_>, Vec<_>) = request.asks.iter().map(|_| oneshot::channel()).unzip();
+        let (replies, answers): (Vec<_>, Vec<_>) = request.asks.iter().map(|_| Reply::channel()).unzip();
         let mut replies = replies.into_iter();
         let reply = replies.next().ok_or_else(nothing)?;
         let work = Work::Caption { request: Arc::new(request), at: 0, reply, others: replies.collect() };
@@ -359,7 +359,7 @@ impl EngineHandle {
     }
 
     async fn ask<T>(&self, work: impl FnOnce(Reply<T>) -> Work) -> Result<T, EngineError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = Reply::channel();
         self.inbox.send(work(reply)).map_err(|_| EngineError::Stopped)?;
         answer.await.map_err(|_| EngineError::Stopped)?
     }

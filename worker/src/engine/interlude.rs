@@ -74,11 +74,15 @@ impl<'a> Interlude<'a> {
             if reply.is_closed() {
                 continue;
             }
+            let waited = reply.waited();
             match contained(Stage::Text, || self.network.text(&text)) {
                 // Beside a whole batch there may be no room for it.
                 Err(EngineError::OutOfMemory(_)) => self.later.push(Work::Text { text, reply }),
-                // Nobody listening is fine: the request was cancelled.
-                embedded => drop(reply.send(embedded)),
+                embedded => {
+                    self.observer.queued(waited);
+                    // Nobody listening is fine: the request was cancelled.
+                    let _ = reply.send(embedded);
+                }
             }
         }
         if texts > 0 {
@@ -96,10 +100,13 @@ impl<'a> Interlude<'a> {
         if reply.is_closed() {
             return;
         }
-        let since = Instant::now();
+        let (since, waited) = (Instant::now(), reply.waited());
         let seen =
             contained(Stage::Vision, || self.network.vision(&[Wanted::embedding(&picture)], &mut || {}));
         self.took(Stage::Vision, since, 1);
+        if !matches!(seen, Err(EngineError::OutOfMemory(_))) {
+            self.observer.queued(waited);
+        }
         match seen {
             // Beside a whole batch there may be no room for it.
             Err(EngineError::OutOfMemory(_)) => self.later.push(Work::Picture { picture, reply }),

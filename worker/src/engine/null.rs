@@ -124,6 +124,9 @@ impl NullDevice {
             }
             // Counted from when the one before was done, not from when this thread woke up: a device does not wait for that.
             done_at += self.time_per_item;
+            if let Some(waited) = work.waited() {
+                self.observer.queued(waited);
+            }
             self.pulse.begin();
             std::thread::sleep(done_at.saturating_duration_since(Instant::now()));
             self.pulse.end();
@@ -214,6 +217,7 @@ mod tests {
     use captionfleet_model::constraint::ValueForm;
     use captionfleet_model::preprocess::{PreparedPicture, SquareImage};
 
+    use super::super::request::Reply;
     use super::*;
     use crate::engine::{Ask, CaptionRequest, EngineHandle, Manner, Unobserved};
 
@@ -255,7 +259,7 @@ mod tests {
         let mut device =
             NullDevice::new(PER_ITEM, (1, 1), received, Arc::new(Unobserved), Arc::new(Pulse::default()));
         for priority in [Priority::Bulk, Priority::Bulk, Priority::Interactive] {
-            let (reply, _) = tokio::sync::oneshot::channel();
+            let (reply, _) = Reply::channel();
             let request = Arc::new(request(free(), priority));
             inbox.send(Work::Caption { request, at: 0, reply, others: Vec::new() }).unwrap();
         }

@@ -38,6 +38,10 @@ pub trait EngineObserver: Send + Sync {
     fn out_of_memory(&self, stage: Stage, rows: usize);
     /// The device waited `seconds` for work.
     fn idle(&self, seconds: f64);
+    /// The device begins with a request that has waited `seconds` for its first step.
+    fn queued(&self, seconds: f64) {
+        let _ = seconds;
+    }
 }
 
 /// Nobody watches.

@@ -1,6 +1,7 @@
 //! What the engine is asked for, and what it answers.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use captionfleet_model::constraint::Constraint;
 use captionfleet_model::preprocess::PreparedPicture;
@@ -140,8 +141,38 @@ pub(super) struct OneAnswer {
     pub(super) device: DeviceTime,
 }
 
-/// Where an answer goes. A closed one is a cancelled request.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
+/// What comes back, or why nothing does.
+pub(super) type Answer<T> = Result<T, EngineError>;
+
+/// Where an answer goes, and since when it is waited for. A closed one is a cancelled request.
+#[derive(Debug)]
+pub(super) struct Reply<T> {
+    asked: Instant,
+    sender: oneshot::Sender<Answer<T>>,
+}
+
+impl<T> Reply<T> {
+    /// For a request that is asked now.
+    pub(super) fn channel() -> (Self, oneshot::Receiver<Answer<T>>) {
+        let (sender, answer) = oneshot::channel();
+        (Self { asked: Instant::now(), sender }, answer)
+    }
+
+    /// Answers. An error means that nobody listens any more.
+    pub(super) fn send(self, answer: Answer<T>) -> Result<(), Answer<T>> {
+        self.sender.send(answer)
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    /// Seconds that it has been waited for.
+    pub(super) fn waited(&self) -> f64 {
+        self.asked.elapsed().as_secs_f64()
+    }
+}
 
 /// One request on its way to the device thread.
 #[derive(Debug)]
@@ -213,6 +244,16 @@ impl Work {
             Self::Picture { reply, .. } => reply.is_closed(),
             Self::Text { reply, .. } => reply.is_closed(),
             Self::Match { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    /// Seconds since it was asked; `None` for the other asks of a request, which wait for the first one's picture.
+    pub(super) fn waited(&self) -> Option<f64> {
+        match self {
+            Self::Caption { at, reply, .. } => (*at == 0).then(|| reply.waited()),
+            Self::Picture { reply, .. } => Some(reply.waited()),
+            Self::Text { reply, .. } => Some(reply.waited()),
+            Self::Match { reply, .. } => Some(reply.waited()),
         }
     }
 

@@ -52,6 +52,42 @@ async fn the_devices_time_is_shared_out_among_the_answers() {
     assert!(shared <= busy && shared > 0.6 * busy, "{shared} of {busy} s");
 }
 
+/// How often a request had waited.
+#[derive(Default)]
+struct Waits(AtomicU32);
+
+impl EngineObserver for Waits {
+    fn stage(&self, _: Stage, _: f64, _: usize, _: usize) {}
+    fn tokens(&self, _: usize) {}
+    fn idle(&self, _: f64) {}
+    fn out_of_memory(&self, _: Stage, _: usize) {}
+    fn queued(&self, seconds: f64) {
+        assert!(seconds >= 0.0);
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_waits_once_for_its_first_step() {
+    let waits = Arc::new(Waits::default());
+    let engine = start(Box::new(loaded()), 2, waits.clone());
+    let handle = engine.handle();
+    let told = || waits.0.load(Ordering::Relaxed);
+    let requests = mixed_requests();
+    let count = requests.len() as u32;
+    for answer in join_all(requests.into_iter().map(|request| handle.caption(request))).await {
+        answer.unwrap();
+    }
+    assert_eq!(told(), count);
+    // Several things about a picture are one request, and one about a picture that was seen a moment ago is another.
+    let mut several = request(7, &loaded().prompts.caption, 3);
+    several.asks = several.asks.iter().cycle().take(3).cloned().collect();
+    handle.caption(several).await.unwrap();
+    handle.caption(request(7, &loaded().prompts.caption, 3)).await.unwrap();
+    handle.embed_text("a red circle".to_owned()).await.unwrap();
+    assert_eq!(told(), count + 3);
+}
+
 /// How long a query takes at least.
 const QUERY: Duration = Duration::from_millis(20);
 /// Queries that every long step waits for between its layers.

@@ -23,6 +23,10 @@ const CONSUME_PAUSE: Duration = Duration::from_secs(2);
 
 /// Consumes one lane until the drain, then waits for its jobs.
 pub(super) async fn consume_lane(pipeline: Arc<Pipeline>, lane: Lane, drain: Drain) -> anyhow::Result<()> {
+    // Whoever subscribes is handed jobs, and those that it gives back unseen look as if a worker had died on them.
+    if drain.soft.is_cancelled() {
+        return Ok(());
+    }
     let queue = pipeline.options.topology.lane_queue(lane);
     let mut consumer = match pipeline.consume(&queue, lane).await {
         Ok(consumer) => consumer,

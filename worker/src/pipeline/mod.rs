@@ -69,6 +69,7 @@ use self::in_hand::InHand;
 use self::notices::Notices;
 use self::spool::Spool;
 use crate::engine::EngineHandle;
+use crate::machine;
 use crate::telemetry::Metrics;
 use crate::telemetry::energy::EnergyMeter;
 use crate::telemetry::readiness::Readiness;
@@ -112,7 +113,7 @@ pub struct PipelineOptions {
     pub hold_limit: Duration,
     /// How long running jobs may go on after the shutdown signal.
     pub grace: Duration,
-    /// This worker's name in outcomes and markers.
+    /// This worker's name in rows, outcomes and markers; no other worker of the fleet may have it.
     pub worker_name: String,
     /// Longest answer in tokens when the job does not say.
     pub max_tokens_default: u32,
@@ -142,7 +143,7 @@ impl Default for PipelineOptions {
             item_deadline: Duration::from_secs(120),
             hold_limit: Duration::from_secs(900),
             grace: Duration::from_secs(25),
-            worker_name: format!("worker-{}", std::process::id()),
+            worker_name: machine::process_name(),
             max_tokens_default: 64,
             decode_limits: DecodeLimits::default(),
             video_limits: VideoLimits::default(),
@@ -246,7 +247,10 @@ impl Pipeline {
     /// # Errors
     /// If the queues cannot be declared or consumed at the start.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<PipelineReport> {
-        self.broker.declare().await?;
+        let Some(declared) = shutdown.run_until_cancelled(self.broker.declare()).await else {
+            return Ok(PipelineReport::default());
+        };
+        declared?;
         let pipeline = Arc::new(self);
         let drain = Drain::new(shutdown.child_token());
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));

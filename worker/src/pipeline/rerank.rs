@@ -28,7 +28,7 @@ impl Pipeline {
             return Verdict::Done;
         };
         let failure = judged.as_ref().err().map(|(code, message)| (*code, message.as_str()));
-        events::question_answered(&self.metrics, "rerank", &job.id, failure);
+        events::question_answered(&self.metrics, "rerank", &job.id, hand_over.started.elapsed(), failure);
         Tally::add(&self.tally.jobs, 1);
         let result = match judged {
             Ok(matches) => RerankResult::Ok { matches, bundle: self.engine.info().bundle.clone() },

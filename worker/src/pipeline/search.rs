@@ -41,7 +41,7 @@ impl Pipeline {
             Err((code, message)) => failed_reply(job.id.clone(), code, message),
         };
         let failure = embedded.as_ref().err().map(|(code, message)| (*code, message.as_str()));
-        events::question_answered(&self.metrics, "search", &job.id, failure);
+        events::question_answered(&self.metrics, "search", &job.id, hand_over.started.elapsed(), failure);
         Tally::add(&self.tally.jobs, 1);
         self.reply(&hand_over.message, &job.id, codec::encode_reply(&reply)).await;
         Verdict::Done

@@ -27,6 +27,10 @@ impl EngineObserver for Metrics {
         tracing::warn!(step = stage.as_str(), batch.rows = rows, "the device ran out of memory");
     }
 
+    fn queued(&self, seconds: f64) {
+        self.stage_seconds.with_label_values(&["queue"]).observe(seconds);
+    }
+
     fn idle(&self, seconds: f64) {
         let seconds = seconds.max(0.0);
         let starved = self.with_starvation(|clock| clock.idle(seconds, Instant::now()));

@@ -76,7 +76,7 @@ pub fn stage(metrics: &Metrics, stage: HostStage, elapsed: Duration) {
 /// A caption job is settled: its part is durable.
 pub fn job_done(metrics: &Metrics, outcome: &JobOutcome) {
     metrics.jobs.with_label_values(&["caption", "done"]).inc();
-    metrics.job_seconds.observe(outcome.seconds);
+    metrics.job_seconds.with_label_values(&["caption"]).observe(outcome.seconds);
     metrics.items.with_label_values(&["ok", ""]).inc_by(outcome.ok);
     if let Some(frames) = outcome.frames {
         metrics.frames.with_label_values(&["kept"]).inc_by(frames.kept);
@@ -121,8 +121,15 @@ pub fn question_dropped(metrics: &Metrics, kind: &str, job: &JobId) {
     tracing::info!(job.id = %job, kind, "nobody waits for this answer any more, the job is dropped");
 }
 
-/// A search or a re-ranking was answered.
-pub fn question_answered(metrics: &Metrics, kind: &str, job: &JobId, failure: Option<(&str, &str)>) {
+/// A search or a re-ranking was answered, so long after it was delivered.
+pub fn question_answered(
+    metrics: &Metrics,
+    kind: &str,
+    job: &JobId,
+    took: Duration,
+    failure: Option<(&str, &str)>,
+) {
+    metrics.job_seconds.with_label_values(&[kind]).observe(took.as_secs_f64());
     match failure {
         None => {
             metrics.jobs.with_label_values(&[kind, "done"]).inc();

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 use super::starvation::Starvation;
@@ -17,6 +17,10 @@ const PREFIX: &str = "captionfleet_worker_";
 /// Upper bounds of stage times: from one decode step of a small model to a stalled download.
 const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0];
+
+/// Upper bounds of jobs' times: from an embedded text to as long as a job may be held.
+const JOB_SECONDS: [f64; 13] =
+    [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0];
 
 /// Reasons for which a job is tried again, and given up in the end.
 const PASSING: [&str; 8] = [
@@ -82,8 +86,8 @@ pub struct Metrics {
     pub(crate) quarantined: IntCounter,
     /// Panics that were contained.
     pub(crate) panics: IntCounter,
-    /// Seconds from delivery to settlement.
-    pub(crate) job_seconds: Histogram,
+    /// Seconds from delivery to settlement, of a question to its answer, by kind.
+    pub(crate) job_seconds: HistogramVec,
     pub(crate) starvation: Mutex<Starvation>,
 }
 
@@ -97,7 +101,11 @@ impl Metrics {
             items: make.counters("items_total", "Rows written.", &["status", "code"]),
             frames: make.counters("frames_total", "Frames of videos that were looked at.", &["fate"]),
             stage_seconds: make.histograms(
-                HistogramOpts::new("stage_seconds", "Time per stage and call.").buckets(SECONDS.to_vec()),
+                HistogramOpts::new(
+                    "stage_seconds",
+                    "Time per stage and call; `queue` is the time of a request before its first step on the device.",
+                )
+                .buckets(SECONDS.to_vec()),
                 "stage",
             ),
             queue_depth: make
@@ -139,10 +147,14 @@ impl Metrics {
                 "Jobs run item by item because a process may have died on them.",
             ))),
             panics: make.add(IntCounter::with_opts(opts("panics_total", "Panics that were contained."))),
-            job_seconds: make.add(Histogram::with_opts(
-                HistogramOpts::new(named("job_seconds"), "Time from delivery to settlement.")
-                    .buckets(vec![0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 180.0, 600.0, 1800.0]),
-            )),
+            job_seconds: make.histograms(
+                HistogramOpts::new(
+                    "job_seconds",
+                    "Time from delivery to settlement; of a search or a re-ranking, to its answer.",
+                )
+                .buckets(JOB_SECONDS.to_vec()),
+                "kind",
+            ),
             starvation: Mutex::default(),
             registry: registry.clone(),
         };
@@ -158,6 +170,10 @@ impl Metrics {
             metrics.jobs.with_label_values(&["search", outcome]);
             metrics.jobs.with_label_values(&["rerank", outcome]);
         }
+        for kind in ["caption", "search", "rerank"] {
+            metrics.job_seconds.with_label_values(&[kind]);
+        }
+        metrics.stage_seconds.with_label_values(&["queue"]);
         for stage in ["vision", "prefill", "decode"] {
             metrics.out_of_memory.with_label_values(&[stage]);
             metrics.stage_seconds.with_label_values(&[stage]);

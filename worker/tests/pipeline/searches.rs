@@ -84,6 +84,7 @@ async fn a_query_for_another_space_costs_the_device_nothing() {
         panic!("no vectors");
     };
     assert_eq!(embedding_space, own);
+    assert_eq!(worker.metric("captionfleet_worker_job_seconds_count{kind=\"search\"}"), 2.0);
     assert_eq!(worker.stop().await.dead, 0);
 }
 

@@ -1,10 +1,16 @@
 //! Draining: quickly when idle, without loss when busy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use captionfleet_proto::broker::{Broker as _, Message};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::Lane;
+use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_worker::app::{Served, WorkerConfig, run_worker};
+use captionfleet_worker::demo_model;
+use captionfleet_worker::pipeline::PipelineReport;
+use tokio_util::sync::CancellationToken;
 
 use crate::bench::{Bench, eventually, slow_png};
 
@@ -17,6 +23,29 @@ async fn an_idle_worker_waits_for_nothing() {
     let readiness = std::sync::Arc::clone(&worker.readiness);
     worker.stop().await;
     assert!(!readiness.is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_stopped_before_it_is_ready_touches_no_job() {
+    let bench = Bench::new().await;
+    for id in ["job-1", "job-2"] {
+        bench.publish(Lane::Bulk, &bench.job(id, bench.scenes(1))).await;
+    }
+    let shutdown = CancellationToken::new();
+    shutdown.cancel();
+    // Neither one whose model is being loaded, nor one that was about to take its first jobs.
+    let config = WorkerConfig { pipeline: bench.options.clone(), ..WorkerConfig::default() };
+    let served = Served::Model(Box::new(demo_model::bundle().unwrap()));
+    let stores = Arc::new(Stores::new(StorageOptions::default()));
+    let report = run_worker(config, Arc::new(bench.broker.clone()), stores, served, shutdown).await.unwrap();
+    assert_eq!(report, PipelineReport::default());
+    assert_eq!(bench.start().stop().await, PipelineReport::default());
+    let mut consumer = bench.broker.consume(&bench.topology.lane_queue(Lane::Bulk), 2).await.unwrap();
+    for id in ["job-1", "job-2"] {
+        let delivery = consumer.next().await.unwrap().unwrap();
+        assert_eq!((delivery.message.message_id.as_str(), delivery.redelivered), (id, false));
+        delivery.ack().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

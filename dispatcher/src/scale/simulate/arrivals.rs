@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 /// Seconds of a day.
 const DAY: u64 = 86_400;
+/// Seconds after which a fleet is called too small for what has come: no simulation goes further.
+pub(super) const LONGEST: u64 = 90 * DAY;
 /// Bursts of [`Shape::Bursts`], and the seconds between them.
 const BURSTS: u64 = 6;
 const BETWEEN_BURSTS: u64 = 7200;
@@ -65,29 +67,46 @@ fn spread(items: u64, parts: u64, between: u64, weight: impl Fn(u64) -> f64) -> 
 
 /// Why a file tells no arrivals.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("line {line}: `{text}` is not `SECONDS,ITEMS` with whole numbers, later than the line before")]
-pub struct NoArrivals {
-    line: usize,
-    text: String,
+pub enum NoArrivals {
+    /// A line that is none.
+    #[error("line {line}: `{text}` is not `SECONDS,ITEMS` with whole numbers, later than the line before")]
+    Malformed {
+        /// Its number, from 1.
+        line: usize,
+        /// What it says.
+        text: String,
+    },
+    /// An arrival that no simulation comes to.
+    #[error("line {line}: more than {} days after the first arrival; leave it and those behind it out", LONGEST / DAY)]
+    TooLate {
+        /// Its number, from 1.
+        line: usize,
+    },
 }
 
-/// Reads lines of `seconds,items`; empty lines and those that begin with `#` say nothing.
+/// Reads lines of `seconds,items`; empty lines and those that begin with `#` say nothing. Time begins with the first arrival: a trace may
+/// have been cut out of a longer one.
 ///
 /// # Errors
-/// Names the first line that is neither, or that goes back in time.
+/// Names the first line that is neither, that goes back in time, or that is beyond three months.
 pub fn parse(text: &str) -> Result<Vec<Arrival>, NoArrivals> {
-    let mut arrivals: Vec<Arrival> = Vec::new();
+    let (mut arrivals, mut first): (Vec<Arrival>, Option<u64>) = (Vec::new(), None);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = || NoArrivals { line: number + 1, text: line.chars().take(60).collect() };
+        let wrong = || NoArrivals::Malformed { line: number + 1, text: line.chars().take(60).collect() };
         let (at, items) = line.split_once(',').ok_or_else(wrong)?;
-        let number = |text: &str| u64::from_str(text.trim()).map_err(|_| wrong());
-        let arrival = Arrival { at: number(at)?, items: number(items)? };
+        let whole = |text: &str| u64::from_str(text.trim()).map_err(|_| wrong());
+        let (at, items) = (whole(at)?, whole(items)?);
+        let at = at.checked_sub(*first.get_or_insert(at)).ok_or_else(wrong)?;
+        let arrival = Arrival { at, items };
         if arrivals.last().is_some_and(|last| last.at > arrival.at) {
             return Err(wrong());
+        }
+        if arrival.at >= LONGEST {
+            return Err(NoArrivals::TooLate { line: number + 1 });
         }
         arrivals.push(arrival);
     }
@@ -98,7 +117,7 @@ pub fn parse(text: &str) -> Result<Vec<Arrival>, NoArrivals> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::{Arrival, Shape, parse};
+    use super::{Arrival, NoArrivals, Shape, parse};
 
     #[test]
     fn every_shape_brings_every_item_in_order() {
@@ -121,7 +140,17 @@ mod tests {
         let read = parse("# a comment\n\n0,100\n 60 , 5\n").unwrap();
         assert_eq!(read, [Arrival { at: 0, items: 100 }, Arrival { at: 60, items: 5 }]);
         for (text, line) in [("0,1\nx", 2), ("5,1\n4,1", 2), ("-1,2", 1), ("1,2,3", 1), ("1;2", 1)] {
-            assert_eq!(parse(text).unwrap_err().line, line, "{text}");
+            let refused = parse(text).unwrap_err();
+            assert!(
+                matches!(refused, NoArrivals::Malformed { line: at, .. } if at == line),
+                "{text}: {refused}"
+            );
         }
+        assert_eq!(
+            parse("3600,100\n3660,5").unwrap(),
+            [Arrival { at: 0, items: 100 }, Arrival { at: 60, items: 5 }]
+        );
+        assert_eq!(parse("7,1\n7776007,1"), Err(NoArrivals::TooLate { line: 2 }));
+        assert!(parse("7,1\n7776006,1").is_ok());
     }
 }

@@ -12,13 +12,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use self::arrivals::Arrival;
+use self::arrivals::{Arrival, LONGEST};
 use self::worker::{Job, State, Worker};
 use super::autoscaler::Autoscaler;
 use super::rule::{Rule, Signal};
-
-/// After so long the fleet is called too small.
-const LONGEST: u64 = 90 * 86_400;
 
 /// The world around the rule.
 #[derive(Debug, Clone, PartialEq)]

@@ -212,6 +212,7 @@ pub(super) fn describe(addresses: &[Address]) -> String {
 async fn first_wire(options: &LinkOptions) -> Result<(Wire, Events), BrokerError> {
     let deadline = Instant::now() + options.patience;
     let mut backoff = Backoff::new(options.max_backoff);
+    let mut said = None;
     loop {
         let error = match any_wire(options, 0).await {
             Ok(wire) => return Ok(wire),
@@ -221,7 +222,12 @@ async fn first_wire(options: &LinkOptions) -> Result<(Wire, Events), BrokerError
         if error.kind() != BrokerErrorKind::Unreachable || Instant::now() + pause > deadline {
             return Err(error);
         }
-        tracing::info!(broker = %describe(&options.addresses), error = %chain(&error), "waiting for the broker");
+        let reason = chain(&error);
+        // Every new reason once, not every attempt.
+        if said.as_ref() != Some(&reason) {
+            tracing::warn!(broker = %describe(&options.addresses), error = reason, "waiting for the broker");
+            said = Some(reason);
+        }
         sleep(pause).await;
     }
 }

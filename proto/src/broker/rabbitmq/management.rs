@@ -8,6 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
@@ -17,19 +19,52 @@ use crate::broker::{BrokerError, BrokerErrorKind, QueueName};
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Answers are two numbers.
-const MOST_BYTES: u64 = 64 * 1024;
+/// Of a queue a few fields are asked for; an overview of the whole broker has some kilobytes.
+const MOST_BYTES: u64 = 256 * 1024;
+/// What a policy or an operator's policy can say that lets messages fall out of a queue, or the queue itself go.
+const LIMITS: [&str; 4] = ["message-ttl", "max-length", "max-length-bytes", "expires"];
 
-/// RabbitMQ's management API, as far as it tells how many messages a queue holds. Its figures are some five seconds old.
+/// RabbitMQ's management API, as far as it tells how many messages a queue holds, some five seconds ago, and what the broker's operator
+/// has decided about it.
 #[derive(Clone)]
 pub struct Management(Arc<Api>);
 
 struct Api {
     agent: Agent,
+    overview: Url,
     queues: Url,
     authorization: String,
     user: String,
     shown: String,
+}
+
+/// A limit that a policy sets to one of our queues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyLimit {
+    /// The queue.
+    pub queue: QueueName,
+    /// The policy, or the operator's policy, that says it.
+    pub policy: String,
+    /// What is limited, such as `message-ttl`, and to what, in RabbitMQ's units: milliseconds, messages or bytes.
+    pub limit: String,
+}
+
+/// A broker as the API tells it.
+#[derive(Deserialize)]
+struct Overview {
+    rabbitmq_version: String,
+}
+
+/// A queue's policies as the API tells them.
+#[derive(Deserialize)]
+struct Governed {
+    #[serde(default)]
+    policy: Option<String>,
+    #[serde(default)]
+    operator_policy: Option<String>,
+    /// What both come to; an empty list where there is neither.
+    #[serde(default)]
+    effective_policy_definition: Value,
 }
 
 /// A queue as the API tells it. Of one that was just declared nothing is known yet.
@@ -73,10 +108,12 @@ impl Management {
         base.set_fragment(None);
         let shown = base.as_str().trim_end_matches('/').to_owned();
         let vhost = utf8_percent_encode(&broker.uri().vhost, NON_ALPHANUMERIC);
-        let queues = Url::parse(&format!("{shown}/api/queues/{vhost}/"))
-            .map_err(|error| invalid().with_source(error))?;
+        let at = |path: String| Url::parse(&path).map_err(|error| invalid().with_source(error));
+        let queues = at(format!("{shown}/api/queues/{vhost}/"))?;
+        let overview = at(format!("{shown}/api/overview"))?;
         let authorization = format!("Basic {}", STANDARD.encode(format!("{user}:{password}")));
-        Ok(Self(Arc::new(Api { agent: agent(base.scheme() == "https"), queues, authorization, user, shown })))
+        let agent = agent(base.scheme() == "https");
+        Ok(Self(Arc::new(Api { agent, overview, queues, authorization, user, shown })))
     }
 
     /// How many messages all these queues hold together, those in consumers' hands included.
@@ -85,17 +122,72 @@ impl Management {
     /// [`BrokerErrorKind::Unreachable`] if nobody answers in time, [`BrokerErrorKind::Refused`] if the user may not ask,
     /// [`BrokerErrorKind::NoSuchQueue`] if there is none of that name, [`BrokerErrorKind::Protocol`] for any other answer.
     pub async fn messages(&self, queues: Vec<QueueName>) -> Result<u64, BrokerError> {
+        self.aside(move |api| queues.iter().map(|queue| api.messages(queue)).sum()).await
+    }
+
+    /// RabbitMQ's version, such as `3.13.7`.
+    ///
+    /// # Errors
+    /// As [`Self::messages`].
+    pub async fn version(&self) -> Result<String, BrokerError> {
+        let told: Overview = self.aside(|api| api.get(api.overview.as_str(), || api.no_api())).await?;
+        Ok(told.rabbitmq_version)
+    }
+
+    /// What policies say against these queues: our own declarations set no such limit where a message may not be lost.
+    ///
+    /// # Errors
+    /// As [`Self::messages`].
+    pub async fn limits(&self, queues: Vec<QueueName>) -> Result<Vec<PolicyLimit>, BrokerError> {
+        self.aside(move |api| {
+            let found = queues.into_iter().map(|queue| api.limits(queue)).collect::<Result<Vec<_>, _>>()?;
+            Ok(found.into_iter().flatten().collect())
+        })
+        .await
+    }
+
+    /// The client blocks.
+    async fn aside<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Api) -> Result<T, BrokerError> + Send + 'static,
+    ) -> Result<T, BrokerError> {
         let api = Arc::clone(&self.0);
-        let asking = tokio::task::spawn_blocking(move || queues.iter().map(|queue| api.ask(queue)).sum());
+        let asking = tokio::task::spawn_blocking(move || ask(&api));
         let interrupted = |error| self.0.error(BrokerErrorKind::Protocol).with_source(error);
         asking.await.map_err(interrupted)?
     }
 }
 
 impl Api {
-    fn ask(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+    fn messages(&self, queue: &QueueName) -> Result<u64, BrokerError> {
+        let told: Queue = self.queue(queue, "messages_ready,messages_unacknowledged")?;
+        Ok(told.messages_ready.saturating_add(told.messages_unacknowledged))
+    }
+
+    fn limits(&self, queue: QueueName) -> Result<Vec<PolicyLimit>, BrokerError> {
+        let told: Governed = self.queue(&queue, "policy,operator_policy,effective_policy_definition")?;
+        let policies: Vec<String> = [told.policy, told.operator_policy].into_iter().flatten().collect();
+        let limits = LIMITS.iter().filter_map(|limit| {
+            let value = told.effective_policy_definition.get(limit)?;
+            let (queue, policy) = (queue.clone(), policies.join(" and "));
+            Some(PolicyLimit { queue, policy, limit: format!("{limit} {value}") })
+        });
+        Ok(limits.collect())
+    }
+
+    fn queue<T: DeserializeOwned>(&self, queue: &QueueName, columns: &str) -> Result<T, BrokerError> {
         let name = utf8_percent_encode(queue.as_str(), NON_ALPHANUMERIC);
-        let address = format!("{}{name}?columns=messages_ready,messages_unacknowledged", self.queues);
+        self.get(&format!("{}{name}?columns={columns}", self.queues), || {
+            BrokerError::new(BrokerErrorKind::NoSuchQueue, "look at", queue.as_str())
+                .with_remedy(format!("{} does not know it", self.shown))
+        })
+    }
+
+    fn get<T: DeserializeOwned>(
+        &self,
+        address: &str,
+        missing: impl FnOnce() -> BrokerError,
+    ) -> Result<T, BrokerError> {
         let asked = self.agent.get(address).header("Authorization", &self.authorization).call();
         let mut answer =
             asked.map_err(|error| self.error(BrokerErrorKind::Unreachable).with_source(error))?;
@@ -107,10 +199,7 @@ impl Api {
                     self.user
                 )));
             }
-            404 => {
-                return Err(BrokerError::new(BrokerErrorKind::NoSuchQueue, "look at", queue.as_str())
-                    .with_remedy(format!("{} does not know it", self.shown)));
-            }
+            404 => return Err(missing()),
             other => {
                 return Err(self
                     .error(BrokerErrorKind::Protocol)
@@ -119,9 +208,13 @@ impl Api {
         }
         let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_vec();
         let body = body.map_err(|error| self.error(BrokerErrorKind::Unreachable).with_source(error))?;
-        let queue: Queue = serde_json::from_slice(&body)
-            .map_err(|error| self.error(BrokerErrorKind::Protocol).with_source(error))?;
-        Ok(queue.messages_ready.saturating_add(queue.messages_unacknowledged))
+        serde_json::from_slice(&body)
+            .map_err(|error| self.error(BrokerErrorKind::Protocol).with_source(error))
+    }
+
+    /// Another program answers there.
+    fn no_api(&self) -> BrokerError {
+        self.error(BrokerErrorKind::Protocol).with_remedy("it answered HTTP 404: is it RabbitMQ's?")
     }
 
     fn error(&self, kind: BrokerErrorKind) -> BrokerError {

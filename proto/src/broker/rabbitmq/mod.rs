@@ -45,7 +45,7 @@ use super::{
     Broker, BrokerError, BrokerErrorKind, BrokerState, Consumer, Message, QueueDepth, QueueName, Topology,
 };
 
-pub use self::management::Management;
+pub use self::management::{Management, PolicyLimit};
 pub use self::options::RabbitMqOptions;
 
 /// A [`Broker`] that is RabbitMQ.

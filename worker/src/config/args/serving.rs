@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use super::common::{BrokerArgs, ModelArgs, StorageArgs};
-use super::values::{price, seconds, size};
+use super::values::{price, seconds, size, worker_name};
 use crate::spot::{METADATA_URL, SpotNotice};
 use crate::telemetry::admin::AdminAddr;
 
@@ -33,6 +33,10 @@ pub struct RunArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub null: NullArgs,
+
+    /// This worker's name in rows, bills and overviews, which no other worker of the fleet may have; host and process otherwise
+    #[arg(long, value_name = "NAME", env = "CAPTIONFLEET_WORKER_NAME", value_parser = worker_name)]
+    pub worker_name: Option<String>,
 
     /// Bulk jobs taken ahead from each lane: enough that fetching never starves the device, few enough that others get some
     #[arg(long, value_name = "N", default_value_t = 2, env = "CAPTIONFLEET_PREFETCH",
@@ -82,7 +86,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 25, env = "CAPTIONFLEET_GRACE")]
     pub grace: u64,
 
-    /// Whose spot notices drain this worker: aws, gcp, azure, off, or auto for the cloud that answers at the start
+    /// Whose spot notices drain this worker: aws, gcp, azure, off, or auto for the cloud that answers within five minutes
     #[arg(long, value_name = "CLOUD", default_value = "auto", env = "CAPTIONFLEET_SPOT_NOTICE")]
     pub spot_notice: SpotNotice,
 
@@ -149,4 +153,13 @@ pub struct DoctorArgs {
     /// An archive to list, write, read and clean up
     #[arg(long, value_name = "URI", env = "CAPTIONFLEET_ARCHIVE")]
     pub archive: Option<String>,
+
+    /// RabbitMQ's management API, as http://HOST:15672, with user and password of --broker unless it has its own: it tells the
+    /// broker's version, and whether a policy is over our queues
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_BROKER_MANAGEMENT", hide_env_values = true)]
+    pub broker_management: Option<String>,
+
+    /// Print one JSON document instead of lines
+    #[arg(long)]
+    pub json: bool,
 }

@@ -55,3 +55,24 @@ pub(super) fn price(text: &str) -> Result<f64, String> {
 pub(super) fn size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|_| "not a size; write 8GiB, 6.5GiB or 900MiB, for example".to_owned())
 }
+
+/// A worker's name: it stands in every row, in log lines and on pages.
+pub(super) fn worker_name(text: &str) -> Result<String, String> {
+    const MOST: usize = 128;
+    let fits = !text.is_empty() && text.len() <= MOST && text.chars().all(|c| c.is_ascii_graphic());
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| format!("must be 1 to {MOST} printable ASCII characters without spaces"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::worker_name;
+
+    #[test]
+    fn a_workers_name_is_one_short_word() {
+        assert_eq!(worker_name("gpu-7/b"), Ok("gpu-7/b".to_owned()));
+        for wrong in ["", "gpu 7", "gpu\n7", "größe", &"x".repeat(129)] {
+            assert!(worker_name(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
