@@ -76,7 +76,7 @@ fn an_object_that_is_missing_or_too_large_holds_up_nothing() {
     fs::write(desk.archive().join("runs/stranger.json"), vec![b' '; (1 << 20) + 1]).unwrap();
     let ran = desk.run(["caption", "pictures", "--archive", "archive"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("runs/stranger.json"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("runs/stranger.json"), "{}{}", ran.stdout, ran.stderr);
     fs::remove_file(desk.archive().join("runs/stranger.json")).unwrap();
     let ran = desk.run(["caption", "pictures", "--archive", "archive"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);

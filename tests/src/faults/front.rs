@@ -260,7 +260,7 @@ fn untouched(answer: Response<Incoming>) -> Response<Body> {
 
 fn refusal(status: u16, code: &str) -> Result<Response<Body>, Failure> {
     if code.is_empty() {
-        let empty = Full::default().map_err(|never| match never {}).boxed_unsync();
+        let empty = Full::<Bytes>::default().map_err(|never| match never {}).boxed_unsync();
         return Ok(Response::builder().status(StatusCode::from_u16(status)?).body(empty)?);
     }
     let text =

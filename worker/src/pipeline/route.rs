@@ -84,7 +84,13 @@ impl Pipeline {
             return Ok(Verdict::TurnOver);
         };
         let archive = self.stores.archive(&job.archive).await.map_err(Failure::Archive)?;
-        let done = self.caption_into(&archive, job, caption, hand_over, held.contended, turn, drain).await;
+        let max_attempts = self.options.topology.max_attempts();
+        let mut task = Received::new(job, caption, Arc::clone(&archive), hand_over, max_attempts);
+        if held.contended && task.suspicion == Suspicion::Crash {
+            // It was in this very process, which lives.
+            task.suspicion = Suspicion::Begun;
+        }
+        let done = self.caption_task(task, hand_over, turn, drain).await;
         if let Err(Failure::Archive(error)) = &done
             && error.is_transient()
         {
@@ -93,23 +99,13 @@ impl Pipeline {
         done
     }
 
-    #[allow(clippy::too_many_arguments, reason = "it is the second half of `caption`")]
-    async fn caption_into(
+    async fn caption_task(
         &self,
-        archive: &Arc<dyn Storage>,
-        job: &Job,
-        caption: CaptionJob,
+        task: Received,
         hand_over: &HandOver,
-        is_contended: bool,
         turn: Turn,
         drain: &Drain,
     ) -> Result<Verdict, Failure> {
-        let max_attempts = self.options.topology.max_attempts();
-        let mut task = Received::new(job, caption, Arc::clone(archive), hand_over, max_attempts);
-        if is_contended && task.suspicion == Suspicion::Crash {
-            // It was in this very process, which lives.
-            task.suspicion = Suspicion::Begun;
-        }
         if self.is_done(&task).await? {
             return self.done_before(task, hand_over).await;
         }

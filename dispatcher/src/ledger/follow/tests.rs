@@ -16,6 +16,7 @@ use captionfleet_proto::storage::{PutMode, StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::FutureExt as _;
 use prometheus::Registry;
+use std::collections::HashSet;
 
 /// Opens the gate for one more job whenever one has settled.
 struct Opens(Arc<Gate>);
@@ -185,8 +186,9 @@ async fn jobs_that_are_nowhere_are_published_again() {
         assert_eq!(followed, Followed::Lost);
     }
     let open = follower.book().open_keys();
-    assert_eq!(open, [(run.run.clone(), lost.id.clone())].into());
-    let again = publish::again(&destination, &*archive, &[manifest], &open, &Uncounted);
+    assert_eq!(open, HashSet::from([(run.run.clone(), lost.id.clone())]));
+    let manifests = [manifest];
+    let again = publish::again(&destination, &*archive, &manifests, &open, &Uncounted);
     let answers = async {
         assert_eq!(take().await, lost, "as it was");
         tell(lost.id.clone()).await.unwrap();
