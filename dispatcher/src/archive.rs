@@ -23,6 +23,14 @@ pub enum ArchiveError {
     /// It cannot be reached, or its bytes are damaged.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// It is missing where it must be, too large for what its name says, or damaged.
+    #[error("{key}: this object of the archive cannot be used; remove what it belongs to, or put it back")]
+    Object {
+        /// Its key.
+        key: String,
+        /// What is wrong with it.
+        source: StorageError,
+    },
     /// It is not what its name says.
     #[error("{key}: this object of the archive is damaged or was written by something else")]
     Table {
@@ -51,8 +59,8 @@ impl ArchiveError {
     /// Whether the object itself is bad, rather than the way to it.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Storage(error) => error.kind() == StorageErrorKind::Damaged,
-            Self::Table { .. } | Self::Manifest { .. } => true,
+            Self::Storage(error) => is_bad(error),
+            Self::Object { .. } | Self::Table { .. } | Self::Manifest { .. } => true,
             Self::Interrupted { .. } => false,
         }
     }
@@ -60,10 +68,15 @@ impl ArchiveError {
     /// The run whose manifest is bad, if that is what is wrong.
     pub fn run_of_manifest(&self) -> Option<RunId> {
         match self {
-            Self::Manifest { key, .. } => layout::run_of_manifest(key),
+            Self::Manifest { key, .. } | Self::Object { key, .. } => layout::run_of_manifest(key),
             _ => None,
         }
     }
+}
+
+/// Whether it lies in the object that it cannot be read.
+fn is_bad(error: &StorageError) -> bool {
+    matches!(error.kind(), StorageErrorKind::Damaged | StorageErrorKind::TooLarge)
 }
 
 /// The parts of each run, by key.
@@ -111,7 +124,10 @@ pub async fn manifests(archive: &dyn Storage) -> Result<(Vec<RunManifest>, Vec<A
 /// The manifest of one run.
 pub async fn manifest(archive: &dyn Storage, run: &RunId) -> Result<RunManifest, ArchiveError> {
     let key = layout::run_manifest(run);
-    let object = archive.get(&key, MANIFEST_BYTES).await?;
+    let object = match archive.get(&key, MANIFEST_BYTES).await {
+        Err(source) if is_bad(&source) => return Err(ArchiveError::Object { key, source }),
+        read => read?,
+    };
     codec::decode_manifest(&object.bytes).map_err(|source| ArchiveError::Manifest { key, source })
 }
 
@@ -119,7 +135,13 @@ pub async fn manifest(archive: &dyn Storage, run: &RunId) -> Result<RunManifest,
 pub async fn items(archive: &dyn Storage, manifest: &RunManifest) -> Result<Vec<PlannedItem>, ArchiveError> {
     let reads = (0..manifest.item_files).map(|number| async move {
         let key = layout::run_items(&manifest.run, number);
-        let object = archive.get(&key, TABLE_BYTES).await?;
+        let object = match archive.get(&key, TABLE_BYTES).await {
+            // The manifest, which is written last, says that it is there.
+            Err(source) if is_bad(&source) || source.kind() == StorageErrorKind::NotFound => {
+                return Err(ArchiveError::Object { key, source });
+            }
+            read => read?,
+        };
         decoded(key, move || manifest::read_items(object.bytes)).await
     });
     let files: Vec<Vec<PlannedItem>> = futures::stream::iter(reads).buffered(4).try_collect().await?;

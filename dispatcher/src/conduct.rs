@@ -187,6 +187,7 @@ impl Submission<'_> {
                 by_service: self.way.by_service,
             };
             let manifest = submission::manifest(run, wish, &about);
+            publish::check(&self.settings.archive, &manifest, &run.jobs)?;
             submission::write(&**archive, run, &manifest).await?;
             let shape = if run.refused.is_empty() { USUAL_SHAPE } else { self.shape().await };
             for refused in &run.refused {
@@ -271,6 +272,7 @@ impl Submission<'_> {
         let watched = Watched {
             broker: &*broker,
             queue: &destination.queue,
+            rests: self.fleet.topology.rests_beside(&destination.queue),
             archive: &*self.prepared.archive,
             runs: manifests.iter().map(|manifest| manifest.run.clone()).collect(),
         };
@@ -283,8 +285,13 @@ impl Submission<'_> {
         };
         let mut follower = Follower::new(watched, book, progress, observed);
         let mut outcomes = Follower::subscribe(&*broker, &mailbox).await?;
-        let followed =
-            follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), &self.way.stop).await;
+        let stop = &self.way.stop;
+        let mut followed = follower.follow(&mut *outcomes, publishing, self.fleet.worker_gone(), stop).await;
+        while matches!(followed, Ok(Followed::Lost)) {
+            let lost = follower.book().open_keys();
+            let again = publish::again(&destination, &*self.prepared.archive, &manifests, &lost, &observer);
+            followed = follower.follow(&mut *outcomes, again, self.fleet.worker_gone(), stop).await;
+        }
         follower.progress().finish();
         if !self.way.by_service {
             self.way.metrics.queue_left(&destination.queue);

@@ -1,7 +1,9 @@
 //! Handing jobs to the broker, each until it is confirmed. Decides nothing but how many are out at a time ([`Gate`]).
 
+mod again;
 mod gate;
 
+pub use again::again;
 pub use gate::Gate;
 
 use crate::planned_job::PlannedJob;
@@ -69,6 +71,22 @@ pub async fn publish(
     Ok(())
 }
 
+/// Makes sure that the jobs of a run can be messages, before anything is written down that could not be done. The largest
+/// stands for all.
+pub fn check(archive: &ArchiveUri, run: &RunManifest, jobs: &[PlannedJob]) -> anyhow::Result<()> {
+    let size = |job: &&PlannedJob| -> usize {
+        job.items.iter().map(|item| item.uri.as_str().len() + item.source().as_str().len()).sum()
+    };
+    let Some(largest) = jobs.iter().max_by_key(size) else { return Ok(()) };
+    codec::encode_job(&job(archive, run, largest.clone())).with_context(|| {
+        format!(
+            "job {} cannot be a message: ask fewer or shorter questions in one run, or take a smaller --job-size",
+            largest.id
+        )
+    })?;
+    Ok(())
+}
+
 /// Publishes jobs side by side; those that were returned.
 async fn send(
     destination: &Destination<'_>,
@@ -90,7 +108,7 @@ async fn send(
                 job.items = planned.items.len(),
             );
             let sending = async {
-                let job = job(destination, run, planned);
+                let job = job(&destination.archive, run, planned);
                 let message = message(destination, run, &job)?;
                 let bytes = message.body.len();
                 match destination.broker.publish(&destination.queue, message).await {
@@ -110,7 +128,7 @@ async fn send(
     Ok(returned.into_iter().flatten().collect())
 }
 
-fn job(destination: &Destination<'_>, run: &RunManifest, planned: PlannedJob) -> Job {
+fn job(archive: &ArchiveUri, run: &RunManifest, planned: PlannedJob) -> Job {
     let caption = CaptionJob {
         items: planned.items,
         prompt: run.prompt.clone(),
@@ -119,7 +137,7 @@ fn job(destination: &Destination<'_>, run: &RunManifest, planned: PlannedJob) ->
         embed: run.embed,
         thumbnails: run.thumbnails.unwrap_or(false),
     };
-    let mut job = Job::caption(planned.id, run.run.clone(), destination.archive.clone(), caption);
+    let mut job = Job::caption(planned.id, run.run.clone(), archive.clone(), caption);
     job.bundle.clone_from(&run.bundle);
     job.trace_id = spans::trace_id().unwrap_or_else(|| run.run.to_string());
     job

@@ -92,6 +92,8 @@ pub fn manifest(run: &NewRun, wish: &Wish, about: &About) -> RunManifest {
 
 /// Writes items and manifest.
 pub async fn write(archive: &dyn Storage, run: &NewRun, manifest: &RunManifest) -> anyhow::Result<()> {
+    let bytes = codec::encode_manifest(manifest)
+        .context("the run's manifest is too large: ask fewer or shorter questions in one run")?;
     let mut items = run
         .all_jobs()
         .flat_map(|job| job.items.iter().map(|item| (item.clone(), job.id.clone())))
@@ -103,7 +105,6 @@ pub async fn write(archive: &dyn Storage, run: &NewRun, manifest: &RunManifest) 
         let bytes = write_items(&file).context("write the run's items")?;
         archive.put(&layout::run_items(&run.run, number), bytes, PutMode::Overwrite).await?;
     }
-    let bytes = codec::encode_manifest(manifest).context("write the run's manifest")?;
     archive.put(&layout::run_manifest(&run.run), bytes, PutMode::Overwrite).await?;
     Ok(())
 }

@@ -166,12 +166,12 @@ pub fn decode_manifest(bytes: &[u8]) -> Result<RunManifest, DecodeError> {
     decode(bytes, Limits::default())
 }
 
-/// Writes a run's manifest, indented for people.
+/// Writes a run's manifest, indented for people, or says that it is larger than [`decode_manifest`] accepts.
 pub fn encode_manifest(manifest: &RunManifest) -> Result<Bytes, DecodeError> {
     let mut text =
         serde_json::to_vec_pretty(manifest).map_err(|error| DecodeError::Malformed(error.to_string()))?;
     text.push(b'\n');
-    Ok(text.into())
+    within_limit(text)
 }
 
 fn decode<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result<T, DecodeError> {
@@ -190,7 +190,10 @@ fn decode_versioned<T: DeserializeOwned>(bytes: &[u8], limits: Limits) -> Result
 }
 
 fn encode<T: Serialize>(message: &T) -> Result<Bytes, DecodeError> {
-    let bytes = serde_json::to_vec(message).map_err(|error| DecodeError::Malformed(error.to_string()))?;
+    within_limit(serde_json::to_vec(message).map_err(|error| DecodeError::Malformed(error.to_string()))?)
+}
+
+fn within_limit(bytes: Vec<u8>) -> Result<Bytes, DecodeError> {
     if bytes.len() > MAX_MESSAGE_BYTES {
         return Err(DecodeError::TooLarge { bytes: bytes.len(), limit: MAX_MESSAGE_BYTES });
     }

@@ -110,6 +110,8 @@ pub enum FailureClass {
     Retry,
     /// Another worker may well be able to do it: let it pass by, without counting an attempt.
     PassOn,
+    /// What no worker can do without is away, which is no fault of the job: let it rest, without counting an attempt.
+    Wait,
     /// The cause lies in the job itself: keep it for a human.
     DeadLetter,
 }

@@ -145,6 +145,14 @@ fn every_rule_has_its_code() {
         ("/items", json!([{"uri": "s3://b/a", "span_ms": 5}]), "message_invalid"),
         ("/items", json!([{"uri": "s3://b/a", "frame_ms": 1}]), "message_invalid"),
         ("/items", json!([{"uri": "s3://b/a", "frame_ms": 1, "sample": sample}]), "message_invalid"),
+        (
+            "/items",
+            json!([
+                {"uri": "s3://b/a", "frame_ms": 60_000, "sample": sample},
+                {"uri": "s3://b/a", "frame_ms": 0, "span_ms": 60_001, "sample": sample},
+            ]),
+            "message_invalid",
+        ),
         ("/items", json!([{"uri": "s3://b/a", "etag": "x".repeat(1025)}]), "message_invalid"),
         ("/prompt", json!("caption"), "message_malformed"),
         ("/prompt", json!({"task": "sing"}), "message_malformed"),

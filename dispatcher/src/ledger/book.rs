@@ -7,7 +7,7 @@ use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::outcome::{FrameCounts, JobOutcome};
 use jiff::Timestamp;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Rows by what became of them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -165,6 +165,11 @@ impl Book {
     /// Whether every job has settled or was given up.
     pub fn is_closed(&self) -> bool {
         self.open.is_empty()
+    }
+
+    /// The jobs that are still open.
+    pub fn open_keys(&self) -> HashSet<(RunId, JobId)> {
+        self.open.keys().cloned().collect()
     }
 
     /// How many jobs are still open.

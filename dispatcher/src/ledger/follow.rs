@@ -20,10 +20,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often queue, broker and clock are looked at.
-const TICK: Duration = Duration::from_secs(2);
-/// After so long without news the parts themselves are looked at.
-const QUIET: Duration = Duration::from_secs(15);
+/// When the watch looks, and what it makes of silence.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    /// How often queue, broker and clock are looked at.
+    tick: Duration,
+    /// After so long without news the parts themselves are looked at.
+    quiet: Duration,
+    /// After so long without news and without a job in any queue the open jobs count as lost: longer than a worker holds one
+    /// with its usual limits, and as long as a broker lets it.
+    lost: Duration,
+}
+
+const TIMES: Times = Times {
+    tick: Duration::from_secs(2),
+    quiet: Duration::from_secs(15),
+    lost: Duration::from_secs(30 * 60),
+};
 /// Outcomes in hand at a time.
 const PREFETCH: u16 = 200;
 
@@ -33,6 +46,8 @@ pub struct Watched<'a> {
     pub broker: &'a dyn Broker,
     /// The lane's queue.
     pub queue: &'a QueueName,
+    /// Where jobs of the lane rest before another try.
+    pub rests: Vec<QueueName>,
     /// Where the parts appear.
     pub archive: &'a dyn Storage,
     /// The runs with open jobs.
@@ -79,6 +94,8 @@ pub enum Followed {
     Closed,
     /// The user wanted to stop.
     Interrupted,
+    /// Jobs are open that are nowhere: somebody must have removed them from the queue.
+    Lost,
 }
 
 /// The watch.
@@ -91,6 +108,9 @@ pub struct Follower<'a> {
     readiness: Arc<Readiness>,
     watcher: Arc<dyn Watcher>,
     last_news: Instant,
+    /// Since when nothing has waited and nobody has told anything.
+    nothing_since: Option<Instant>,
+    times: Times,
     told_no_consumer: bool,
     told_away: bool,
 }
@@ -108,12 +128,15 @@ impl<'a> Follower<'a> {
             readiness,
             watcher,
             last_news: Instant::now(),
+            nothing_since: None,
+            times: TIMES,
             told_no_consumer: false,
             told_away: false,
         }
     }
 
-    /// Watches until all jobs have settled, `stop` is wanted, or `publishing` or `worker` fail.
+    /// Watches until all jobs have settled or are lost, `stop` is wanted, or `publishing` or `worker` fail. What is lost can
+    /// be published again and watched over by another call.
     ///
     /// `publishing` ends when all jobs are confirmed; `worker` only ends when the worker in this process is gone.
     pub async fn follow(
@@ -123,7 +146,7 @@ impl<'a> Follower<'a> {
         worker: impl Future<Output = anyhow::Error>,
         stop: &CancellationToken,
     ) -> anyhow::Result<Followed> {
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(self.times.tick);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tokio::pin!(publishing, worker);
         let mut published = false;
@@ -142,6 +165,12 @@ impl<'a> Follower<'a> {
                 },
                 gone = &mut worker => return Err(gone),
                 _ = tick.tick() => self.look_around(published).await?,
+            }
+            if self.nothing_since.is_some_and(|since| since.elapsed() >= self.times.lost) {
+                self.nothing_since = None;
+                let jobs = counted(self.book.open_jobs() as u64, "job");
+                self.remark(&format!("{jobs} neither done nor in the queue: published again"));
+                return Ok(Followed::Lost);
             }
         }
         self.open.set(0);
@@ -162,6 +191,7 @@ impl<'a> Follower<'a> {
         match codec::decode_outcome(&delivery.message.body) {
             Ok(outcome) => {
                 self.last_news = Instant::now();
+                self.nothing_since = None;
                 self.watcher.told(&outcome);
                 if outcome.is_cancelled() && !self.is_cancelled(&outcome.run).await {
                     // Of the time before the run was resumed: the job was published again since.
@@ -224,11 +254,27 @@ impl<'a> Follower<'a> {
             }
         }
         // Before everything is published as well: jobs whose outcomes were lost may be what holds the next ones back.
-        if self.last_news.elapsed() >= QUIET {
+        if self.last_news.elapsed() >= self.times.quiet {
+            let open = self.book.open_jobs();
             self.look_for_parts().await;
             self.last_news = Instant::now();
+            if !published || self.book.open_jobs() < open || self.something_waits().await {
+                self.nothing_since = None;
+            } else {
+                self.nothing_since.get_or_insert_with(Instant::now);
+            }
         }
         Ok(())
+    }
+
+    /// Whether any job is in a queue, of whatever run; a broker that does not answer may have some.
+    async fn something_waits(&self) -> bool {
+        for queue in self.watched.rests.iter().chain([self.watched.queue]) {
+            if self.watched.broker.depth(queue).await.map_or(true, |depth| depth.messages > 0) {
+                return true;
+            }
+        }
+        false
     }
 
     /// Says once that the broker is away or blocked, and once that it is back.

@@ -62,3 +62,37 @@ fn a_folder_of_awkward_files() {
     assert_eq!(strict.code, 1);
     assert_eq!(strict.any_json()["failed"]["empty"], 1);
 }
+
+/// One object of an archive that cannot be used is told, and keeps no run from being done.
+#[test]
+fn an_object_that_is_missing_or_too_large_holds_up_nothing() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 2, 12);
+    let first = desk.caption(&["--job-size", "1"]).json();
+    let run = first["runs"][0].as_str().unwrap().to_owned();
+    // The run owes a part, and nobody can tell any more which pictures that was.
+    fs::remove_file(&desk.parts()[0]).unwrap();
+    fs::remove_file(desk.archive().join(format!("runs/{run}/items-00000.parquet"))).unwrap();
+    fs::write(desk.archive().join("runs/stranger.json"), vec![b' '; (1 << 20) + 1]).unwrap();
+    let ran = desk.run(["caption", "pictures", "--archive", "archive"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("runs/stranger.json"), "{}{}", ran.stdout, ran.stderr);
+    fs::remove_file(desk.archive().join("runs/stranger.json")).unwrap();
+    let ran = desk.run(["caption", "pictures", "--archive", "archive"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.contains("items-00000.parquet"), "{}", ran.stderr);
+}
+
+/// What cannot be a message is refused before anything of it is in the archive.
+#[test]
+fn questions_that_fit_into_no_message_leave_nothing_behind() {
+    let desk = Desk::new();
+    Desk::draw(&desk.pictures(), 2, 13);
+    let questions: String = (0..300).map(|at| format!("{at} {}\n", "what? ".repeat(660))).collect();
+    fs::write(desk.root().join("questions.txt"), questions).unwrap();
+    let ran = desk.run(["caption", "pictures", "--archive", "archive", "--questions", "questions.txt"]);
+    assert_ne!(ran.code, 0);
+    assert!(ran.stderr.contains("fewer or shorter questions"), "{}", ran.stderr);
+    assert!(!desk.archive().join("runs").exists(), "a run that nobody can do");
+    assert_eq!(desk.caption(&[]).json()["ok"], 2);
+}

@@ -78,7 +78,8 @@ impl Message {
     pub fn passed_on(mut self, at: Timestamp) -> Self {
         // Versions before the field kept the time where that of the first failed attempt stands.
         let before = self.first_failed_at.filter(|_| self.attempts == 0);
-        self.passed_on_since.get_or_insert(before.unwrap_or(at));
+        // A time to come would never be long ago.
+        self.passed_on_since = Some(self.passed_on_since.or(before).unwrap_or(at).min(at));
         self
     }
 
@@ -107,6 +108,13 @@ mod tests {
         let retried = message.retried(at(20));
         assert_eq!((retried.passed_on_since, retried.first_failed_at), (None, Some(at(20))));
         assert_eq!(retried.passed_on(at(90)).passed_on_since, Some(at(90)));
+    }
+
+    #[test]
+    fn what_comes_from_a_future_is_as_old_as_its_first_round() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let hostile = Message { passed_on_since: Some(Timestamp::MAX), ..Message::new("a", "") };
+        assert_eq!(hostile.passed_on(at(5)).passed_on(at(9)).passed_on_since, Some(at(5)));
     }
 
     #[test]

@@ -147,6 +147,13 @@ impl Topology {
         queues
     }
 
+    /// Where jobs of the lane whose queue is `queue` rest before another try; empty if it is no lane's.
+    pub fn rests_beside(&self, queue: &QueueName) -> Vec<QueueName> {
+        let of_lane = Lane::ALL.into_iter().map(|lane| self.lane_and_retries(lane));
+        let mut queues = of_lane.filter(|queues| queues.first() == Some(queue));
+        queues.next().map_or_else(Vec::new, |mut queues| queues.split_off(1))
+    }
+
     /// Where dead letters lie.
     pub fn dead_queue(&self) -> QueueName {
         self.named("dead")
@@ -300,6 +307,9 @@ mod tests {
         let declared = topology.queues().into_iter().map(|queue| queue.name);
         let jobs: Vec<_> = declared.skip(2).collect();
         assert_eq!(Lane::ALL.map(|lane| topology.lane_and_retries(lane)).concat(), jobs);
+        let rests = topology.rests_beside(&topology.lane_queue(Lane::Bulk2));
+        assert_eq!((rests.len(), rests[0].as_str()), (4, "captionfleet.bulk.2.retry.5s"));
+        assert!(topology.rests_beside(&topology.dead_queue()).is_empty());
     }
 
     #[test]

@@ -109,6 +109,7 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
             return Err(invalid(&format!("items[{at}]"), "is listed twice"));
         }
     }
+    segments(&job.items)?;
     if job.max_tokens.is_some_and(|tokens| !(1..=MAX_TOKENS).contains(&tokens)) {
         return Err(invalid("max_tokens", &format!("must be 1 to {MAX_TOKENS}")));
     }
@@ -138,6 +139,28 @@ fn caption_job(job: &CaptionJob, limits: Limits) -> Result<(), DecodeError> {
             Ok(())
         }
     }
+}
+
+/// Segments of one film share no frame: it would have two rows.
+fn segments(items: &[JobItem]) -> Result<(), DecodeError> {
+    let mut segments: Vec<_> = items
+        .iter()
+        .enumerate()
+        .filter(|(_, item)| item.sample.is_some())
+        .map(|(at, item)| {
+            let start = item.frame_ms.unwrap_or_default();
+            let end = item.span_ms.map_or(u64::MAX, |span| start.saturating_add(span));
+            (item.uri.as_str(), start, end, at)
+        })
+        .collect();
+    segments.sort_unstable();
+    for pair in segments.windows(2) {
+        let [(film, _, end, _), (other, start, _, at)] = pair else { continue };
+        if film == other && start < end {
+            return Err(invalid(&format!("items[{at}]"), "overlaps another segment of the same video"));
+        }
+    }
+    Ok(())
 }
 
 fn is_digest(digest: &str) -> bool {

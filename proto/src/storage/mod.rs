@@ -53,8 +53,8 @@ pub enum PutMode {
     Overwrite,
     /// Leave the object that is there.
     ///
-    /// Saves work, is no lock: servers that do not know conditional writes overwrite, and a retry whose first
-    /// reply was lost finds its own object.
+    /// Saves work, is no lock: servers that do not know conditional writes overwrite, those that refuse them are asked for
+    /// the object first, and a retry whose first reply was lost finds its own object.
     IfAbsent,
 }
 

@@ -16,7 +16,7 @@ pub struct StorageOptions {
     pub s3_path_style: Option<bool>,
     /// When checksums are sent and asked for.
     pub s3_checksums: S3Checksums,
-    /// Which local files [`super::Stores::read_item`] may read.
+    /// Which local files [`super::Stores::read_item`] may read, and where [`super::Stores::archive`] may be a folder.
     pub local_roots: LocalRoots,
 }
 
@@ -30,7 +30,7 @@ pub enum S3Checksums {
     WhenRequired,
 }
 
-/// Which local files may be read as items.
+/// Which local files may be read as items, and in which folders archives may be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum LocalRoots {
     /// All that the process may read: the user names the files.

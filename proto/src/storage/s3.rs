@@ -3,6 +3,7 @@
 //! What may pass within seconds is retried here: by the SDK up to the response's headers, by [`store`] for bodies
 //! that stall, break off or do not match their checksum.
 
+mod busy;
 mod connect;
 mod credentials;
 mod fault;

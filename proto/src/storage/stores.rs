@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
@@ -30,10 +31,16 @@ impl Stores {
         &self.options
     }
 
-    /// Opens an archive. Its folder or prefix need not exist; [`Storage::check`] tells whether it can be used.
+    /// Opens an archive, a folder only within [`StorageOptions::local_roots`]. Its folder or prefix need not exist;
+    /// [`Storage::check`] tells whether it can be used.
     pub async fn archive(&self, archive: &ArchiveUri) -> Result<Arc<dyn Storage>, StorageError> {
         match archive.location() {
-            Location::File(folder) => Ok(Arc::new(LocalStorage::new(folder))),
+            Location::File(folder) => {
+                let (roots, place) = (self.options.local_roots.clone(), folder.clone());
+                let allowed = tokio::task::spawn_blocking(move || local::allow_archive(&place, &roots)).await;
+                allowed.unwrap_or_else(|error| Err(interrupted("opening", archive.as_str(), error)))?;
+                Ok(Arc::new(LocalStorage::new(folder)))
+            }
             Location::S3 { bucket, key } => {
                 let connection = self.connection().await?;
                 Ok(Arc::new(S3Storage::new(connection.clone(), &bucket, &key)))
@@ -54,7 +61,7 @@ impl Stores {
                 let roots = self.options.local_roots.clone();
                 let read =
                     tokio::task::spawn_blocking(move || local::read_item(&path, max_bytes, &roots)).await;
-                read.unwrap_or_else(|error| Err(interrupted(item, error)))
+                read.unwrap_or_else(|error| Err(interrupted("reading", item.as_str(), error)))
             }
         }
     }
@@ -64,7 +71,22 @@ impl Stores {
         let Location::File(path) = item.location() else { return Ok(None) };
         let roots = self.options.local_roots.clone();
         let found = tokio::task::spawn_blocking(move || local::item_path(&path, &roots)).await;
-        found.unwrap_or_else(|error| Err(interrupted(item, error))).map(Some)
+        found.unwrap_or_else(|error| Err(interrupted("reading", item.as_str(), error))).map(Some)
+    }
+
+    /// Whether the place of an item answers at all, be it with a refusal, within `limit`.
+    pub async fn answers(&self, item: &ItemUri, limit: Duration) -> bool {
+        let answered = async {
+            match item.location() {
+                Location::S3 { bucket, .. } => match self.shared_bucket(&bucket).await {
+                    Ok(bucket) => bucket.check().await.map_or_else(|error| !error.is_transient(), |()| true),
+                    Err(error) => !error.is_transient(),
+                },
+                // Whatever is there: a network's file system that hangs tells nothing.
+                Location::File(path) => tokio::task::spawn_blocking(move || path.metadata()).await.is_ok(),
+            }
+        };
+        tokio::time::timeout(limit, answered).await.unwrap_or(false)
     }
 
     async fn connection(&self) -> Result<&Connection, StorageError> {
@@ -79,7 +101,6 @@ impl Stores {
     }
 }
 
-fn interrupted(item: &ItemUri, error: tokio::task::JoinError) -> StorageError {
-    StorageError::new(StorageErrorKind::Other, "reading", item.as_str(), "the call did not end")
-        .caused_by(error)
+fn interrupted(operation: &'static str, object: &str, error: tokio::task::JoinError) -> StorageError {
+    StorageError::new(StorageErrorKind::Other, operation, object, "the call did not end").caused_by(error)
 }

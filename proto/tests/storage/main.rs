@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, unreachable_pub, missing_docs)]
 
 mod conformance;
+mod front;
 mod local;
 mod s3;

@@ -7,6 +7,7 @@
 use std::error::Error;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_s3::config::Credentials;
@@ -18,6 +19,7 @@ use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::TryStreamExt;
 
 use crate::conformance::{Conditional, storage_suite, takes_large_files};
+use crate::front::{bare, error, front};
 
 fn setting(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -64,6 +66,59 @@ async fn passes_the_suite_with_exact_conditions() {
     let endpoint = setting("CAPTIONFLEET_TEST_S3_CONDITIONAL");
     let bucket = bucket(&endpoint, "exact").await;
     storage_suite(archive(&endpoint, &format!("s3://{bucket}/a")).await, Conditional::Exact).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passes_the_suite_on_a_server_that_refuses_conditions() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "unconditional").await;
+    let refused = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&refused);
+    let endpoint = front(&server, move |head| {
+        let is_conditional = head.to_ascii_lowercase().contains("\r\nif-none-match:");
+        (head.starts_with("PUT ") && is_conditional).then(|| {
+            count.fetch_add(1, Ordering::Relaxed);
+            error("501 Not Implemented", "NotImplemented")
+        })
+    })
+    .await;
+    storage_suite(archive(&endpoint, &format!("s3://{bucket}/a")).await, Conditional::Settled).await;
+    let refused = refused.load(Ordering::Relaxed);
+    assert!((1..=8).contains(&refused), "it is remembered: {refused} writes were refused");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comes_again_where_a_server_asks_for_it() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "busy").await;
+    for answer in [
+        bare("429 Too Many Requests"),
+        error("429 Too Many Requests", "TooManyRequests"),
+        bare("408 Request Timeout"),
+    ] {
+        for method in ["HEAD", "GET", "PUT"] {
+            let (said, mut left) = (answer.clone(), 2);
+            let endpoint = front(&server, move |head| {
+                let is_met = left > 0 && head.starts_with(method);
+                left -= i32::from(is_met);
+                is_met.then(|| said.clone())
+            })
+            .await;
+            let store = archive(&endpoint, &format!("s3://{bucket}")).await;
+            let context = format!("{method}: {answer}");
+            store.put("a", Bytes::from("x"), PutMode::Overwrite).await.expect(&context);
+            assert_eq!(store.head("a").await.expect(&context).size, 1);
+            assert_eq!(store.get("a", 1).await.expect(&context).bytes, "x");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_what_a_server_does_not_know() {
+    let endpoint = front("http://127.0.0.1:1", |_| Some(bare("501 Not Implemented"))).await;
+    let error = archive(&endpoint, "s3://bucket/a").await.check().await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Other);
+    line(&error, &["opening s3://bucket/a", "does not know this kind of request (HTTP 501)", "endpoint"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,7 +29,7 @@ const WATCHED: usize = 4096;
 /// What goes wrong with a request.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The server answers with this status and S3 error code and does nothing.
+    /// The server answers with this status and S3 error code, without a body where the code is empty, and does nothing.
     Answer(u16, &'static str),
     /// The answer's body comes to its middle and then no further, the connection stays open.
     Stall,
@@ -259,6 +259,10 @@ fn untouched(answer: Response<Incoming>) -> Response<Body> {
 }
 
 fn refusal(status: u16, code: &str) -> Result<Response<Body>, Failure> {
+    if code.is_empty() {
+        let empty = Full::<Bytes>::default().map_err(|never| match never {}).boxed_unsync();
+        return Ok(Response::builder().status(StatusCode::from_u16(status)?).body(empty)?);
+    }
     let text =
         format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>injected</Message></Error>");
     let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed_unsync();

@@ -90,6 +90,86 @@ fn icon() -> Vec<u8> {
     [icon, png].concat()
 }
 
+/// One pixel, whose strip is a JPEG that claims to be as large as its decoder takes.
+fn tiff_around_jpeg() -> Vec<u8> {
+    let mut strip = jpeg("jpeg_48x33_q75_s0_b.jpg", 0xc0);
+    let frame = strip.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    for at in [frame + 5, frame + 7] {
+        strip[at..at + 2].copy_from_slice(&16_384_u16.to_be_bytes());
+    }
+    // Tag and value; each is one LONG, but for the sample sizes, which lie behind the directory.
+    let entries = 10;
+    let behind = 8 + 2 + 12 * entries + 4;
+    let fields = [
+        (256, 1),
+        (257, 1),
+        (258, behind),
+        (259, 7),
+        (262, 2),
+        (273, behind + 6),
+        (277, 3),
+        (278, 1),
+        (279, strip.len() as u32),
+        (284, 1),
+    ];
+    let mut tiff = b"II*\0\x08\0\0\0".to_vec();
+    tiff.extend_from_slice(&(entries as u16).to_le_bytes());
+    for (tag, value) in fields {
+        let (kind, count): (u16, u32) = if tag == 258 { (3, 3) } else { (4, 1) };
+        tiff.extend_from_slice(&u16::to_le_bytes(tag));
+        tiff.extend_from_slice(&kind.to_le_bytes());
+        tiff.extend_from_slice(&count.to_le_bytes());
+        tiff.extend_from_slice(&value.to_le_bytes());
+    }
+    tiff.extend_from_slice(&[0; 4]);
+    tiff.extend_from_slice(&[8, 0, 8, 0, 8, 0]);
+    [tiff, strip].concat()
+}
+
+fn chunk_of_png(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    let content = [kind, content].concat();
+    let length = (content.len() as u32 - 4).to_be_bytes();
+    [&length, &content[..], &crc32fast::hash(&content).to_be_bytes()].concat()
+}
+
+/// One pixel, with a colour profile of two hundred million bytes.
+fn png_with_profile() -> Vec<u8> {
+    // The pixels of a large black picture are nothing but zeros, and packed as a profile is.
+    let mut black = std::io::Cursor::new(Vec::new());
+    DynamicImage::from(image::GrayImage::new(20_000, 10_000)).write_to(&mut black, ImageFormat::Png).unwrap();
+    let black = black.into_inner();
+    let (mut profile, mut at) = (b"x\0\0".to_vec(), 8);
+    while at < black.len() {
+        let length = u32::from_be_bytes(black[at..at + 4].try_into().unwrap()) as usize;
+        if &black[at + 4..at + 8] == b"IDAT" {
+            profile.extend_from_slice(&black[at + 8..at + 8 + length]);
+        }
+        at += 12 + length;
+    }
+    let pixel = png(1, 1);
+    let header = 8 + 12 + 13;
+    [&pixel[..header], &chunk_of_png(b"iCCP", &profile), &pixel[header..]].concat()
+}
+
+/// A canvas of one pixel, or an animation on it, around a frame of 16,383 a side.
+fn webp_around_frame(animated: bool) -> Vec<u8> {
+    let mut frame = committed("webp_45x31_q80.webp")[12..].to_vec();
+    let sides = frame.windows(3).position(|bytes| bytes == [0x9d, 0x01, 0x2a]).unwrap() + 3;
+    for at in [sides, sides + 2] {
+        frame[at..at + 2].copy_from_slice(&0x3fff_u16.to_le_bytes());
+    }
+    let chunk =
+        |kind: &[u8; 4], content: &[u8]| [&kind[..], &(content.len() as u32).to_le_bytes(), content].concat();
+    let canvas = chunk(b"VP8X", &[if animated { 2 } else { 0 }, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let rest = if animated {
+        [chunk(b"ANIM", &[0; 6]), chunk(b"ANMF", &[&[0; 16], &frame[..]].concat())].concat()
+    } else {
+        frame
+    };
+    let content = [b"WEBP", &canvas[..], &rest].concat();
+    chunk(b"RIFF", &content)
+}
+
 /// What `/proc/self/status` says in kB, as bytes.
 fn status(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -140,6 +220,20 @@ fn a_header_is_judged_in_no_memory() {
         println!("{name} | {} | {ms:.3} | {mib:.2}", bytes.len());
         if code != Some("too_many_pixels") || memory >= MOST_BYTES {
             wrong.push(format!("{name}: {code:?}, {ms:.3} ms, {mib:.2} MiB"));
+        }
+    }
+    // What lies inside of a small picture is judged as well.
+    for (name, bytes, is_refused) in [
+        ("TIFF 1 x 1 around a JPEG 16,384 x 16,384", tiff_around_jpeg(), true),
+        ("WebP 1 x 1 around a frame 16,383 x 16,383", webp_around_frame(false), true),
+        ("animated WebP 1 x 1 around a frame 16,383 x 16,383", webp_around_frame(true), true),
+        ("PNG 1 x 1 with a profile of 200 MB", png_with_profile(), false),
+    ] {
+        let mut code = None;
+        let memory = most_memory(|| code = refuse(&bytes));
+        println!("{name} | {} | | {:.2}", bytes.len(), memory as f64 / f64::from(1 << 20));
+        if memory >= MOST_BYTES || (is_refused && code != Some("corrupt")) {
+            wrong.push(format!("{name}: {code:?}, {memory} bytes"));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

@@ -4,14 +4,17 @@ use std::process::ExitCode;
 
 use captionfleet_proto::broker::Topology;
 use captionfleet_proto::broker::rabbitmq::{Management, RabbitMqOptions};
-use captionfleet_proto::storage::Stores;
+use captionfleet_proto::storage::{LocalRoots, StorageOptions, Stores};
 
 use super::say;
 use crate::config::{DoctorArgs, UsageError, broker_uris, storage_options};
 use crate::doctor::{self, Finding};
 
 pub(super) async fn run(args: DoctorArgs) -> anyhow::Result<ExitCode> {
-    let stores = Stores::new(storage_options(args.storage.s3_endpoint.clone(), &[]));
+    // Whoever runs this names the folder, not a message.
+    let local_roots = LocalRoots::Any;
+    let options = StorageOptions { local_roots, ..storage_options(args.storage.s3_endpoint.clone(), &[]) };
+    let stores = Stores::new(options);
     let mut found = Vec::new();
     let mut tell = |finding: Finding| {
         if !args.json {

@@ -1,15 +1,19 @@
 //! How much is in hand at a time. Persons have their own share, so that bulk work never keeps them waiting; the lanes for runs
 //! have one together.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use captionfleet_proto::job::Lane;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use super::look_ahead::LookAhead;
 
 /// Pictures of a person's request that are read and decoded at a time.
 const INTERACTIVE: usize = 4;
+/// Room is shared out in pieces of so many bytes.
+const PIECE: u64 = 1024;
+/// As many as a semaphore can count on any machine.
+const MOST_PIECES: u32 = u32::MAX >> 3;
 
 /// The shares of runs and of persons.
 pub(super) struct Budgets {
@@ -27,6 +31,10 @@ pub(super) struct Budget {
     pub(super) decodes: Semaphore,
     /// Items handed to the engine.
     pub(super) device: Semaphore,
+    /// Pieces of memory for files, from the first byte to the end of their decoding: files may be large, and many.
+    room: Arc<Semaphore>,
+    /// All of `room`.
+    pieces: u32,
     /// The most that `pictures` can be.
     pub(super) width: usize,
     /// Places in the engine.
@@ -46,13 +54,13 @@ struct Pace {
 
 impl Budgets {
     /// Shares for an engine of `slots` batch slots that sees `batch` pictures at a time; at most `most` bulk pictures
-    /// are read and decoded ahead of it.
-    pub(super) fn new(most: usize, slots: usize, batch: usize) -> Self {
+    /// are read and decoded ahead of it, and their files take at most `bytes` of memory.
+    pub(super) fn new(most: usize, bytes: u64, slots: usize, batch: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let slots = slots.max(1);
         // Twice the slots on the device: the next vision batch waits there while the current one decodes.
-        let bulk = Budget::new(LookAhead::new(batch, most), cores, 2 * slots);
-        let interactive = Budget::new(LookAhead::new(1, INTERACTIVE), 1, slots);
+        let bulk = Budget::new(LookAhead::new(batch, most), bytes, cores, 2 * slots);
+        let interactive = Budget::new(LookAhead::new(1, INTERACTIVE), bytes, 1, slots);
         Self { bulk, interactive, decoders: Semaphore::new(2) }
     }
 
@@ -66,9 +74,12 @@ impl Budgets {
 }
 
 impl Budget {
-    fn new(ahead: LookAhead, decodes: usize, places: usize) -> Self {
+    fn new(ahead: LookAhead, bytes: u64, decodes: usize, places: usize) -> Self {
         let width = places + ahead.pictures();
+        let pieces = u32::try_from(bytes / PIECE).unwrap_or(u32::MAX).clamp(1, MOST_PIECES);
         Self {
+            room: Arc::new(Semaphore::new(pieces as usize)),
+            pieces,
             pictures: Semaphore::new(width),
             decodes: Semaphore::new(decodes),
             device: Semaphore::new(places),
@@ -76,6 +87,13 @@ impl Budget {
             places,
             pace: Mutex::new(Pace { ahead, pictures: width, busy: 0.0, finished: 0 }),
         }
+    }
+
+    /// Waits for room for a file of at most `bytes`; one that is larger than all room gets all of it.
+    pub(super) async fn room(&self, bytes: u64) -> Room {
+        let pieces = pieces(bytes).min(self.pieces);
+        let permit = Arc::clone(&self.room).acquire_many_owned(pieces).await;
+        Room { permit: permit.expect("budgets are never closed"), bytes }
     }
 
     /// A picture took so many seconds to read and decode, waiting for a turn not counted.
@@ -113,6 +131,30 @@ impl Budget {
     }
 }
 
+/// Room for one file.
+pub(super) struct Room {
+    permit: OwnedSemaphorePermit,
+    bytes: u64,
+}
+
+impl Room {
+    /// The largest file that it is for.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Gives back what a file of `bytes` does not need.
+    pub(super) fn shrink_to(&mut self, bytes: u64) {
+        let spare = self.permit.num_permits().saturating_sub(pieces(bytes) as usize);
+        drop(self.permit.split(spare));
+        self.bytes = bytes;
+    }
+}
+
+fn pieces(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(PIECE)).unwrap_or(u32::MAX).max(1)
+}
+
 /// Waits for a permit.
 pub(super) async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
     semaphore.acquire().await.expect("budgets are never closed")
@@ -122,11 +164,29 @@ pub(super) async fn permit(semaphore: &Semaphore) -> SemaphorePermit<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use futures::FutureExt as _;
+
     use super::{Budget, LookAhead};
 
     #[test]
+    fn files_in_memory_are_weighed() {
+        let (small, large, room) = (1 << 20, 64 << 20, 100 << 20);
+        let budget = Budget::new(LookAhead::new(4, 50), room, 1, 8);
+        let take = |bytes| budget.room(bytes).now_or_never();
+        let mut first = take(large).unwrap();
+        assert!(take(large).is_none(), "two of the largest do not fit");
+        let others: Vec<_> = std::iter::from_fn(|| take(small)).take(1000).collect();
+        assert_eq!(others.len(), 36);
+        first.shrink_to(1);
+        assert_eq!(std::iter::from_fn(|| take(small)).take(1000).collect::<Vec<_>>().len(), 63);
+        drop((first, others));
+        assert!(take(room * 5).is_some(), "one that is larger than all room is not waited for in vain");
+        assert!(take(u64::MAX).is_some());
+    }
+
+    #[test]
     fn permits_follow_the_pace_and_none_is_lost() {
-        let budget = Budget::new(LookAhead::new(4, 50), 1, 8);
+        let budget = Budget::new(LookAhead::new(4, 50), 1 << 30, 1, 8);
         assert_eq!(budget.pictures.available_permits(), 58);
         let taken = budget.pictures.try_acquire_many(55).unwrap();
         let mut busy = 0.0;

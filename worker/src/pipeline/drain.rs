@@ -45,16 +45,16 @@ impl Pipeline {
     /// Gives a job back unfinished.
     ///
     /// A nacked message comes back flagged as redelivered, which is how a crash looks as well, and would be run item
-    /// by item. So a job is published again and acked, with the attempts and turns that it has had; if the broker does not
-    /// confirm in time, or a process may have died on the job, it is nacked. Over one of the jobs in hand the device may hang or
-    /// have broken: then all of them are suspected.
+    /// by item. So a job is published again and acked, with the attempts that it has had, and as one of which something may be
+    /// done; if the broker does not confirm in time, or a process may have died on the job, it is nacked. Over one of the jobs in
+    /// hand the device may hang or have broken: then all of them are suspected.
     pub(super) async fn hand_back(&self, delivery: Delivery, kind: &'static str, suspicion: Suspicion) {
         let id = delivery.message.message_id.clone();
         events::job_returned(&self.metrics, kind, &id);
         let published = suspicion != Suspicion::Crash
             && !self.engine.is_hung()
             && !self.engine.is_broken()
-            && timeout(TIDY_UP, self.broker.publish(&delivery.queue, delivery.message.clone()))
+            && timeout(TIDY_UP, self.broker.publish(&delivery.queue, delivery.message.clone().again()))
                 .await
                 .is_ok_and(|published| published.is_ok());
         let settled = if published { delivery.ack() } else { return self.nack(delivery, &id).await }.await;

@@ -1,17 +1,25 @@
 //! From an item's URI to pixels of the network's size. Storage on the async threads, pixels on blocking ones.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use captionfleet_model::preprocess::{PreparedPicture, decode, prepare};
 use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
-use super::budget::permit;
+use super::budget::{Room, permit};
 use super::item_failure::ItemFailure;
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
+
+/// How long a store has to answer when it is asked whether it answers at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Room for a picture whose size nobody has told. One that needs more is read again, with room for the largest.
+const USUAL_BYTES: u64 = 8 << 20;
+/// The code of an item that has more bytes than are read.
+const TOO_LARGE: &str = "too_large";
 
 /// What is known of an item's bytes and picture; rows carry it whether the item succeeds or not.
 #[derive(Clone, Debug, Default)]
@@ -20,16 +28,51 @@ pub(super) struct Facts {
     pub(super) etag: Option<String>,
     pub(super) width: Option<u32>,
     pub(super) height: Option<u32>,
+    /// All of its bytes have come.
+    is_read: bool,
 }
 
 impl Facts {
     /// What the job says; replaced by what is read.
     pub(super) fn planned(item: &JobItem) -> Self {
-        Self { sha256: item.sha256.clone(), etag: item.etag.clone(), width: None, height: None }
+        Self { sha256: item.sha256.clone(), etag: item.etag.clone(), ..Self::default() }
     }
 }
 
 impl Pipeline {
+    /// As [`Self::fetch`], within the item's deadline. Waiting for room does not count: others are large.
+    ///
+    /// A store that hangs is no fault of the item. So a store that answers nothing ends the job, which is tried again; and
+    /// as it may have hung until just now, an item is late only when its bytes do not come a second time.
+    pub(super) async fn fetch_in_time(
+        &self,
+        item: &JobItem,
+        lane: Lane,
+        last_attempt: bool,
+        facts: &mut Facts,
+    ) -> Result<PreparedPicture, ItemFailure> {
+        let (limit, most) = (self.options.item_deadline, self.options.max_item_bytes);
+        let budget = self.budgets.of(lane);
+        let mut bytes = item.size.unwrap_or(USUAL_BYTES).min(most);
+        let mut is_second = false;
+        loop {
+            let room = budget.room(bytes).await;
+            match timeout(limit, self.fetch_into(room, item, lane, last_attempt, facts)).await {
+                Ok(Err(ItemFailure::Row { code: TOO_LARGE, .. })) if bytes < most => bytes = most,
+                Ok(fetched) => return fetched,
+                Err(_) if facts.is_read => return Err(ItemFailure::deadline(limit, "decoding")),
+                Err(_) if !self.stores.answers(item.source(), ANSWER_WITHIN).await => {
+                    let problem = "its store does not answer";
+                    let (kind, object) = (StorageErrorKind::Timeout, item.source().as_str());
+                    let source = StorageError::new(kind, "reading", object, problem);
+                    return Err(ItemFailure::Job(Failure::Source { item: object.to_owned(), source }));
+                }
+                Err(_) if is_second => return Err(ItemFailure::deadline(limit, "reading")),
+                Err(_) => is_second = true,
+            }
+        }
+    }
+
     /// Reads, decodes and resizes an item. `facts` is filled in as they become known.
     pub(super) async fn fetch(
         &self,
@@ -38,14 +81,29 @@ impl Pipeline {
         last_attempt: bool,
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
+        let room = self.budgets.of(lane).room(self.options.max_item_bytes).await;
+        self.fetch_into(room, item, lane, last_attempt, facts).await
+    }
+
+    /// The same of an item that fits into `room`.
+    async fn fetch_into(
+        &self,
+        mut room: Room,
+        item: &JobItem,
+        lane: Lane,
+        last_attempt: bool,
+        facts: &mut Facts,
+    ) -> Result<PreparedPicture, ItemFailure> {
         let budget = self.budgets.of(lane);
         let started = Instant::now();
-        let read = self.read(item).await;
+        let read = self.read(item, room.bytes()).await;
         let reading = started.elapsed();
         events::stage(&self.metrics, HostStage::Fetch, reading);
         let object = read.map_err(|error| sort_out(item, error, last_attempt))?;
         facts.etag.clone_from(&object.etag);
         facts.sha256 = None;
+        facts.is_read = true;
+        room.shrink_to(object.bytes.len() as u64);
         let _permit = permit(&budget.decodes).await;
         let started = Instant::now();
         let (limits, model) = (self.options.decode_limits, std::sync::Arc::clone(&self.model));
@@ -56,6 +114,7 @@ impl Pipeline {
                 decode(&object.bytes, &limits)
                     .map(|picture| (picture.width, picture.height, prepare(&picture, &model)))
             }));
+            drop((object, room));
             (digest, prepared)
         });
         let (digest, prepared) =
@@ -76,10 +135,10 @@ impl Pipeline {
     }
 
     /// Reads the bytes; what may pass soon is tried again here, so that one hiccup does not repeat a whole job.
-    async fn read(&self, item: &JobItem) -> Result<Object, StorageError> {
+    async fn read(&self, item: &JobItem, max_bytes: u64) -> Result<Object, StorageError> {
         let mut pauses = self.options.fetch_pauses.iter();
         loop {
-            let error = match self.stores.read_item(item.source(), self.options.max_item_bytes).await {
+            let error = match self.stores.read_item(item.source(), max_bytes).await {
                 Ok(object) => return Ok(object),
                 Err(error) => error,
             };
@@ -99,7 +158,7 @@ pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) 
     let code = match error.kind() {
         StorageErrorKind::NotFound | StorageErrorKind::NoSuchBucket => "not_found",
         StorageErrorKind::PermissionDenied => "permission_denied",
-        StorageErrorKind::TooLarge => "too_large",
+        StorageErrorKind::TooLarge => TOO_LARGE,
         StorageErrorKind::InvalidUri | StorageErrorKind::Refused => "source_refused",
         StorageErrorKind::Damaged => "corrupt",
         // Nobody knows what it is: worth another try, but not worth losing the item's neighbours.

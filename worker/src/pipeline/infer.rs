@@ -46,15 +46,28 @@ impl Pipeline {
         let mut done = self.pick_up(&task).await?;
         let plan = self.plan(&task.caption).await?;
         let work = self.do_the_rest(&task, plan.as_ref(), budget.width, turn, &mut done);
-        let is_whole = tokio::select! {
-            is_whole = work => is_whole?,
-            () = drain.hard.cancelled() => return Ok(Course::Drained),
+        let ended = tokio::select! {
+            is_whole = work => Some(is_whole),
+            () = drain.hard.cancelled() => None,
         };
-        if !is_whole {
-            self.put_down(&task, done).await?;
-            return Ok(Course::TurnOver);
+        match ended {
+            Some(Ok(true)) => {
+                let rows = done.into_rows();
+                Ok(Course::Whole(Box::new(Inferred { task, rows, quarantined: false })))
+            }
+            Some(Ok(false)) => {
+                self.put_down(&task, done).await?;
+                Ok(Course::TurnOver)
+            }
+            Some(Err(failure)) => {
+                self.keep(&task, done).await;
+                Err(failure)
+            }
+            None => {
+                self.keep(&task, done).await;
+                Ok(Course::Drained)
+            }
         }
-        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: false })))
     }
 
     /// Does the items that are not done; the first one that stops the job ends them all. False if the turn ends before.

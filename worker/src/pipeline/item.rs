@@ -159,11 +159,9 @@ impl Pipeline {
         mode: Mode,
         facts: &mut Facts,
     ) -> Result<CaptionResult, ItemFailure> {
-        let limit = self.options.item_deadline;
         let _in_flight = self.metrics.item_in_flight();
         let upstream = self.metrics.item_upstream();
-        let fetched = timeout(limit, self.fetch(item, task.lane, task.last_attempt, facts)).await;
-        let picture = fetched.map_err(|_| ItemFailure::deadline(limit, "reading and decoding"))??;
+        let picture = self.fetch_in_time(item, task.lane, task.last_attempt, facts).await?;
         let asked = request(picture, plan, task.lane, mode);
         let _place = match mode {
             Mode::Together => Some(permit(&self.budgets.of(task.lane).device).await),

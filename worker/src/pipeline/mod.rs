@@ -13,6 +13,7 @@
 
 mod adapters;
 mod answers;
+mod archive_watch;
 mod asker;
 mod budget;
 mod drain;
@@ -63,6 +64,7 @@ pub use retry::{Failure, classify};
 pub use spool::SpoolOptions;
 
 use self::adapters::Adapters;
+use self::archive_watch::ArchiveWatch;
 use self::budget::Budgets;
 use self::drain::Drain;
 use self::in_hand::InHand;
@@ -104,6 +106,8 @@ pub struct PipelineOptions {
     pub prefetch_interactive: u16,
     /// Largest picture file in bytes.
     pub max_item_bytes: u64,
+    /// Most bytes of picture files that are in memory at a time; a larger one is read alone.
+    pub picture_memory: u64,
     /// The most bulk pictures that are read and decoded ahead of the device; how many it is follows from measured times.
     pub most_ahead: usize,
     /// Longest that reading and decoding of an item may take, and that the device may stay in one step: then it hangs.
@@ -125,8 +129,8 @@ pub struct PipelineOptions {
     pub spool: SpoolOptions,
     /// Most bytes of adapters that are kept in memory while no job uses them; fewer where the memory budget leaves fewer.
     pub adapter_memory: u64,
-    /// How long a finished part is held while the archive cannot take it, and a video waits for room on the disk of the
-    /// copies, before the job is retried as a whole.
+    /// How long a finished part is held at least while the archive cannot take it (its turn is the limit otherwise), and a video
+    /// waits for room on the disk of the copies, before the job is retried as a whole.
     pub room_patience: Duration,
     /// Pauses between attempts to read one item while its store fails; then the job is retried as a whole.
     pub fetch_pauses: Vec<Duration>,
@@ -139,6 +143,7 @@ impl Default for PipelineOptions {
             prefetch_bulk: 4,
             prefetch_interactive: 8,
             max_item_bytes: 64 * 1024 * 1024,
+            picture_memory: 1 << 30,
             most_ahead: 96,
             item_deadline: Duration::from_secs(120),
             hold_limit: Duration::from_secs(900),
@@ -188,6 +193,7 @@ pub struct Pipeline {
     notices: Notices,
     spool: Spool,
     adapters: Adapters,
+    archive_watch: ArchiveWatch,
     /// Held shared by every item in normal work, exclusively by a job in quarantine: when the process dies, the
     /// item that the marker names was the only one that can have killed it.
     isolation: RwLock<()>,
@@ -211,7 +217,12 @@ impl Pipeline {
     pub fn new(parts: PipelineParts) -> Self {
         let PipelineParts { broker, stores, engine, metrics, readiness, energy, options } = parts;
         let model = Arc::new(engine.info().config.clone());
-        let budgets = Budgets::new(options.most_ahead, engine.info().slots, engine.info().memory.vision.rows);
+        let budgets = Budgets::new(
+            options.most_ahead,
+            options.picture_memory,
+            engine.info().slots,
+            engine.info().memory.vision.rows,
+        );
         let life = format!(
             "{}/{}/{}",
             options.worker_name,
@@ -228,6 +239,7 @@ impl Pipeline {
             engine,
             spool,
             adapters,
+            archive_watch: ArchiveWatch::default(),
             model,
             metrics,
             readiness,
@@ -254,12 +266,13 @@ impl Pipeline {
         let pipeline = Arc::new(self);
         let drain = Drain::new(shutdown.child_token());
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
+        let archives = tokio::spawn(archive_watch::watch(Arc::clone(&pipeline), drain.clone()));
         let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
         let consumed = join_all(lanes).await;
         // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
-        // It ended with the drain; waiting for it lets go of the last handle to the engine.
-        let _ = watch.await;
+        // They ended with the drain; waiting for them lets go of the last handles to the engine.
+        let _ = tokio::join!(watch, archives);
         pipeline.notices.finish(drain::TIDY_UP).await;
         consumed.into_iter().collect::<anyhow::Result<()>>()?;
         Ok(pipeline.tally.report())

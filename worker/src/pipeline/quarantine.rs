@@ -193,6 +193,7 @@ impl Pipeline {
             if let Err(error) = self.write_marker(&task, &mut marker).await {
                 events::marker_left(&task.id, &error);
             }
+            self.keep(&task, done).await;
             return match rows {
                 Some(Err(failure)) => Err(failure),
                 _ => Ok(Course::Drained),

@@ -11,6 +11,7 @@ use captionfleet_proto::rows::TableError;
 use captionfleet_proto::storage::{StorageError, StorageErrorKind};
 use jiff::Timestamp;
 
+use super::row::MAX_MESSAGE_CHARS;
 use super::{Pipeline, Tally, outcome};
 use crate::engine::EngineError;
 use crate::telemetry::events;
@@ -21,6 +22,11 @@ use crate::video::VideoError;
 const PASS_ON_FOR: Duration = Duration::from_secs(60 * 60);
 /// How long it comes back soon; then it rests for longer between two workers.
 const SOON: Duration = Duration::from_secs(60);
+/// How long a job waits for its archive to be usable again: longer than a night and a morning.
+const WAIT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// By its age, which of the rests a job takes that waits for its archive: often at first, and never so seldom that a fleet
+/// stands still for long once the archive is back.
+const WAITS: [(Duration, u32); 3] = [(SOON, 1), (Duration::from_secs(10 * 60), 2), (WAIT_FOR, 3)];
 
 /// Why a job was not done.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +98,7 @@ impl Failure {
 
 /// The one place that decides whether a failed job is tried again.
 ///
-/// Refused credentials and missing buckets are tried again, too: they are mended by people while the job rests, and
+/// Missing buckets are tried again, too: they are mended by people while the job rests, and
 /// a single misconfigured worker must not empty the queue into the dead letters.
 pub fn classify(failure: &Failure) -> FailureClass {
     match failure {
@@ -104,6 +110,9 @@ pub fn classify(failure: &Failure) -> FailureClass {
             StorageErrorKind::InvalidUri | StorageErrorKind::TooLarge | StorageErrorKind::Refused => {
                 FailureClass::DeadLetter
             }
+            // An outage that outlasts all attempts would empty the queue into the dead letters.
+            StorageErrorKind::Unauthenticated => FailureClass::Wait,
+            _ if error.is_transient() => FailureClass::Wait,
             _ => FailureClass::Retry,
         },
         Failure::Source { .. } | Failure::Video(_) | Failure::Engine(_) | Failure::Panicked(_) => {
@@ -128,11 +137,18 @@ impl Pipeline {
             }
             FailureClass::PassOn => {
                 let passed_on = message.clone().passed_on(now);
-                let since = passed_on.passed_on_since.unwrap_or(now);
-                let age = Duration::try_from(now.duration_since(since)).unwrap_or_default();
+                let age = age(&passed_on, now);
                 let delay = if age < SOON { 1 } else { 2 };
                 let queue = self.options.topology.retry_queue(lane, delay)?;
                 (age < PASS_ON_FOR).then_some((queue, passed_on))
+            }
+            FailureClass::Wait => {
+                let waiting = message.clone().passed_on(now);
+                let age = age(&waiting, now);
+                let (_, delay) = WAITS.into_iter().find(|(until, _)| age < *until)?;
+                let longest = self.options.topology.max_attempts().saturating_sub(1);
+                let queue = self.options.topology.retry_queue(lane, delay.min(longest))?;
+                Some((queue, waiting))
             }
             FailureClass::DeadLetter => None,
         }
@@ -141,7 +157,8 @@ impl Pipeline {
     /// Sends a failed job to its delayed-retry queue or to the dead letters, then acks it.
     pub(super) async fn retry_or_bury(&self, delivery: Delivery, lane: Lane, failure: &Failure) {
         let attempts = delivery.message.attempts.saturating_add(1);
-        let chain = chain(failure);
+        // It may quote the message, which may be large.
+        let chain: String = chain(failure).chars().take(MAX_MESSAGE_CHARS).collect();
         let facts = outcome::MessageFacts::of(&delivery.message);
         let now = Timestamp::now();
         let (queue, message) = if let Some(rest) = self.rest(&delivery.message, lane, failure, now) {
@@ -181,6 +198,12 @@ impl Pipeline {
     }
 }
 
+/// For how long a message has gone round.
+fn age(message: &Message, now: Timestamp) -> Duration {
+    let since = message.passed_on_since.unwrap_or(now);
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,13 +214,21 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_tried_again() {
+        for kind in [StorageErrorKind::PermissionDenied, StorageErrorKind::NoSuchBucket] {
+            assert_eq!(classify(&archive(kind)), FailureClass::Retry, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_archive_that_is_away_costs_no_attempt() {
         for kind in [
             StorageErrorKind::Unavailable,
+            StorageErrorKind::Timeout,
+            StorageErrorKind::Throttled,
             StorageErrorKind::NoSpace,
             StorageErrorKind::Unauthenticated,
-            StorageErrorKind::NoSuchBucket,
         ] {
-            assert_eq!(classify(&archive(kind)), FailureClass::Retry, "{kind:?}");
+            assert_eq!(classify(&archive(kind)), FailureClass::Wait, "{kind:?}");
         }
     }
 

@@ -1,10 +1,12 @@
 //! From bytes to work: what kind of job a message is, whether it belongs here, and whether it is done already.
 
+use std::sync::Arc;
+
 use captionfleet_proto::job::{CaptionJob, Job, JobKind};
 use captionfleet_proto::layout;
 use captionfleet_proto::outcome::CANCELLED;
 use captionfleet_proto::rows::{Projection, TableError, read_part};
-use captionfleet_proto::storage::StorageErrorKind;
+use captionfleet_proto::storage::{Storage, StorageErrorKind};
 use captionfleet_proto::{codec, rows};
 use tracing::Instrument;
 
@@ -83,11 +85,27 @@ impl Pipeline {
         };
         let archive = self.stores.archive(&job.archive).await.map_err(Failure::Archive)?;
         let max_attempts = self.options.topology.max_attempts();
-        let mut task = Received::new(job, caption, archive, hand_over, max_attempts);
+        let mut task = Received::new(job, caption, Arc::clone(&archive), hand_over, max_attempts);
         if held.contended && task.suspicion == Suspicion::Crash {
             // It was in this very process, which lives.
             task.suspicion = Suspicion::Begun;
         }
+        let done = self.caption_task(task, hand_over, turn, drain).await;
+        if let Err(Failure::Archive(error)) = &done
+            && error.is_transient()
+        {
+            self.archive_is_away(&archive, error);
+        }
+        done
+    }
+
+    async fn caption_task(
+        &self,
+        task: Received,
+        hand_over: &HandOver,
+        turn: Turn,
+        drain: &Drain,
+    ) -> Result<Verdict, Failure> {
         if self.is_done(&task).await? {
             return self.done_before(task, hand_over).await;
         }
@@ -105,7 +123,7 @@ impl Pipeline {
             Course::Drained => return Ok(Verdict::Returned),
             Course::TurnOver => return Ok(Verdict::TurnOver),
         };
-        let settled = self.settle(inferred).await?;
+        let settled = self.settle(inferred, turn).await?;
         events::job_done(&self.metrics, &settled.outcome);
         Tally::add(&self.tally.jobs, 1);
         Tally::add(&self.tally.ok, settled.outcome.ok);

@@ -13,7 +13,7 @@ use crate::engine::CaptionResult;
 use crate::telemetry::events;
 
 /// Error messages may quote hostile input; rows keep the beginning.
-const MAX_MESSAGE_CHARS: usize = 2000;
+pub(super) const MAX_MESSAGE_CHARS: usize = 2000;
 
 impl Pipeline {
     /// How embeddings are arranged in parts of this worker.

@@ -1,9 +1,9 @@
 //! Rows become a part, durable before anything else is said about the job. No tensors.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use captionfleet_proto::chain;
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::write_part;
 use captionfleet_proto::storage::{PutMode, Storage};
@@ -11,15 +11,13 @@ use captionfleet_proto::storage::{PutMode, Storage};
 use super::outcome::outcome_of;
 use super::patience::Patience;
 use super::task::{Inferred, Settled};
+use super::turn::Turn;
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
 
-/// The readiness condition that appears when the archive takes no parts.
-const ARCHIVE: &str = "archive";
-
 impl Pipeline {
     /// Writes the part and removes the job's marker. The delivery is acked by the caller, last of all.
-    pub(super) async fn settle(&self, inferred: Inferred) -> Result<Settled, Failure> {
+    pub(super) async fn settle(&self, inferred: Inferred, turn: Turn) -> Result<Settled, Failure> {
         let Inferred { task, rows, quarantined } = inferred;
         let part = layout::part(&task.run, &task.id);
         let started = Instant::now();
@@ -29,7 +27,7 @@ impl Pipeline {
             .await
             .map_err(|error| Failure::Panicked(error.to_string()))?
             .map_err(|source| Failure::Part { part: part.clone(), source })?;
-        self.put_patiently(task.archive.as_ref(), &part, bytes).await?;
+        self.put_patiently(&task.archive, &part, bytes, turn).await?;
         events::stage(&self.metrics, HostStage::Write, started.elapsed());
         if quarantined {
             self.remove_marker(&task).await;
@@ -38,19 +36,26 @@ impl Pipeline {
         Ok(Settled { outcome })
     }
 
-    /// Stores a finished part; what it took to make it is worth waiting for the archive for a while.
-    async fn put_patiently(&self, archive: &dyn Storage, key: &str, bytes: Bytes) -> Result<(), Failure> {
-        let mut patience = Patience::new(self.options.room_patience);
+    /// Stores a finished part; what it took to make it is worth waiting for the archive as long as a job is held. Meanwhile
+    /// the worker takes no more jobs than it has in hand.
+    async fn put_patiently(
+        &self,
+        archive: &Arc<dyn Storage>,
+        key: &str,
+        bytes: Bytes,
+        turn: Turn,
+    ) -> Result<(), Failure> {
+        let mut patience = Patience::new(self.options.room_patience.max(turn.left()));
         loop {
             // An existing part is as good: it was made from the same message.
             let Err(error) = archive.put(key, bytes.clone(), PutMode::IfAbsent).await else {
-                self.readiness.recovered(ARCHIVE);
+                self.archive_takes_parts();
                 return Ok(());
             };
             if !error.is_transient() {
                 return Err(Failure::Archive(error));
             }
-            self.readiness.not_ready(ARCHIVE, chain(&error));
+            self.archive_is_away(archive, &error);
             let Some(pause) = patience.pause() else { return Err(Failure::Archive(error)) };
             events::storage_retry(key, &error);
             tokio::time::sleep(pause).await;

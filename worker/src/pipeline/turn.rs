@@ -23,6 +23,8 @@ use crate::telemetry::events;
 
 /// No part is larger: 10,000 rows with their embeddings.
 pub(super) const MAX_PART_BYTES: u64 = 1 << 30;
+/// How long an archive has to take the rows of a job that ends before its time.
+const KEEP_WITHIN: Duration = Duration::from_secs(10);
 
 /// When a hand-over must be settled, done or not.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,11 @@ impl Turn {
     /// Begins with the hand-over.
     pub(super) fn new(began: std::time::Instant, limit: Duration) -> Self {
         Self { ends: Instant::from_std(began) + limit }
+    }
+
+    /// What is left of it.
+    pub(super) fn left(self) -> Duration {
+        self.ends.saturating_duration_since(Instant::now())
     }
 
     pub(super) fn is_over(self) -> bool {
@@ -135,6 +142,20 @@ impl Pipeline {
         task.archive.put(&key, bytes, PutMode::Overwrite).await.map_err(Failure::Archive)?;
         events::put_down(&task.run, &task.id, items, task.caption.items.len());
         Ok(())
+    }
+
+    /// Keeps what is done of a job that ends before its time, where that can be had quickly: whoever gets it next goes on
+    /// from there.
+    pub(super) async fn keep(&self, task: &Received, done: DoneItems) {
+        if !done.has_new() {
+            return;
+        }
+        let kept = tokio::time::timeout(KEEP_WITHIN, self.put_down(task, done)).await;
+        match kept {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => events::rows_lost(&task.id, &failure),
+            Err(late) => events::rows_lost(&task.id, &late),
+        }
     }
 
     /// Removes what earlier turns kept of a job whose part is durable. What stays behind is harmless: the part is found first.

@@ -209,6 +209,11 @@ pub fn unfinished_left(job: &JobId, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = %job, error.chain = %chain(error), "what was kept of the job could not be removed");
 }
 
+/// The rows so far of a job that ended before its time could not be kept: they are made again.
+pub fn rows_lost(job: &JobId, error: &(dyn Error + 'static)) {
+    tracing::warn!(job.id = %job, error.chain = %chain(error), "the job's rows so far could not be kept");
+}
+
 /// The quarantine marker could not be cleared or deleted; harmless, so only told.
 pub fn marker_left(job: &JobId, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = %job, error.chain = %chain(error), "quarantine marker could not be removed");

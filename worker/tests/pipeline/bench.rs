@@ -60,6 +60,7 @@ pub struct Bench {
     pub run: RunId,
     pub options: PipelineOptions,
     pub energy: Option<Arc<EnergyMeter>>,
+    pub storage: StorageOptions,
 }
 
 /// A pipeline at work.
@@ -117,6 +118,7 @@ impl Bench {
             run: RunId::new("run-1").unwrap(),
             options,
             energy: None,
+            storage: StorageOptions::default(),
         }
     }
 
@@ -124,7 +126,7 @@ impl Bench {
         let (metrics, readiness) = (Metrics::new(), Readiness::waiting_for(["broker"]));
         let pipeline = Pipeline::new(PipelineParts {
             broker: Arc::new(self.broker.clone()),
-            stores: Arc::new(Stores::new(StorageOptions::default())),
+            stores: Arc::new(Stores::new(self.storage.clone())),
             engine: engine(),
             metrics: Arc::clone(&metrics),
             readiness: Arc::clone(&readiness),

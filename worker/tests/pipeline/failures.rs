@@ -180,6 +180,83 @@ async fn a_job_that_failed_hours_ago_goes_round_as_long_as_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_away_costs_no_attempt_until_it_has_been_away_for_long() {
+    let mut bench = Bench::new().await;
+    // Nobody listens there, or nobody has credentials for it.
+    bench.storage.s3_endpoint = Some("http://127.0.0.1:1".to_owned());
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.archive = captionfleet_proto::uri::ArchiveUri::parse("s3://away/archive").unwrap();
+    bench.publish(Lane::Bulk, &job).await;
+    let worker = bench.start();
+    let often = f64::from(bench.topology.max_attempts() + 2);
+    let rounds = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}";
+    crate::bench::eventually("more rounds than a job has attempts", || async {
+        (worker.metric(rounds) >= often).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.dead, 0);
+    let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!((waiting.attempts, waiting.dead), (0, None));
+    let long_ago = jiff::Timestamp::now() - Duration::from_secs(25 * 60 * 60);
+    let old = Message { passed_on_since: Some(long_ago), ..waiting };
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
+    let worker = bench.start();
+    let reason = bench.dead_letter().await.dead.unwrap();
+    assert!(reason.code.starts_with("archive_") && reason.first_failed_at == Some(long_ago), "{reason:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_from_a_future_is_given_up_like_others() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.bundle = Some("f".repeat(64));
+    let mut message = Message::new("job-1", codec::encode_job(&job).unwrap());
+    message.passed_on_since = Some(jiff::Timestamp::MAX);
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), message).await.unwrap();
+    let worker = bench.start();
+    let rounds = "captionfleet_worker_retries_total{reason=\"bundle_mismatch\"}";
+    crate::bench::eventually("a round", || async { (worker.metric(rounds) >= 1.0).then_some(()) }).await;
+    worker.stop().await;
+    let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert!(passed_on.passed_on_since.unwrap() <= jiff::Timestamp::now(), "{passed_on:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reason_does_not_quote_the_whole_message() {
+    let bench = Bench::new().await;
+    let mut job = serde_json::to_value(bench.job("job-1", bench.scenes(1))).unwrap();
+    job["kind"] = "k".repeat(1_040_000).into();
+    bench.publish_body(Lane::Bulk, "job-1", job.to_string()).await;
+    let worker = bench.start();
+    let reason = bench.dead_letter().await.dead.unwrap();
+    assert!(reason.message.len() < 10_000, "{} bytes", reason.message.len());
+    let told = bench.outcome().await.error.unwrap();
+    assert!(told.starts_with("message_malformed") && told.len() < 10_000, "{} bytes", told.len());
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_take_turns() {
+    let mut bench = Bench::new().await;
+    bench.options.picture_memory = 1 << 20;
+    let padded = |seed: u64, bytes: usize| {
+        let mut file = crate::bench::scene_png(seed);
+        file.resize(file.len() + bytes, 0);
+        bench.file(&format!("large-{seed}.png"), &file)
+    };
+    // Some fit beside each other, one does not fit at all, and of one the planned size is wrong.
+    let mut items: Vec<_> = (0..24).map(|seed| padded(seed, 300_000)).collect();
+    items.push(padded(24, 9 << 20));
+    items.push(padded(25, 2 << 20));
+    items[25].size = Some(1);
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 26);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_a_cancelled_run_leaves_the_queue_without_rows() {
     let bench = Bench::new().await;
     let job = bench.job("job-1", bench.scenes(1));

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use captionfleet_proto::broker::{Broker as _, Message};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::Lane;
+use captionfleet_proto::job::{JobId, Lane};
+use captionfleet_proto::layout;
+use captionfleet_proto::rows::read_unfinished;
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_worker::app::{Served, WorkerConfig, run_worker};
 use captionfleet_worker::demo_model;
@@ -62,6 +64,30 @@ async fn a_running_job_is_finished_within_the_grace_period() {
     assert_eq!(worker.stop().await.ok, 4);
     assert_eq!(bench.waiting(Lane::Bulk).await, 0);
     assert!(bench.part_path("job-1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_of_a_job_is_done_once() {
+    let mut bench = Bench::new().await;
+    bench.options.grace = Duration::ZERO;
+    let mut items = bench.scenes(12);
+    items.extend((0..2).map(|at| bench.file(&format!("slow-{at}.png"), &slow_png())));
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    let first = bench.start();
+    // All have been read, and not all are on their way any more.
+    eventually("a caption", || async {
+        let on_their_way = first.metric("captionfleet_worker_items_in_flight");
+        (first.fetched() >= 14.0 && on_their_way < 14.0).then_some(())
+    })
+    .await;
+    assert_eq!(first.stop().await.jobs, 0);
+    let unfinished = bench.archive().join(layout::unfinished(&bench.run, &JobId::new("job-1").unwrap()));
+    let kept = read_unfinished(std::fs::read(unfinished).unwrap().into()).unwrap().len();
+    assert!((1..14).contains(&kept), "{kept} of 14 are done");
+    let second = bench.start();
+    assert_eq!(bench.outcome().await.ok, 14);
+    assert_eq!(second.fetched(), (14 - kept) as f64, "the others are done");
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
@@ -49,6 +49,25 @@ pub(in crate::storage) fn item_path(path: &Path, roots: &LocalRoots) -> Result<P
     Ok(real)
 }
 
+/// Whether `roots` allow an archive in this folder, which need not exist yet.
+pub(in crate::storage) fn allow_archive(folder: &Path, roots: &LocalRoots) -> Result<(), StorageError> {
+    const OPENING: &str = "opening";
+    let refused =
+        |problem| Err(StorageError::new(StorageErrorKind::Refused, OPENING, fault::uri(folder), problem));
+    let roots = match roots {
+        LocalRoots::Any => return Ok(()),
+        LocalRoots::None => return refused("archives in local folders are not written here"),
+        LocalRoots::Only(roots) => roots,
+    };
+    let nearest = folder.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(folder);
+    let climbs = folder.components().any(|component| component == Component::ParentDir);
+    let Ok(real) = nearest.canonicalize() else { return refused("a link on its way leads nowhere") };
+    if climbs || !is_below(&real, roots) {
+        return refused("lies outside the folders in which archives may be written");
+    }
+    Ok(())
+}
+
 /// Looks at a file; a folder is no object.
 pub(super) fn stat_file(path: &Path, operation: &'static str) -> Result<Metadata, StorageError> {
     let metadata = path.metadata().map_err(|error| fault::new(operation, path, error))?;
@@ -87,8 +106,12 @@ fn real_path(path: &Path, roots: &[PathBuf]) -> Result<PathBuf, StorageError> {
         let named_inside = roots.iter().any(|root| path.starts_with(root));
         if named_inside { fault::new(READING, path, error) } else { outside(path) }
     })?;
-    let allowed = roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| real.starts_with(root));
-    if allowed { Ok(real) } else { Err(outside(path)) }
+    if is_below(&real, roots) { Ok(real) } else { Err(outside(path)) }
+}
+
+/// Whether a path without links lies below one of `roots`.
+fn is_below(real: &Path, roots: &[PathBuf]) -> bool {
+    roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| real.starts_with(root))
 }
 
 /// Opens without waiting: a pipe that nobody writes to would otherwise block for ever.

@@ -1,6 +1,7 @@
 //! One client for all buckets.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -12,6 +13,7 @@ use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
 use url::Url;
 
+use super::busy::Busy;
 use super::{credentials, http};
 use crate::storage::{S3Checksums, StorageError, StorageErrorKind, StorageOptions};
 
@@ -35,6 +37,8 @@ pub(in crate::storage) struct Connection {
     pub(super) client: Client,
     /// The server's URL without credentials, or "Amazon S3 in REGION".
     pub(super) server: Arc<str>,
+    /// The server has refused a conditional write as something that it does not know.
+    pub(super) knows_no_conditions: Arc<AtomicBool>,
 }
 
 /// Makes the client; fails if there are no credentials or the endpoint is not a URL. Sends nothing to the server.
@@ -81,8 +85,13 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
     let config = aws_sdk_s3::config::Builder::from(&config)
         .force_path_style(path_style)
         .retry_partition(retries)
+        .retry_classifier(Busy)
         .build();
-    Ok(Connection { client: Client::from_conf(config), server: server.into() })
+    Ok(Connection {
+        client: Client::from_conf(config),
+        server: server.into(),
+        knows_no_conditions: Arc::default(),
+    })
 }
 
 struct Endpoint {

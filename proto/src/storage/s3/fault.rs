@@ -108,6 +108,9 @@ fn answered(error: &impl ProvideErrorMetadata, raw: &HttpResponse) -> (Kind, Str
         (_, 401) => (Kind::Unauthenticated, "the credentials are refused ({}): check the AWS_* variables"),
         (_, 403) => (Kind::PermissionDenied, "access denied ({}): the credentials may not do this"),
         (_, 404) => (Kind::NotFound, "no such object ({})"),
+        ("NotImplemented", _) | (_, 501) => {
+            (Kind::Other, "the server does not know this kind of request ({}): check the endpoint")
+        }
         (_, 500..) => (Kind::Unavailable, "the server failed ({}), and still did after several attempts"),
         _ => {
             let message = error.message().map(sane).filter(|text| !text.is_empty());

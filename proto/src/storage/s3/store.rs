@@ -1,6 +1,7 @@
 //! The store itself.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,6 +57,20 @@ impl S3Storage {
             return Ok(full);
         };
         Err(StorageError::new(Kind::InvalidUri, operation, self.uri(&full), problem))
+    }
+
+    fn knows_no_conditions(&self) -> bool {
+        self.connection.knows_no_conditions.load(Ordering::Relaxed)
+    }
+
+    /// What stands for the condition where the server knows none: two writers at the same time may both find nothing.
+    async fn is_there(&self, key: &str) -> Result<bool, StorageError> {
+        match self.head(key).await {
+            Ok(_) => Ok(true),
+            // S3 answers 403 for a missing object to those who may not list; writing will show what is allowed.
+            Err(error) if matches!(error.kind(), Kind::NotFound | Kind::PermissionDenied) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn uri(&self, full: &str) -> String {
@@ -150,9 +165,13 @@ impl Storage for S3Storage {
             .build();
         let mut attempt = 1;
         loop {
+            let conditional = mode == PutMode::IfAbsent && !self.knows_no_conditions();
+            if mode == PutMode::IfAbsent && !conditional && self.is_there(key).await? {
+                return Ok(PutOutcome::Exists);
+            }
             let request = self.connection.client.put_object().bucket(&self.bucket).key(&full);
             let sent = request
-                .set_if_none_match((mode == PutMode::IfAbsent).then(|| "*".to_owned()))
+                .set_if_none_match(conditional.then(|| "*".to_owned()))
                 .body(ByteStream::from(bytes.clone()))
                 .customize()
                 .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))
@@ -161,10 +180,13 @@ impl Storage for S3Storage {
             let Err(error) = sent else { return Ok(PutOutcome::Created) };
             let status = error.raw_response().map(|answer| answer.status().as_u16());
             let conflict = matches!(error.code(), Some("ConditionalRequestConflict" | "OperationAborted"));
-            if mode == PutMode::IfAbsent
-                && (status == Some(412) || error.code() == Some("PreconditionFailed"))
-            {
+            if conditional && (status == Some(412) || error.code() == Some("PreconditionFailed")) {
                 return Ok(PutOutcome::Exists);
+            }
+            if conditional && (status == Some(501) || error.code() == Some("NotImplemented")) {
+                debug!(server = %self.connection.server, "the server knows no conditional writes");
+                self.connection.knows_no_conditions.store(true, Ordering::Relaxed);
+                continue;
             }
             // Someone else is writing or deleting the same key this instant: who wins shows in a moment.
             if !conflict || attempt >= ATTEMPTS {

@@ -26,7 +26,11 @@ pub(super) async fn hostile(_: Scale) -> anyhow::Result<Figures> {
         format!("{{\"version\":\"1.0\",\"x\":{}{}}}", open.repeat(100_000), close.repeat(100_000))
             .into_bytes()
     };
+    // A folder that nobody has named as one to write to.
+    let elsewhere = scenario.fleet.folder().join("elsewhere");
+    let folder = captionfleet_proto::uri::ArchiveUri::from_folder(&elsewhere)?.to_string();
     let bodies = [
+        ("archive_refused", with("archive", json!(folder))?),
         ("message_malformed", b"{ not json".to_vec()),
         ("message_malformed", Vec::new()),
         ("message_malformed", vec![0xff, 0xfe, 0x00]),
@@ -58,6 +62,7 @@ pub(super) async fn hostile(_: Scale) -> anyhow::Result<Figures> {
     })
     .await?;
     anyhow::ensure!(member.is_ready().await, "{}", member.child.output());
+    anyhow::ensure!(!elsewhere.exists(), "a message made {}", elsewhere.display());
     scenario.judge(&Expected { dead, ..Expected::default() }).await?;
     Ok(Figures::default().with("messages", expected).with("worker", format!("{} MiB", member.resident_mib())))
 }

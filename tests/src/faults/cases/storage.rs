@@ -40,15 +40,58 @@ pub(super) async fn hanging_item(_: Scale) -> anyhow::Result<Figures> {
     Ok(Figures::default().with("seconds", since.elapsed().as_secs()))
 }
 
-/// Case 19: 503 for one request in a hundred, in ten, in two.
+const RETRIED: &str = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}";
+
+/// Case 4, the store of all items: nothing that is read comes, for longer than an item may take. That is no item's fault.
+pub(super) async fn hanging_store(_: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("hanging-store", 24).await?;
+    // What an archive is asked about a job goes on: the items are what hangs.
+    front.set([Rule::always(Fault::Swallow).method(Method::GET)]);
+    let member = scenario.worker_through(&through, "worker", &["--item-deadline", "6"])?;
+    let since = Instant::now();
+    let run = scenario.caption("run", &["--job-size", "12"])?;
+    wait_for("a job that is tried again, or rows", LIMIT, || async {
+        member.metric(RETRIED).await > 0.0 || scenario.parts().await.is_ok_and(|parts| !parts.is_empty())
+    })
+    .await?;
+    front.set([]);
+    scenario.finish(run, LIMIT).await?;
+    scenario.judge(&Expected::default()).await?;
+    Ok(Figures::default().with("seconds", since.elapsed().as_secs()))
+}
+
+/// Case 19, the archive wholly: jobs wait for it without losing an attempt, the worker says so, and goes on by itself.
+pub(super) async fn archive_away(_: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("archive-away", 24).await?;
+    let member = scenario.worker_through(&through, "worker", &[])?;
+    member.wait_until_ready().await?;
+    front.set([Rule::always(Fault::Answer(503, "SlowDown"))]);
+    let run = scenario.caption("run", &["--job-size", "12"])?;
+    wait_for("both jobs to be tried", LIMIT, || async { member.metric(RETRIED).await >= 3.0 }).await?;
+    let told = member.readiness().await;
+    anyhow::ensure!(told.contains("archive:") && !member.is_ready().await, "{told}");
+    front.set([]);
+    let since = Instant::now();
+    wait_for("readiness", LIMIT, || member.is_ready()).await?;
+    scenario.finish(run, LIMIT).await?;
+    let recovered = since.elapsed();
+    scenario.judge(&Expected::default()).await?;
+    let rows = scenario.rows().await?;
+    anyhow::ensure!(rows.iter().all(|row| row.attempts == 1), "an attempt was counted: {rows:?}");
+    Ok(Figures::default().with("recovered", format!("{:.1} s", recovered.as_secs_f64())))
+}
+
+/// Case 19: 503 for one request in a hundred, in ten, in two; 429 as often, with a code and without.
 pub(super) async fn errors(scale: Scale) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     for (name, chance) in [("at 0 %", 0.0), ("at 1 %", 0.01), ("at 10 %", 0.1), ("at 50 %", 0.5)] {
         let items = scale.pick(80, 240);
         let (scenario, front, through) = behind_front("errors", items).await?;
         front.set([
-            Rule::always(Fault::Answer(503, "SlowDown")).chance(chance / 2.0),
-            Rule::always(Fault::Answer(500, "InternalError")).chance(chance / 2.0),
+            Rule::always(Fault::Answer(503, "SlowDown")).chance(chance / 4.0),
+            Rule::always(Fault::Answer(500, "InternalError")).chance(chance / 4.0),
+            Rule::always(Fault::Answer(429, "TooManyRequests")).chance(chance / 4.0),
+            Rule::always(Fault::Answer(429, "")).chance(chance / 4.0),
         ]);
         let member = scenario.worker_through(&through, "worker", &[])?;
         member.wait_until_ready().await?;

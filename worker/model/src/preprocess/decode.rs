@@ -1,7 +1,7 @@
 //! Which decoder gets the bytes, and what it may spend on them.
 
 use super::raster::{self, Raster};
-use super::{DecodeError, Picture, gif, ico, jpeg, pnm, tiff};
+use super::{DecodeError, Picture, gif, ico, jpeg, pnm, tiff, webp};
 
 /// What a picture may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,9 +44,7 @@ pub fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeErro
         [0xff, 0xd8, 0xff, ..] => jpeg::decode(bytes, limits),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => raster::decode(bytes, Raster::Png, limits),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => gif::decode(bytes, limits),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => {
-            raster::decode(bytes, Raster::WebP, limits)
-        }
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => webp::decode(bytes, limits),
         [b'I', b'I', b'*' | b'+', 0, ..] | [b'M', b'M', 0, b'*' | b'+', ..] => tiff::decode(bytes, limits),
         [b'B', b'M', ..] => raster::decode(bytes, Raster::Bmp, limits),
         [0, 0, 1, 0, ..] => ico::decode(bytes, limits),

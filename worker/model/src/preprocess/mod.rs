@@ -21,6 +21,7 @@ mod raster;
 mod resample;
 mod resize;
 mod tiff;
+mod webp;
 
 pub use decode::{DecodeLimits, decode};
 pub use error::DecodeError;

@@ -95,20 +95,29 @@ fn decode_image(
     limits: &DecodeLimits,
 ) -> Result<(u32, u32, DynamicImage), DecodeError> {
     let failed = |error: ImageError| decode_error(kind, &error, bytes);
+    let mut pixels = limits.max_pixels;
+    // What lies beside the pixels is unpacked before the decoder tells how many there are.
     if kind == Raster::Png
         && let Some((width, height)) = size_of_png(bytes)
     {
         limits.check(width, height)?;
+        pixels = u64::from(width) * u64::from(height);
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), kind.format());
-    let mut allocations = image::Limits::no_limits();
-    // eight bytes a pixel is the widest type that is read, and decoders keep a second copy at most
-    allocations.max_alloc = Some(limits.max_pixels.saturating_mul(16).saturating_add(16 << 20));
-    reader.limits(allocations);
-    let decoder = reader.into_decoder().map_err(failed)?;
+    reader.limits(allocations(pixels));
+    let mut decoder = reader.into_decoder().map_err(failed)?;
     let (width, height) = decoder.dimensions();
     limits.check(width, height)?;
+    decoder.set_limits(allocations(u64::from(width) * u64::from(height))).map_err(failed)?;
     Ok((width, height, DynamicImage::from_decoder(decoder).map_err(failed)?))
+}
+
+/// What a decoder may allocate for so many pixels: eight bytes each is the widest type that is read, a second copy is kept at
+/// most, and there is something beside the pixels.
+fn allocations(pixels: u64) -> image::Limits {
+    let mut allocations = image::Limits::no_limits();
+    allocations.max_alloc = Some(pixels.saturating_mul(16).saturating_add(16 << 20));
+    allocations
 }
 
 fn finish(kind: Raster, width: u32, height: u32, rgb: Option<Vec<u8>>) -> Result<Picture, DecodeError> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Cursor;
+use std::ops::Range;
 
 use ::tiff::decoder::{Decoder, DecodingResult};
 use ::tiff::tags::Tag;
@@ -17,9 +18,19 @@ const PALETTE: u16 = 3;
 /// Version of BigTIFF.
 const BIG: u16 = 43;
 const BLACK_IS_ZERO: u8 = 1;
+/// The compression by which strips and tiles are JPEGs.
+const JPEG: u64 = 7;
+/// Sides of a JPEG that are whole blocks of its coarsest sampling.
+const JPEG_BLOCK: u32 = 32;
+/// Side of the largest tile that is taken as such whatever the picture's size: 48 MiB of pixels.
+const LARGEST_TILE: u32 = 4096;
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
     raster::guarded(FORMAT, || {
+        if has_larger_jpeg(bytes) {
+            let reason = "a strip or tile holds a JPEG that is larger than itself".to_owned();
+            return Err(DecodeError::Corrupt { format: FORMAT, reason });
+        }
         let decoded = match special(bytes, limits) {
             Ok(Some(picture)) => Ok(picture),
             Ok(None) => raster::decode(bytes, Raster::Tiff, limits),
@@ -37,13 +48,48 @@ pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, Dec
 /// Whether pixels lie behind the end of the file: who unpacks them cannot tell that from damage.
 fn is_cut(bytes: &[u8]) -> bool {
     let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else { return false };
-    let mut places = |tag| decoder.get_tag_u64_vec(tag).unwrap_or_default();
-    [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)].into_iter().any(
-        |(offsets, sizes)| {
-            let ends = places(offsets).into_iter().zip(places(sizes));
-            ends.map(|(offset, size)| offset.saturating_add(size)).any(|end| end > bytes.len() as u64)
-        },
-    )
+    places(&mut decoder).into_iter().any(|place| place.end > bytes.len() as u64)
+}
+
+/// Where the strips and tiles lie.
+fn places(decoder: &mut Decoder<Cursor<&[u8]>>) -> Vec<Range<u64>> {
+    let mut numbers = |tag| decoder.get_tag_u64_vec(tag).unwrap_or_default();
+    [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
+        .into_iter()
+        .flat_map(|(offsets, sizes)| numbers(offsets).into_iter().zip(numbers(sizes)))
+        .map(|(offset, size)| offset..offset.saturating_add(size))
+        .collect()
+}
+
+/// Whether a strip or tile that is a JPEG claims to be larger than it may be: its decoder believes it.
+fn has_larger_jpeg(bytes: &[u8]) -> bool {
+    let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else { return false };
+    if decoder.get_tag_u64(Tag::Compression).ok() != Some(JPEG) {
+        return false;
+    }
+    let Ok((width, height)) = decoder.dimensions() else { return false };
+    let chunk = decoder.chunk_dimensions();
+    // Sides are whole blocks, and tiles may be larger than a small picture.
+    let most = |chunk: u32, whole: u32| chunk.min(whole.max(LARGEST_TILE)).next_multiple_of(JPEG_BLOCK);
+    let most = (most(chunk.0, width), most(chunk.1, height));
+    let tables = decoder.get_tag_u8_vec(Tag::JPEGTables).unwrap_or_default();
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
+    let pieces = places(&mut decoder).into_iter().map(|place| &bytes[at(place.start)..at(place.end)]);
+    pieces
+        .chain([&*tables])
+        .flat_map(sizes_of_frames)
+        .any(|(width, height)| width > most.0 || height > most.1)
+}
+
+/// Width and height of whatever looks like a frame header of an 8-bit JPEG (ITU-T T.81, B.2.2): markers cannot occur in
+/// compressed data.
+fn sizes_of_frames(jpeg: &[u8]) -> impl Iterator<Item = (u32, u32)> {
+    jpeg.windows(10).filter_map(|header| match *header {
+        [0xff, 0xc0..=0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf, _, _, 8, h, eight, w, idth, 1..=4] => {
+            Some((u16::from_be_bytes([w, idth]).into(), u16::from_be_bytes([h, eight]).into()))
+        }
+        _ => None,
+    })
 }
 
 /// `None`: the general decoder gives Pillow's pixels.

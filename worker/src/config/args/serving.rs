@@ -98,7 +98,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "PRICE", env = "CAPTIONFLEET_PRICE_PER_HOUR", value_parser = price)]
     pub price_per_hour: Option<f64>,
 
-    /// A folder whose pictures file:// items may name; none otherwise. May be given several times
+    /// A folder whose pictures file:// items may name, and in which file:// archives may be; none otherwise. May be given several times
     #[arg(long, value_name = "FOLDER", env = "CAPTIONFLEET_LOCAL_ROOT", value_delimiter = ':')]
     pub local_root: Vec<PathBuf>,
 
