@@ -138,7 +138,8 @@ async fn tidy(
     let mut films: BTreeMap<&RunId, BTreeSet<&ItemUri>> = BTreeMap::new();
     for row in gone {
         if let Some(frame_ms) = row.frame_ms {
-            archive.delete(&layout::thumbnail(&row.item, frame_ms)).await?;
+            let content = layout::content_key(row.sha256.as_deref(), row.etag.as_deref());
+            archive.delete(&layout::thumbnail(&row.item, content, frame_ms)).await?;
             films.entry(&row.run).or_default().insert(&row.item);
         }
     }
