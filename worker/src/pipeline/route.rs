@@ -6,7 +6,7 @@ use captionfleet_proto::job::{CaptionJob, Job, JobKind};
 use captionfleet_proto::layout;
 use captionfleet_proto::outcome::CANCELLED;
 use captionfleet_proto::rows::{Projection, TableError, read_part};
-use captionfleet_proto::storage::{Storage, StorageErrorKind};
+use captionfleet_proto::storage::StorageErrorKind;
 use captionfleet_proto::{codec, rows};
 use tracing::Instrument;
 

@@ -196,7 +196,7 @@ async fn an_archive_that_is_away_costs_no_attempt_until_it_has_been_away_for_lon
     .await;
     assert_eq!(worker.stop().await.dead, 0);
     let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
-    assert_eq!((waiting.attempts, waiting.dead), (0, None));
+    assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
     let long_ago = jiff::Timestamp::now() - Duration::from_secs(25 * 60 * 60);
     let old = Message { passed_on_since: Some(long_ago), ..waiting };
     bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
