@@ -20,8 +20,9 @@ use super::tool::{self, VideoLimits, Words};
 use super::{Film, Frame, VideoError};
 
 const PROGRAM: &str = "ffmpeg";
-/// How far a clock may go back between two frames, in milliseconds: less is the carelessness of a muxer.
-const BACK_MS: i64 = 1000;
+/// How far a clock may go back between two frames, in milliseconds: less is the carelessness of a muxer, such as one that lets a
+/// Matroska file begin before its clock does, whose first frames are shown from its beginning on.
+const BACK_MS: i64 = 2000;
 
 /// A piece of a film's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
