@@ -88,8 +88,8 @@ fn an_object_that_is_missing_or_too_large_holds_up_nothing() {
 fn questions_that_fit_into_no_message_leave_nothing_behind() {
     let desk = Desk::new();
     Desk::draw(&desk.pictures(), 2, 13);
-    let questions: String = (0..300).map(|at| format!("{at} {}\n", "what? ".repeat(660))).collect();
-    fs::write(desk.root().join("questions.txt"), questions).unwrap();
+    let questions: Vec<String> = (0..300).map(|at| format!("{at} {}", "what? ".repeat(660))).collect();
+    fs::write(desk.root().join("questions.txt"), questions.join("\n")).unwrap();
     let ran = desk.run(["caption", "pictures", "--archive", "archive", "--questions", "questions.txt"]);
     assert_ne!(ran.code, 0);
     assert!(ran.stderr.contains("fewer or shorter questions"), "{}", ran.stderr);

@@ -24,7 +24,7 @@ pub(crate) fn f32_to_bf16(value: f32) -> u16 {
     let (bits, magnitude) = (value.to_bits(), value.to_bits() & 0x7fff_ffff);
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
     // The last values before infinity would round to it: the largest bf16 is one step below.
-    let too_large = (magnitude >= INFINITE - 0x8000) & (magnitude < INFINITE);
+    let too_large = (INFINITE - 0x8000..INFINITE).contains(&magnitude);
     let nan = (bits >> 16) | 0x40;
     (if magnitude > INFINITE { nan } else { rounded - u32::from(too_large) }) as u16
 }

@@ -126,8 +126,8 @@ fn tiff_around_jpeg() -> Vec<u8> {
     [tiff, strip].concat()
 }
 
-fn chunk_of_png(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
-    let content = [kind, content].concat();
+fn chunk_of_png(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
+    let content = [&kind[..], content].concat();
     let length = (content.len() as u32 - 4).to_be_bytes();
     [&length, &content[..], &crc32fast::hash(&content).to_be_bytes()].concat()
 }
@@ -148,7 +148,7 @@ fn png_with_profile() -> Vec<u8> {
     }
     let pixel = png(1, 1);
     let header = 8 + 12 + 13;
-    [&pixel[..header], &chunk_of_png(b"iCCP", &profile), &pixel[header..]].concat()
+    [&pixel[..header], &chunk_of_png(*b"iCCP", &profile), &pixel[header..]].concat()
 }
 
 /// A canvas of one pixel, or an animation on it, around a frame of 16,383 a side.

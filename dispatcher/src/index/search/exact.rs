@@ -103,7 +103,7 @@ async fn read(shelf: &Shelf, part: &Arc<PartStamp>, rows: &[Wanted]) -> Result<R
         return Ok(Read::Embeddings(Vec::new()));
     }
     let places = shelf.places().of(shelf.archive(), part).await?;
-    let Some((start, length, wanted)) = places.and_then(|places| span(&places, rows)) else {
+    let Some(Span { start, length, embeddings }) = places.and_then(|places| span(&places, rows)) else {
         return Ok(Read::Whole);
     };
     let bytes = match shelf.archive().get_range(&part.key, start, length).await {
@@ -113,7 +113,7 @@ async fn read(shelf: &Shelf, part: &Arc<PartStamp>, rows: &[Wanted]) -> Result<R
         Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Read::Gone),
         Err(error) => return Err(error.into()),
     };
-    let embeddings = wanted.into_iter().map(|(number, range)| {
+    let embeddings = embeddings.into_iter().map(|(number, range)| {
         let embedding: Arc<[f16]> = EmbeddingPlaces::decode(&bytes[range]).into();
         shelf.vectors().keep(part, number, embedding.clone());
         embedding
@@ -121,9 +121,16 @@ async fn read(shelf: &Shelf, part: &Arc<PartStamp>, rows: &[Wanted]) -> Result<R
     Ok(Read::Embeddings(embeddings.collect()))
 }
 
-/// Offset and length of the bytes that hold the embeddings of all `rows`, and the number of each with its range in these bytes;
-/// `None` unless the part has an embedding for each row with codes and no other.
-fn span(places: &EmbeddingPlaces, rows: &[Wanted]) -> Option<(u64, u64, Vec<(u64, Range<usize>)>)> {
+/// Bytes of a part that hold some embeddings.
+struct Span {
+    start: u64,
+    length: u64,
+    /// The number of each embedding and its range in these bytes.
+    embeddings: Vec<(u64, Range<usize>)>,
+}
+
+/// The bytes with the embeddings of all `rows`; `None` unless the part has an embedding for each row with codes and no other.
+fn span(places: &EmbeddingPlaces, rows: &[Wanted]) -> Option<Span> {
     let range = |row: &Wanted| {
         let (number, all) = row.number?;
         Some((number, places.range(number).filter(|_| all == places.len())?))
@@ -134,7 +141,8 @@ fn span(places: &EmbeddingPlaces, rows: &[Wanted]) -> Option<(u64, u64, Vec<(u64
     let within = |(number, range): (u64, Range<u64>)| {
         Some((number, usize::try_from(range.start - start).ok()?..usize::try_from(range.end - start).ok()?))
     };
-    Some((start, end - start, ranges.into_iter().map(within).collect::<Option<_>>()?))
+    let embeddings = ranges.into_iter().map(within).collect::<Option<_>>()?;
+    Some(Span { start, length: end - start, embeddings })
 }
 
 fn score(embeddings: &[(Place, Arc<[f16]>)], query: &Query) -> Vec<(Place, f32)> {
