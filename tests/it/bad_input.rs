@@ -49,7 +49,9 @@ async fn models_that_are_none() {
 async fn brokers_that_do_not_answer_or_refuse() {
     let broker = Endpoints::from_environment().unwrap().broker;
     let closed = format!("amqp://127.0.0.1:{}", free_port().unwrap());
-    refused("worker", &["run", "--admin-addr", "off", "--broker", &closed], "127.0.0.1").await;
+    // Workers and services wait for a while: `starting.rs`.
+    let caption = ["caption", "s3://x/in", "--archive", "s3://x/out", "--broker", &closed];
+    refused("dispatcher", &caption, "127.0.0.1").await;
     let wrong = broker.replace("guest:guest", "guest:wrong-password");
     let ran = worker(["run", "--admin-addr", "off", "--broker", &wrong]).await.unwrap();
     assert!(!ran.stderr.contains("wrong-password"), "a password was shown: {}", ran.stderr);

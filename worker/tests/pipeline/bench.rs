@@ -123,6 +123,11 @@ impl Bench {
     }
 
     pub fn start(&self) -> Running {
+        self.start_until(CancellationToken::new())
+    }
+
+    /// The same, with a shutdown that may have begun.
+    pub fn start_until(&self, shutdown: CancellationToken) -> Running {
         let (metrics, readiness) = (Metrics::new(), Readiness::waiting_for(["broker"]));
         let pipeline = Pipeline::new(PipelineParts {
             broker: Arc::new(self.broker.clone()),
@@ -133,7 +138,6 @@ impl Bench {
             energy: self.energy.clone(),
             options: self.options.clone(),
         });
-        let shutdown = CancellationToken::new();
         let task = tokio::spawn(pipeline.run(shutdown.clone()));
         Running { metrics, readiness, shutdown, task }
     }

@@ -39,9 +39,10 @@ async fn a_worker_that_is_stopped_before_it_is_ready_touches_no_job() {
     let config = WorkerConfig { pipeline: bench.options.clone(), ..WorkerConfig::default() };
     let served = Served::Model(Box::new(demo_model::bundle().unwrap()));
     let stores = Arc::new(Stores::new(StorageOptions::default()));
-    let report = run_worker(config, Arc::new(bench.broker.clone()), stores, served, shutdown).await.unwrap();
+    let report =
+        run_worker(config, Arc::new(bench.broker.clone()), stores, served, shutdown.clone()).await.unwrap();
     assert_eq!(report, PipelineReport::default());
-    assert_eq!(bench.start().stop().await, PipelineReport::default());
+    assert_eq!(bench.start_until(shutdown).stop().await, PipelineReport::default());
     let mut consumer = bench.broker.consume(&bench.topology.lane_queue(Lane::Bulk), 2).await.unwrap();
     for id in ["job-1", "job-2"] {
         let delivery = consumer.next().await.unwrap().unwrap();
