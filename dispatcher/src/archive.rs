@@ -186,6 +186,15 @@ async fn decoded<T: Send + 'static>(
     }
 }
 
+/// Whether there is an object of this name.
+pub async fn is_there(archive: &dyn Storage, key: &str) -> Result<bool, StorageError> {
+    match archive.head(key).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens an archive that must be usable; it need not hold anything yet.
 pub async fn open(
     stores: &captionfleet_proto::storage::Stores,

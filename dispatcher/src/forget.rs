@@ -1,7 +1,7 @@
 //! Forgetting items: what was seen of them goes from the parts, the tracks, the thumbnails and the copies. Their rows stay as
 //! skipped ones, so that runs stay whole and no later run captions them again.
 
-use crate::archive::{self, ArchiveError, READS_AT_ONCE, TABLE_BYTES};
+use crate::archive::{self, READS_AT_ONCE, TABLE_BYTES};
 use crate::index::{Opened, Ready, Shelf};
 use crate::tracks;
 use anyhow::Context as _;
@@ -9,7 +9,7 @@ use captionfleet_index::content_key;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout::{self, Track};
 use captionfleet_proto::rows::{FORGOTTEN, Row, Status, USUAL_SHAPE, read_shaped_part, write_part};
-use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, Storage};
 use captionfleet_proto::uri::ItemUri;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use schemars::JsonSchema;
@@ -168,19 +168,11 @@ async fn write_tracks(
         let Some(films) = films.get(&manifest.run) else { continue };
         let mut with_srt = false;
         for film in films {
-            with_srt |= is_there(archive, &layout::track(&manifest.run, film, Track::Srt)).await?;
+            with_srt |= archive::is_there(archive, &layout::track(&manifest.run, film, Track::Srt)).await?;
         }
-        if is_there(archive, &layout::videos(&manifest.run)).await? {
+        if archive::is_there(archive, &layout::videos(&manifest.run)).await? {
             tracks::write(archive, manifest, with_srt).await?;
         }
     }
     Ok(())
-}
-
-async fn is_there(archive: &dyn Storage, key: &str) -> Result<bool, ArchiveError> {
-    match archive.head(key).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }

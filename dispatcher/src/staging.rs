@@ -3,6 +3,7 @@
 //! A copy is named by its content: what is there already is not copied again, and an interrupted run leaves nothing
 //! that would be wrong. The row keeps the picture's own name.
 
+use crate::archive;
 use crate::catalog::digest;
 use crate::planned_job::PlannedJob;
 use anyhow::Context as _;
@@ -152,11 +153,10 @@ pub async fn readable(
     let mut item = JobItem::new(name.clone());
     if let Some((frame_ms, content)) = frame {
         let key = layout::thumbnail(name, content, frame_ms);
-        match archive.head(&key).await {
-            Ok(_) => item.uri = address(uri, &key),
-            Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        if !archive::is_there(archive, &key).await? {
+            return Ok(None);
         }
+        item.uri = address(uri, &key);
     } else if let (true, true, Some(sha256)) = (remote, name.is_local(), sha256) {
         item.fetch = Some(address(uri, &layout::staged(sha256)));
     }

@@ -173,16 +173,7 @@ impl Track {
 /// What marks one run.
 pub async fn marks(archive: &dyn Storage, run: &RunId) -> Result<Marks, ArchiveError> {
     Ok(Marks {
-        cancelled: is_there(archive, &layout::run_cancelled(run)).await?,
-        paused: is_there(archive, &layout::run_paused(run)).await?,
+        cancelled: archive::is_there(archive, &layout::run_cancelled(run)).await?,
+        paused: archive::is_there(archive, &layout::run_paused(run)).await?,
     })
-}
-
-async fn is_there(archive: &dyn Storage, key: &str) -> Result<bool, ArchiveError> {
-    use captionfleet_proto::storage::StorageErrorKind;
-    match archive.head(key).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }

@@ -15,7 +15,7 @@ use captionfleet_proto::layout::{self, Track};
 use captionfleet_proto::manifest::RunManifest;
 use captionfleet_proto::outcome::FrameCounts;
 use captionfleet_proto::rows::{Row, Status};
-use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError};
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_proto::videos::{VideoRow, write_videos};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -39,11 +39,8 @@ pub async fn owed<'a>(
     runs: &'a [RunManifest],
 ) -> Result<Vec<&'a RunManifest>, StorageError> {
     let heads = runs.iter().map(|manifest| async move {
-        match archive.head(&layout::videos(&manifest.run)).await {
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == StorageErrorKind::NotFound => Ok(Some(manifest)),
-            Err(error) => Err(error),
-        }
+        let is_told = archive::is_there(archive, &layout::videos(&manifest.run)).await?;
+        Ok::<_, StorageError>((!is_told).then_some(manifest))
     });
     let owed: Vec<_> = futures::stream::iter(heads).buffered(READS_AT_ONCE).try_collect().await?;
     Ok(owed.into_iter().flatten().collect())

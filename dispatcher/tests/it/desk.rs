@@ -114,3 +114,10 @@ impl Desk {
         self.parts().iter().flat_map(read).collect()
     }
 }
+
+/// All files below a folder; none where there is no such folder.
+pub(crate) fn below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let entries = entries.map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+}

@@ -1,16 +1,9 @@
 //! What is forgotten is found nowhere, and no run does it again.
 
-use crate::desk::Desk;
+use crate::desk::{Desk, below};
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
 use serde_json::Value;
-use std::path::Path;
-
-fn below(folder: &Path) -> Vec<std::path::PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let entries = entries.map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
-}
 
 fn found(desk: &Desk, arguments: &[&str]) -> Vec<String> {
     let fixed = ["search", "--archive", "archive", "--json", "-k", "100"];

@@ -1,9 +1,9 @@
 //! The search index: what it finds, and that nothing is lost or doubled whatever happens to it.
 
-use crate::desk::Desk;
+use crate::desk::{Desk, below};
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,12 +14,6 @@ fn search(desk: &Desk, arguments: &[&str]) -> Value {
 fn files(found: &Value) -> Vec<String> {
     let name = |hit: &Value| hit["item"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     found["hits"].as_array().unwrap().iter().map(name).collect()
-}
-
-fn below(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let entries = entries.map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }
 
 fn segments(desk: &Desk) -> Vec<PathBuf> {
