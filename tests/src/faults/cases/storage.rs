@@ -258,7 +258,7 @@ async fn spool_full() -> anyhow::Result<Duration> {
     let disk = SmallDisk::mount(&scenario.fleet.folder().join("disk")).await?;
     let ballast = disk.fill()?;
     let folder = disk.folder().display().to_string();
-    let member = scenario.worker("worker", &["--spool-dir", &folder])?;
+    let mut member = scenario.worker("worker", &["--spool-dir", &folder])?;
     member.wait_until_ready().await?;
     let archive = scenario.archive();
     let mut arguments = vec!["caption".to_owned(), source, "--archive".to_owned(), archive];
@@ -284,7 +284,10 @@ async fn spool_full() -> anyhow::Result<Duration> {
     );
     let dead = scenario.drain(&scenario.topology.dead_queue()).await?;
     anyhow::ensure!(dead.is_empty(), "{dead:?}");
-    drop(member);
+    // A process that is killed lets go of its files some time after the signal: only one that has ended leaves the disk
+    // free.
+    member.child.signal("TERM");
+    member.child.wait(Duration::from_secs(60)).await?;
     disk.unmount().await?;
     Ok(recovered)
 }
@@ -321,9 +324,22 @@ impl SmallDisk {
         Ok(path)
     }
 
+    /// # Errors
+    /// When somebody still holds a file on it.
     async fn unmount(self) -> anyhow::Result<()> {
         let status = Command::new("umount").arg(&self.folder).status().await?;
-        anyhow::ensure!(status.success(), "the small disk stays mounted at {}", self.folder.display());
+        anyhow::ensure!(status.success(), "somebody still uses the small disk at {}", self.folder.display());
         Ok(())
+    }
+}
+
+/// A case that failed leaves no file system mounted.
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg("--lazy")
+            .arg(&self.folder)
+            .stderr(std::process::Stdio::null())
+            .status();
     }
 }
