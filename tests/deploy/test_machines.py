@@ -40,6 +40,15 @@ class Compose(unittest.TestCase):
         for port in (port for service in services.values() for port in service.get("ports", [])):
             self.assertTrue(port.startswith("127.0.0.1:"), port)
 
+    def test_volumes_belong_to_who_writes_them(self):
+        """A new volume has the owner that its folder has in the image, and root where there is none."""
+        made = (DEPLOY / "images/Dockerfile").read_text().replace("\\\n", " ")
+        owned = next(line for line in made.splitlines() if "chown 65532:65532" in line).partition("chown")[2].split()
+        services = yaml.safe_load(self.FILE.read_text())["services"]
+        for name in ("worker", "dispatcher"):
+            for volume in services[name].get("volumes", []):
+                self.assertIn(volume.split(":")[1], owned, name)
+
     def test_files_that_are_mounted_exist(self):
         services = yaml.safe_load(self.FILE.read_text())["services"]
         for volume in (volume for service in services.values() for volume in service.get("volumes", [])):

@@ -249,7 +249,14 @@ async fn a_request_goes_on_with_its_clients_trace() {
 
     let (status, _) = http_with(port, "GET", "/api/v1/search?text=a+red+star", &parent, "").await.unwrap();
     assert!(status.contains(" 200 "), "{status}");
-    let found = |spans: &[SentSpan]| spans.iter().any(|span| span.name == "GET /api/v1/search");
+    // The worker tells of its part when it has settled, which may be after the answer.
+    let named = |spans: &[SentSpan], name: &str| spans.iter().find(|span| span.name == name).cloned();
+    let found = |spans: &[SentSpan]| {
+        let ask = named(spans, "ask").map(|ask| ask.id);
+        named(spans, "GET /api/v1/search").is_some()
+            && ask.is_some()
+            && spans.iter().any(|span| span.name == "process" && span.parent == ask)
+    };
     let spans = collector.until(LIMIT, found).await.unwrap();
     let tree = Tree::new(&spans, TRACE);
     let search = tree.named("GET /api/v1/search")[0];

@@ -20,6 +20,8 @@ use crate::sandbox::{BUCKET, Child, Services};
 
 /// How long any one command of a test may take.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(240);
+/// How long a whole suite in Python may take: a browser on a slow machine has hundreds of things to wait for.
+const SUITE_LIMIT: Duration = Duration::from_secs(1800);
 
 /// Where the tests find the services; the test command (`tests/run`) sets it.
 #[derive(Clone, Debug)]
@@ -387,7 +389,7 @@ pub async fn python_with<S: AsRef<OsStr>>(
 ) -> anyhow::Result<Ran> {
     let mut command = Command::new("python3");
     command.envs(environment);
-    run(command, arguments, COMMAND_LIMIT).await
+    run(command, arguments, SUITE_LIMIT).await
 }
 
 /// Status line and body of a plain GET on this machine; `None` if nobody answers.

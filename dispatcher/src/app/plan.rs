@@ -14,6 +14,7 @@ use bytesize::ByteSize;
 use captionfleet_proto::job::{RunId, Sampling};
 use captionfleet_proto::storage::Stores;
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// The answer.
 #[derive(Debug, Serialize)]
@@ -55,9 +56,11 @@ struct Estimate {
 struct Videos {
     /// Videos that no earlier run has begun.
     new: u64,
-    /// Their hours, those of unknown length left out.
+    /// Videos that an earlier run has begun, and of which something is still to do.
+    begun: u64,
+    /// Hours of them that are to do, those of unknown length left out.
     hours: f64,
-    /// Frames to look at, about.
+    /// Frames to look at, about; corrected by the sample, if there is one.
     frames: u64,
     /// Those that will be captioned, going by a sample; absent without one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,16 +104,21 @@ pub async fn run(args: PlanArgs) -> anyhow::Result<Ended> {
     output::line(format!("already ok     {}", answer.already_done));
     output::line(format!("failed before  {}", answer.already_failed));
     output::line(format!(
-        "to do          {} in {}, {}",
+        "to do          {} in {}{}, {}",
         answer.items_to_do,
         output::counted(answer.jobs_to_do, "job"),
+        if answer.videos.is_some() { " (long videos in pieces)" } else { "" },
         ByteSize(answer.bytes_to_do)
     ));
     if let Some(videos) = &answer.videos {
         let kept = videos.frames_kept.map_or("no sample could be taken".to_owned(), |kept| {
             format!("about {kept} to caption, by a sample")
         });
-        output::line(format!("videos         {} new, {:.1} h", videos.new, videos.hours));
+        let begun = match videos.begun {
+            0 => String::new(),
+            begun => format!(", {begun} begun"),
+        };
+        output::line(format!("videos         {} new{begun}, {:.1} h", videos.new, videos.hours));
         output::line(format!("frames         about {}, {kept}", videos.frames));
         if let Some(seconds) = videos.decoding_seconds {
             output::line(format!("decoding       {} of a worker like this machine", duration(seconds)));
@@ -177,16 +185,20 @@ async fn videos(plan: &Plan, sampling: &Sampling, stores: &Stores, display: Disp
     if frames == 0 {
         return None;
     }
-    let new: Vec<_> = plan.new_videos().map(|(uri, length)| (uri.clone(), length.unwrap_or(0))).collect();
+    let stretches: Vec<_> = plan.stretches().collect();
     let sample = {
         let _busy = display.busy("looking into some videos");
-        survey::sample(&new, sampling, stores).await
+        survey::sample(&stretches, sampling, stores).await
     };
+    let frames = frames as f64 * sample.map_or(1.0, |sample| sample.density);
+    let uris: HashSet<_> = stretches.iter().map(|stretch| stretch.uri).collect();
+    let new = plan.new_videos();
     Some(Videos {
-        new: new.len() as u64,
-        hours: new.iter().map(|(_, length)| length).sum::<u64>() as f64 / 3.6e6,
-        frames,
-        frames_kept: sample.map(|sample| (sample.kept * frames as f64).round() as u64),
-        decoding_seconds: sample.map(|sample| sample.seconds_per_frame * frames as f64),
+        new,
+        begun: (uris.len() as u64).saturating_sub(new),
+        hours: stretches.iter().map(|stretch| stretch.length_ms).sum::<u64>() as f64 / 3.6e6,
+        frames: frames.round() as u64,
+        frames_kept: sample.map(|sample| (sample.kept * frames).round() as u64),
+        decoding_seconds: sample.map(|sample| sample.seconds_per_frame * frames),
     })
 }

@@ -27,7 +27,8 @@ struct Played {
 /// Runs the command.
 pub fn run(args: &SimulateArgs) -> anyhow::Result<Ended> {
     let arrivals = arrivals(args)?;
-    let jobs: u64 = arrivals.iter().map(|arrival| arrival.items.div_ceil(args.job_size)).sum();
+    let jobs =
+        arrivals.iter().map(|arrival| arrival.items.div_ceil(args.job_size)).fold(0, u64::saturating_add);
     if jobs > MOST_JOBS {
         let why = format!("{jobs} jobs are more than {MOST_JOBS}: choose a larger --job-size");
         return Err(UsageError::new(why).into());

@@ -24,7 +24,10 @@ struct RunStatus {
     jobs: u64,
     jobs_done: u64,
     finished: bool,
-    /// What it took and cost; of a run that was asked for by its name.
+    /// What became of its items so far; of a run that was asked for by its name.
+    #[serde(flatten)]
+    rows: Option<Tally>,
+    /// What it took and cost; of such a run, too.
     #[serde(skip_serializing_if = "Option::is_none")]
     bill: Option<Bill>,
 }
@@ -55,6 +58,7 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Ended> {
     if let (Some(run), [only]) = (&wanted, &mut runs[..]) {
         let tally = tally(&*archive, parts.get(run).into_iter().flatten()).await?;
         only.bill = tally.effort.bill(tally.ok, price.price_per_hour);
+        only.rows = Some(tally);
     }
     if args.output.json {
         output::json(&runs)?;
@@ -72,8 +76,17 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Ended> {
             run.run,
             plain(&run.source.join(" "))
         ));
+        if let Some(rows) = &run.rows {
+            let failed = format!("{}   {}", rows.failed_total(), rows.codes());
+            output::line(format!("ok       {}", rows.ok));
+            output::line(format!("failed   {}", failed.trim_end()));
+            output::line(format!("skipped  {}", rows.skipped));
+            if let Some(frames) = rows.frames_told() {
+                output::line(format!("frames   {frames}"));
+            }
+        }
         if let Some(bill) = &run.bill {
-            output::line(format!("bill  {}", bill.text()));
+            output::line(format!("bill     {}", bill.text()));
         }
     }
     Ok(Ended::Well)
@@ -108,6 +121,7 @@ fn status(manifest: RunManifest, jobs_done: u64) -> RunStatus {
         items: manifest.items,
         jobs: manifest.jobs,
         jobs_done,
+        rows: None,
         bill: None,
     }
 }

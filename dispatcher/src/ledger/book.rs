@@ -32,6 +32,20 @@ impl Tally {
         self.failed.values().sum()
     }
 
+    /// Failed rows by code, the number behind each.
+    pub fn codes(&self) -> String {
+        let codes: Vec<_> = self.failed.iter().map(|(code, count)| format!("{code} {count}")).collect();
+        codes.join(", ")
+    }
+
+    /// How many frames of videos were seen, kept and dropped, in words; `None` if there were none.
+    pub fn frames_told(&self) -> Option<String> {
+        let frames = self.frames?;
+        let share = 100.0 * frames.dropped() as f64 / frames.seen.max(1) as f64;
+        let (seen, kept, dropped) = (frames.seen, frames.kept, frames.dropped());
+        Some(format!("{seen} seen, {kept} kept, {dropped} dropped as near-identical ({share:.1} %)"))
+    }
+
     /// All rows.
     pub fn rows(&self) -> u64 {
         self.ok + self.failed_total() + self.skipped

@@ -95,6 +95,17 @@ pub struct Plan {
     pub new_run: Option<NewRun>,
 }
 
+/// A part of a video.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stretch<'a> {
+    /// The video.
+    pub uri: &'a ItemUri,
+    /// Where it begins.
+    pub start_ms: u64,
+    /// 0 if nothing tells it.
+    pub length_ms: u64,
+}
+
 impl Plan {
     /// Items of the jobs that are going to be worked on.
     pub fn items(&self) -> u64 {
@@ -123,11 +134,19 @@ impl Plan {
         whole.filter_map(|item| item.size).sum()
     }
 
-    /// The videos of the new run, with their lengths in milliseconds where they are known.
-    pub fn new_videos(&self) -> impl Iterator<Item = (&ItemUri, Option<u64>)> {
+    /// Videos of the new run.
+    pub fn new_videos(&self) -> u64 {
         let items = self.new_run.iter().flat_map(NewRun::all_jobs).flat_map(|job| &job.items);
-        let first = items.filter(|item| item.sample.is_some() && item.frame_ms == Some(0));
-        first.map(|item| (&item.uri, item.film_ms))
+        items.filter(|item| item.sample.is_some() && item.frame_ms == Some(0)).count() as u64
+    }
+
+    /// What is to be captioned of videos, new ones and begun ones.
+    pub fn stretches(&self) -> impl Iterator<Item = Stretch<'_>> {
+        self.job_items().filter(|item| item.sample.is_some()).map(|item| {
+            let start_ms = item.frame_ms.unwrap_or(0);
+            let rest = item.film_ms.map(|end| end.saturating_sub(start_ms));
+            Stretch { uri: &item.uri, start_ms, length_ms: item.span_ms.or(rest).unwrap_or(0) }
+        })
     }
 
     fn job_items(&self) -> impl Iterator<Item = &JobItem> {

@@ -1,82 +1,137 @@
-//! How many of a run's frames are near-identical to others, and how long looking at them takes, from a minute of a few of
-//! its videos.
+//! How many frames a run's videos show, how many of them are near-identical to others, and how long looking at them takes:
+//! from a few minutes, spread evenly over all the time that is to be captioned.
 //!
-//! Of a video in a bucket only that minute is copied, into the file with its header: from its middle if an index says where
-//! that lies in the file, and from as far in as a few megabytes go otherwise.
+//! Of a video in a bucket only those minutes are copied, into the file with its header: if an index says where they lie in
+//! the file. Without one it is a minute from as far in as a few megabytes go.
 
 use super::header::Outline;
+use crate::plan::Stretch;
 use captionfleet_proto::job::Sampling;
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::video::{Approach, Decoding, Film, Packets, Sampler, Span, VideoLimits, probe};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Videos that are looked into.
-const MOST: usize = 4;
+/// Minutes that are looked at.
+const MOST: u64 = 8;
 /// How far before the minute decoding begins.
 const LEAD_MS: u64 = 1000;
-/// Most bytes of one video that are copied for it.
+/// Most bytes of one minute that are copied for it.
 const MOST_BYTES: u64 = 64 << 20;
 
 /// What samples of films tell.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
+    /// Frames there are to look at, for each that [`Sampling::frames_in`] counts on.
+    pub density: f64,
     /// The share of frames that is kept.
     pub kept: f64,
     /// Seconds that decoding and comparing take on this machine for each frame that is looked at, kept or not.
     pub seconds_per_frame: f64,
 }
 
-/// Samples of `videos` (with their lengths in milliseconds); `None` if none could be looked into.
-pub async fn sample(videos: &[(ItemUri, u64)], sampling: &Sampling, stores: &Stores) -> Option<Sample> {
-    let (mut seen, mut kept, mut took) = (0, 0, Duration::ZERO);
-    for (uri, length) in videos.iter().step_by(videos.len().div_ceil(MOST).max(1)) {
-        match look_into(uri, *length, sampling, stores).await {
-            Ok((counts, time)) => {
-                took += time;
-                seen += counts.iter().map(|count| u64::from(*count)).sum::<u64>();
-                kept += counts.len() as u64;
-            }
-            Err(error) => tracing::debug!(item = %uri, error = format!("{error:#}"), "no sample of a video"),
-        }
-    }
-    let frames = seen as f64;
-    (seen > 0).then(|| Sample { kept: kept as f64 / frames, seconds_per_frame: took.as_secs_f64() / frames })
+/// What was seen of some minutes.
+#[derive(Debug, Default)]
+struct Seen {
+    expected: u64,
+    frames: u64,
+    kept: u64,
+    took: Duration,
 }
 
-/// The frames that each kept one stands for in a minute of a video, and how long it took to look at that.
+/// Samples of `stretches`; `None` if none could be looked into.
+pub async fn sample(stretches: &[Stretch<'_>], sampling: &Sampling, stores: &Stores) -> Option<Sample> {
+    let mut seen = Seen::default();
+    for (uri, minutes) in spread(stretches, sampling.anchor_ms()) {
+        if let Err(error) = look_into(uri, &minutes, sampling, stores, &mut seen).await {
+            tracing::debug!(item = %uri, error = format!("{error:#}"), "no sample of a video");
+        }
+    }
+    let frames = seen.frames as f64;
+    (seen.frames > 0).then(|| Sample {
+        density: frames / seen.expected as f64,
+        kept: seen.kept as f64 / frames,
+        seconds_per_frame: seen.took.as_secs_f64() / frames,
+    })
+}
+
+/// Which minutes of which videos are looked at: those at evenly spaced places of all stretches one behind the other, so that
+/// a video counts by its length. Where no length is known, it is the first minute of some.
+fn spread<'a>(stretches: &[Stretch<'a>], anchor: u64) -> Vec<(&'a ItemUri, Vec<Span>)> {
+    let total: u64 = stretches.iter().map(|stretch| stretch.length_ms).sum();
+    let mut chosen: Vec<(&ItemUri, Vec<Span>)> = Vec::new();
+    let mut choose = |uri, ms: u64| {
+        let start_ms = ms / anchor * anchor;
+        let minute = Span { start_ms, end_ms: Some(start_ms + anchor) };
+        match chosen.last_mut() {
+            Some((last, minutes)) if *last == uri => {
+                if minutes.last() != Some(&minute) {
+                    minutes.push(minute);
+                }
+            }
+            _ => chosen.push((uri, vec![minute])),
+        }
+    };
+    if total == 0 {
+        for stretch in stretches.iter().step_by(stretches.len().div_ceil(MOST as usize).max(1)) {
+            choose(stretch.uri, 0);
+        }
+        return chosen;
+    }
+    let mut number = 0;
+    let mut before = 0;
+    for stretch in stretches {
+        let place =
+            |number: u64| (u128::from(total) * u128::from(2 * number + 1) / u128::from(2 * MOST)) as u64;
+        while number < MOST && place(number) < before + stretch.length_ms {
+            choose(stretch.uri, stretch.start_ms + (place(number) - before));
+            number += 1;
+        }
+        before += stretch.length_ms;
+    }
+    chosen
+}
+
+/// Adds what some minutes of a video show.
 async fn look_into(
     uri: &ItemUri,
-    length: u64,
+    minutes: &[Span],
     sampling: &Sampling,
     stores: &Stores,
-) -> anyhow::Result<(Vec<u32>, Duration)> {
+    seen: &mut Seen,
+) -> anyhow::Result<()> {
     let limits = VideoLimits::default();
-    let anchor = sampling.anchor_ms();
-    let minute_at = |ms: u64| {
-        let start_ms = ms / anchor * anchor;
-        Span { start_ms, end_ms: Some(start_ms + anchor) }
+    let outline;
+    let (path, outline): (PathBuf, Option<&Outline>) = match stores.local_path(uri).await? {
+        Some(path) => (path, None),
+        None => {
+            outline = Outline::fetch(uri, stores).await?;
+            (outline.path().to_owned(), Some(&outline))
+        }
     };
-    let middle = minute_at(length / 2);
-    if let Some(path) = stores.local_path(uri).await? {
-        let film = probe(&path, &limits).await?;
-        return kept_in(&path, &film, middle, sampling, &limits).await;
+    let film = probe(&path, &limits).await?;
+    for minute in minutes {
+        let Some(outline) = outline else {
+            seen.look_at(&path, &film, *minute, sampling, &limits).await?;
+            continue;
+        };
+        if let Some(place) = place_of(&path, &film, *minute, &limits).await? {
+            outline.fill(place.start, (place.end - place.start).min(MOST_BYTES)).await?;
+            seen.look_at(&path, &film, *minute, sampling, &limits).await?;
+        } else {
+            let reach = outline.size().min(MOST_BYTES);
+            outline.fill(0, reach).await?;
+            let (anchor, length) = (sampling.anchor_ms(), film.end_ms.unwrap_or(0));
+            // Bit rates vary, so that half of what these bytes show on average is all that is counted on.
+            let shown = u128::from(length) * u128::from(reach) / u128::from(outline.size().max(1)) / 2;
+            let start_ms = (shown as u64).saturating_sub(anchor).min(minute.start_ms) / anchor * anchor;
+            let span = Span { start_ms, end_ms: Some(start_ms + anchor) };
+            return seen.look_at(&path, &film, span, sampling, &limits).await;
+        }
     }
-    let outline = Outline::fetch(uri, stores).await?;
-    let film = probe(outline.path(), &limits).await?;
-    let minute = if let Some(place) = place_of(outline.path(), &film, middle, &limits).await? {
-        outline.fill(place.start, (place.end - place.start).min(MOST_BYTES)).await?;
-        middle
-    } else {
-        let reach = outline.size().min(MOST_BYTES);
-        outline.fill(0, reach).await?;
-        // Bit rates vary, so that half of what these bytes show on average is all that is counted on.
-        let shown = u128::from(length) * u128::from(reach) / u128::from(outline.size().max(1)) / 2;
-        minute_at((shown as u64).saturating_sub(anchor).min(middle.start_ms))
-    };
-    kept_in(outline.path(), &film, minute, sampling, &limits).await
+    Ok(())
 }
 
 /// Where the frames of `span` lie in the file, with those that decoding begins with; `None` if it has no index.
@@ -103,20 +158,72 @@ async fn place_of(
     Ok(place.filter(|_| is_reached))
 }
 
-async fn kept_in(
-    path: &Path,
-    film: &Film,
-    span: Span,
-    sampling: &Sampling,
-    limits: &VideoLimits,
-) -> anyhow::Result<(Vec<u32>, Duration)> {
-    let begun = Instant::now();
-    // What was not copied looks like damage.
-    let approach = Approach { from_ms: span.start_ms.saturating_sub(LEAD_MS), strict: true };
-    let mut decoding = Decoding::start(path, film, span, sampling, approach, limits)?;
-    let mut sampler = Sampler::new(*sampling);
-    while let Some(frame) = decoding.next().await? {
-        sampler.see(frame.ms, frame.signature());
+impl Seen {
+    /// Adds the frames of `span`, and how long it took to look at them.
+    async fn look_at(
+        &mut self,
+        path: &Path,
+        film: &Film,
+        span: Span,
+        sampling: &Sampling,
+        limits: &VideoLimits,
+    ) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        // What was not copied looks like damage.
+        let approach = Approach { from_ms: span.start_ms.saturating_sub(LEAD_MS), strict: true };
+        let mut decoding = Decoding::start(path, film, span, sampling, approach, limits)?;
+        let mut sampler = Sampler::new(*sampling);
+        while let Some(frame) = decoding.next().await? {
+            sampler.see(frame.ms, frame.signature());
+        }
+        let counts = sampler.counts();
+        let end_ms = span.end_ms.into_iter().chain(film.end_ms).min();
+        self.expected += sampling.frames_in(end_ms.map_or(0, |end| end.saturating_sub(span.start_ms)));
+        self.frames += counts.iter().map(|count| u64::from(*count)).sum::<u64>();
+        self.kept += counts.len() as u64;
+        self.took += begun.elapsed();
+        Ok(())
     }
-    Ok((sampler.counts(), begun.elapsed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: u64 = 60_000;
+
+    fn chosen(stretches: &[(&ItemUri, u64, u64)]) -> Vec<(String, Vec<u64>)> {
+        let stretches: Vec<_> = stretches
+            .iter()
+            .map(|(uri, start_ms, length_ms)| Stretch { uri, start_ms: *start_ms, length_ms: *length_ms })
+            .collect();
+        let starts = |minutes: Vec<Span>| minutes.iter().map(|minute| minute.start_ms / MINUTE).collect();
+        spread(&stretches, MINUTE)
+            .into_iter()
+            .map(|(uri, minutes)| (uri.to_string(), starts(minutes)))
+            .collect()
+    }
+
+    #[test]
+    fn videos_count_by_their_lengths() {
+        let [a, b, c] = ["a", "b", "c"].map(|key| ItemUri::s3("films", key));
+        assert_eq!(
+            chosen(&[(&a, 0, 1000), (&b, 0, 80 * MINUTE), (&c, 20 * MINUTE, 80 * MINUTE)]),
+            [
+                ("s3://films/b".to_owned(), vec![9, 29, 49, 69]),
+                ("s3://films/c".to_owned(), vec![29, 49, 69, 89])
+            ]
+        );
+        // A minute is looked at once, however many places are in it.
+        assert_eq!(chosen(&[(&a, 0, 90_000)]), [("s3://films/a".to_owned(), vec![0, 1])]);
+    }
+
+    #[test]
+    fn without_lengths_it_is_the_beginning_of_some() {
+        let uris: Vec<_> = (0..20).map(|number| ItemUri::s3("films", &number.to_string())).collect();
+        let stretches: Vec<_> = uris.iter().map(|uri| (uri, 0, 0)).collect();
+        let found = chosen(&stretches);
+        assert_eq!((found.len(), &found[1]), (7, &("s3://films/3".to_owned(), vec![0])));
+        assert_eq!(chosen(&[]), []);
+    }
 }

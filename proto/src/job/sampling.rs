@@ -58,7 +58,7 @@ impl Sampling {
     pub fn frames_in(&self, span_ms: u64) -> u64 {
         let every_us = match self.by {
             SampleBy::Interval { every_us } => every_us,
-            // Films have about so many cuts and keyframes; only job sizes and progress follow from it.
+            // Films have about so many cuts and keyframes: sizes of jobs, progress and the work that waits follow from it.
             SampleBy::Scenes { .. } | SampleBy::Keyframes => 4_000_000,
         };
         span_ms.saturating_mul(1000).div_ceil(every_us.max(1)).max(1)

@@ -17,7 +17,7 @@ pub const RETRY_DELAY: Duration = Duration::from_millis(700);
 /// The broker's delivery limit in these tests.
 pub const DELIVERY_LIMIT: u32 = 2;
 /// How long an unused mailbox lives in these tests.
-pub const MAILBOX_EXPIRY: Duration = Duration::from_secs(2);
+pub const MAILBOX_EXPIRY: Duration = Duration::from_secs(6);
 
 /// Queues of a case of its own: short delays, a low delivery limit, a prefix that nobody else has.
 ///

@@ -24,7 +24,7 @@ impl Member {
 
     /// Whether the answer to a GET at the admin port is 200, and its body; `None` while nobody answers.
     async fn get(&self, path: &str) -> Option<(bool, String)> {
-        let asked = tokio::time::timeout(Duration::from_secs(2), http_get(self.admin, path));
+        let asked = tokio::time::timeout(Duration::from_secs(20), http_get(self.admin, path));
         let (status, body) = asked.await.ok().flatten()?;
         Some((status.contains(" 200 "), body))
     }

@@ -349,14 +349,18 @@ impl Scenario {
         Ok(())
     }
 
-    /// Takes every message out of a queue.
+    /// Takes every message out of a queue that nobody else consumes.
     ///
     /// # Errors
     /// When the queue cannot be consumed.
     pub async fn drain(&self, queue: &QueueName) -> anyhow::Result<Vec<Message>> {
+        let waiting = self.broker.depth(queue).await?.messages as usize;
         let mut consumer = self.broker.consume(queue, 50).await?;
         let mut messages = Vec::new();
-        while let Ok(delivery) = timeout(Duration::from_millis(500), consumer.next()).await {
+        loop {
+            // What the broker has counted is waited for, however large it is; silence ends only what it has not.
+            let silence = if messages.len() < waiting { 60_000 } else { 500 };
+            let Ok(delivery) = timeout(Duration::from_millis(silence), consumer.next()).await else { break };
             let Some(delivery) = delivery? else { break };
             messages.push(delivery.message.clone());
             delivery.ack().await?;

@@ -1,6 +1,6 @@
 //! What follows from the command line: checked as a whole before anything is touched.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use captionfleet_proto::broker::Topology;
@@ -77,7 +77,7 @@ pub struct RunSettings {
 }
 
 impl RunSettings {
-    /// Checks everything that can be checked without touching anything.
+    /// Checks everything that this machine alone can tell.
     ///
     /// # Errors
     /// [`UsageError`], or a broker file that cannot be read.
@@ -88,10 +88,8 @@ impl RunSettings {
                 UsageError(format!("--local-root {}: there is no such folder", missing.display())).into()
             );
         }
-        if let Some(missing) = args.spool_dir.iter().find(|folder| !folder.is_dir()) {
-            return Err(
-                UsageError(format!("--spool-dir {}: there is no such folder", missing.display())).into()
-            );
+        if let Some(folder) = &args.spool_dir {
+            spool_folder(folder)?;
         }
         let pipeline = PipelineOptions {
             topology: topology.clone(),
@@ -115,6 +113,23 @@ impl RunSettings {
             worker: WorkerConfig { engine: args.model.engine(), pipeline, ..WorkerConfig::default() },
             spot: SpotSettings { notice: spot_notice(args), url: args.metadata_url.clone() },
         })
+    }
+}
+
+/// Refuses a folder that no video could be copied to. A full disk is waited for later.
+fn spool_folder(folder: &Path) -> Result<(), UsageError> {
+    use std::io::ErrorKind;
+    if !folder.is_dir() {
+        return Err(UsageError(format!("--spool-dir {}: there is no such folder", folder.display())));
+    }
+    match tempfile::tempfile_in(folder) {
+        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => {
+            Err(UsageError(format!(
+                "--spool-dir {}: nothing can be written there: {error}",
+                folder.display()
+            )))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -189,5 +204,16 @@ mod tests {
         let options = NullOptions { time_per_item: Duration::from_millis(250), slots: 4 };
         let asked = ["--engine", "null", "--load-test", "--null-seconds-per-item", "0.25", "--slots", "4"];
         assert_eq!(served(&asked).unwrap(), ServedChoice::Null(options));
+    }
+
+    #[test]
+    fn a_spool_folder_is_one_that_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(spool_folder(folder.path()).is_ok());
+        let said = spool_folder(&folder.path().join("absent")).unwrap_err().to_string();
+        assert!(said.contains("--spool-dir") && said.contains("absent"), "{said}");
+        // Nobody makes files there, not even root.
+        #[cfg(target_os = "linux")]
+        assert!(spool_folder("/sys".as_ref()).unwrap_err().to_string().contains("nothing can be written"));
     }
 }

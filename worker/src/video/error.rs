@@ -100,9 +100,8 @@ impl VideoError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NoTool { .. } | Self::Talk { .. } | Self::Stopped { .. } => "internal",
-            Self::Playlist(_) => "source_refused",
             Self::Empty => "empty",
-            Self::Unsupported(_) | Self::NoVideo(_) => "unsupported_format",
+            Self::Playlist(_) | Self::Unsupported(_) | Self::NoVideo(_) => "unsupported_format",
             Self::NoFrames => "no_frames",
             Self::Truncated(_) => "truncated",
             Self::Corrupt(_) | Self::ClockGoesBack { .. } => "corrupt",

@@ -42,9 +42,9 @@ async fn each_broken_film_is_one_failed_row() {
         ("empty.mp4", "empty"),
         ("words.mkv", "corrupt"),
         ("audio.m4v", "unsupported_format"),
-        ("list.m3u8", "source_refused"),
-        ("list.mp4", "source_refused"),
-        ("list.ffconcat", "source_refused"),
+        ("list.m3u8", "unsupported_format"),
+        ("list.mp4", "unsupported_format"),
+        ("list.ffconcat", "unsupported_format"),
         ("unknown.mp4", "unsupported_format"),
         ("absent.mp4", "not_found"),
     ] {

@@ -16,8 +16,11 @@ use crate::fleet::Endpoints;
 use crate::sandbox::RabbitMqNode;
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// Within this time of the broker's return everybody works again.
-const BACK: Duration = Duration::from_secs(10);
+/// Within this time of the broker's return everybody works again; the short form asks for the state alone.
+fn back(scale: Scale) -> Duration {
+    Duration::from_secs(scale.pick(60, 10))
+}
+
 /// Connections to S3 that lie idle for a while. A leak would take six for each of the eight times that both connections
 /// to the broker are lost.
 const SLACK: usize = 16;
@@ -50,9 +53,9 @@ pub(super) async fn restart(scale: Scale) -> anyhow::Result<Figures> {
         let since = Instant::now();
         let results = scenario.topology.results_queue();
         let probe = scenario.broker.publish(&results, Message::new("probe", "{}"));
-        tokio::time::timeout(BACK, probe).await.context("publishing again took too long")??;
+        tokio::time::timeout(back(scale), probe).await.context("publishing again took too long")??;
         for member in &members {
-            wait_for("a worker's return", BACK, || member.is_ready()).await?;
+            wait_for("a worker's return", back(scale), || member.is_ready()).await?;
         }
         figures = figures.with(name, format!("{:.1} s", since.elapsed().as_secs_f64()));
         scenario.finish(run, LIMIT).await?;
@@ -91,7 +94,7 @@ pub(super) async fn network(scale: Scale) -> anyhow::Result<Figures> {
         proxy.set(weather);
         tokio::time::sleep(Duration::from_millis(scale.pick(300, 2000))).await;
         proxy.set(Weather::Fair);
-        wait_for("the worker's return", BACK, || member.is_ready())
+        wait_for("the worker's return", back(scale), || member.is_ready())
             .await
             .with_context(|| format!("{weather:?}"))?;
     }
@@ -100,12 +103,12 @@ pub(super) async fn network(scale: Scale) -> anyhow::Result<Figures> {
         proxy.set(Weather::HalfOpen);
         let since = Instant::now();
         // Two heartbeats, half of one between the client library's looks, and the second between the worker's.
-        let limit = heartbeat * 5 / 2 + Duration::from_secs(2);
+        let limit = heartbeat * 5 / 2 + Duration::from_secs(scale.pick(60, 2));
         wait_for("the worker to notice", limit, || async { !member.is_ready().await }).await?;
         figures = figures.with(name, format!("{:.1} s", since.elapsed().as_secs_f64()));
         tokio::time::sleep(Duration::from_secs(*silence).saturating_sub(since.elapsed())).await;
         proxy.set(Weather::Fair);
-        wait_for("the worker's return", BACK, || member.is_ready()).await?;
+        wait_for("the worker's return", back(scale), || member.is_ready()).await?;
     }
     scenario.finish(run, LIMIT).await?;
     // A consumer that the broker still believes in would get every second of these, and nobody would do them.
@@ -178,7 +181,7 @@ pub(super) async fn unroutable(_: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 14: the password is changed while a worker runs: not ready, with the reason; no crash; back with the password.
-pub(super) async fn password(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn password(scale: Scale) -> anyhow::Result<Figures> {
     let root = tempfile::tempdir()?;
     let (node, services) = node(root.path(), "password").await?;
     let scenario = Scenario::at("password", Corpus::shared().await?, 40, services.clone()).await?;
@@ -199,7 +202,7 @@ pub(super) async fn password(_: Scale) -> anyhow::Result<Figures> {
     anyhow::ensure!(!told.contains("first") && !member.child.output().contains("fleet:first"), "{told}");
     node.ctl(&["change_password", "fleet", "first"]).await?;
     let since = Instant::now();
-    wait_for("the worker's return", BACK, || member.is_ready()).await?;
+    wait_for("the worker's return", back(scale), || member.is_ready()).await?;
     let back = since.elapsed();
     scenario.finish(scenario.caption("run", &[])?, LIMIT).await?;
     scenario.judge(&Expected::default()).await?;

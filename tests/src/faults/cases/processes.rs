@@ -116,19 +116,22 @@ async fn poisoned_by(scale: Scale, signal: &str) -> anyhow::Result<u32> {
 }
 
 /// Case 5: SIGTERM, idle and busy.
-pub(super) async fn sigterm(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn sigterm(scale: Scale) -> anyhow::Result<Figures> {
     let scenario = Scenario::new("sigterm", Corpus::shared().await?, 160).await?;
     let mut idle = scenario.worker("idle", &[])?;
     idle.wait_until_ready().await?;
     let idle_seconds = terminate(&mut idle, Duration::from_secs(10)).await?;
-    anyhow::ensure!(idle_seconds < 1.0, "an idle worker took {idle_seconds:.2} s to stop");
+    anyhow::ensure!(idle_seconds < scale.pick(8.0, 1.0), "an idle worker took {idle_seconds:.2} s to stop");
 
     let run = scenario.caption("run", &["--job-size", "40"])?;
     let mut busy = scenario.worker("busy", &["--grace", "1"])?;
     let in_flight = || async { busy.metric("captionfleet_worker_items_in_flight").await > 0.0 };
     wait_for("items in flight", Duration::from_secs(60), in_flight).await?;
     let busy_seconds = terminate(&mut busy, Duration::from_secs(20)).await?;
-    anyhow::ensure!(busy_seconds < 5.0, "with a grace period of 1 s it took {busy_seconds:.2} s to stop");
+    anyhow::ensure!(
+        busy_seconds < scale.pick(18.0, 5.0),
+        "with a grace period of 1 s it took {busy_seconds:.2} s to stop"
+    );
     let next = scenario.worker("next", &[])?;
     scenario.finish(run, LIMIT).await?;
     let quarantined = next.metric("captionfleet_worker_quarantined_jobs_total").await;

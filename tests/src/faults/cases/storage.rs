@@ -244,6 +244,8 @@ async fn archive_full() -> anyhow::Result<Duration> {
     let dead = scenario.drain(&scenario.topology.dead_queue()).await?;
     anyhow::ensure!(dead.is_empty(), "{dead:?}");
     let recovered = since.elapsed();
+    member.child.signal("TERM");
+    member.child.wait(Duration::from_secs(60)).await?;
     disk.unmount().await?;
     Ok(recovered)
 }

@@ -48,7 +48,10 @@ pub(super) async fn hanging_job(_: Scale) -> anyhow::Result<Figures> {
     anyhow::ensure!(!node.output().contains(TIMED_OUT), "the broker closed a channel:\n{}", node.output());
     anyhow::ensure!(seconds > CONSUMER_TIMEOUT.as_secs(), "{seconds} s prove nothing");
     let turns = member.metric("captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"turn_over\"}").await;
-    let read = member.metric("captionfleet_worker_items_total{code=\"deadline\",status=\"failed\"}").await;
+    // The part is there before the job has ended and its rows are counted.
+    let read = || member.metric("captionfleet_worker_items_total{code=\"deadline\",status=\"failed\"}");
+    wait_for("the rows to be counted", LIMIT, || async { read().await >= 12.0 }).await?;
+    let read = read().await;
     let failed = scenario.files.iter().map(|name| (name.clone(), "deadline")).collect();
     scenario.judge(&Expected { failed, ..Expected::default() }).await?;
     anyhow::ensure!(read == 12.0 && turns >= 2.0, "{read} items in {turns} turns");
