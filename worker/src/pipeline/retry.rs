@@ -111,10 +111,12 @@ pub fn classify(failure: &Failure) -> FailureClass {
                 FailureClass::DeadLetter
             }
             // An outage that outlasts all attempts would empty the queue into the dead letters.
-            StorageErrorKind::Unauthenticated => FailureClass::Wait,
-            _ if error.is_transient() => FailureClass::Wait,
+            _ if error.is_outage() => FailureClass::Wait,
             _ => FailureClass::Retry,
         },
+        Failure::Source { source, .. } if source.kind() == StorageErrorKind::Unauthenticated => {
+            FailureClass::Wait
+        }
         Failure::Source { .. } | Failure::Video(_) | Failure::Engine(_) | Failure::Panicked(_) => {
             FailureClass::Retry
         }
@@ -230,6 +232,16 @@ mod tests {
         ] {
             assert_eq!(classify(&archive(kind)), FailureClass::Wait, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn refused_credentials_of_pictures_cost_no_attempt() {
+        let source = |kind| Failure::Source {
+            item: "s3://b/k".to_owned(),
+            source: StorageError::new(kind, "reading", "s3://b/k", "no"),
+        };
+        assert_eq!(classify(&source(StorageErrorKind::Unauthenticated)), FailureClass::Wait);
+        assert_eq!(classify(&source(StorageErrorKind::Other)), FailureClass::Retry);
     }
 
     #[test]

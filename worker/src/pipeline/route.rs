@@ -92,7 +92,7 @@ impl Pipeline {
         }
         let done = self.caption_task(task, hand_over, turn, drain).await;
         if let Err(Failure::Archive(error)) = &done
-            && error.is_transient()
+            && error.is_outage()
         {
             self.archive_is_away(&archive, error);
         }

@@ -52,7 +52,7 @@ impl Pipeline {
                 self.archive_takes_parts();
                 return Ok(());
             };
-            if !error.is_transient() {
+            if !error.is_outage() {
                 return Err(Failure::Archive(error));
             }
             self.archive_is_away(archive, &error);
