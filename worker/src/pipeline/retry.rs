@@ -139,14 +139,14 @@ impl Pipeline {
             }
             FailureClass::PassOn => {
                 let passed_on = message.clone().passed_on(now);
-                let age = age(&passed_on, now);
+                let age = age(passed_on.passed_on_since, now);
                 let delay = if age < SOON { 1 } else { 2 };
                 let queue = self.options.topology.retry_queue(lane, delay)?;
                 (age < PASS_ON_FOR).then_some((queue, passed_on))
             }
             FailureClass::Wait => {
-                let waiting = message.clone().passed_on(now);
-                let age = age(&waiting, now);
+                let waiting = message.clone().waiting(now);
+                let age = age(waiting.waiting_since, now);
                 let (_, delay) = WAITS.into_iter().find(|(until, _)| age < *until)?;
                 let longest = self.options.topology.max_attempts().saturating_sub(1);
                 let queue = self.options.topology.retry_queue(lane, delay.min(longest))?;
@@ -168,7 +168,8 @@ impl Pipeline {
         } else {
             let mut message = delivery.message.clone();
             // Whoever publishes it again begins a new round.
-            let since = message.first_failed_at.or(message.passed_on_since.take()).unwrap_or(now);
+            let gone_round = [message.passed_on_since.take(), message.waiting_since.take()];
+            let since = message.first_failed_at.or(gone_round.into_iter().flatten().min()).unwrap_or(now);
             message.dead = Some(DeadReason {
                 code: failure.code().to_owned(),
                 message: chain.clone(),
@@ -201,8 +202,8 @@ impl Pipeline {
 }
 
 /// For how long a message has gone round.
-fn age(message: &Message, now: Timestamp) -> Duration {
-    let since = message.passed_on_since.unwrap_or(now);
+fn age(since: Option<Timestamp>, now: Timestamp) -> Duration {
+    let since = since.unwrap_or(now);
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 

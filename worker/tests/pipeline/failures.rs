@@ -198,12 +198,34 @@ async fn an_archive_that_is_away_costs_no_attempt_until_it_has_been_away_for_lon
     let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
     let long_ago = jiff::Timestamp::now() - Duration::from_secs(25 * 60 * 60);
-    let old = Message { passed_on_since: Some(long_ago), ..waiting };
+    let old = Message { waiting_since: Some(long_ago), ..waiting };
     bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
     let worker = bench.start();
     let reason = bench.dead_letter().await.dead.unwrap();
     assert!(reason.code.starts_with("archive_") && reason.first_failed_at == Some(long_ago), "{reason:?}");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_waited_for_its_archive_for_hours_goes_round_at_workers_of_another_model() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.bundle = Some("f".repeat(64));
+    let long_ago = jiff::Timestamp::now() - Duration::from_secs(2 * 60 * 60);
+    let waiting = Message::new("job-1", codec::encode_job(&job).unwrap()).waiting(long_ago);
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), waiting).await.unwrap();
+    let worker = bench.start();
+    crate::bench::eventually("it goes round, or is given up", async || {
+        let told = |outcome: &str| {
+            worker
+                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
+        };
+        (told("retried") >= 3.0 || told("dead") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.dead, 0);
+    let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!((passed_on.attempts, passed_on.waiting_since), (0, Some(long_ago)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
