@@ -22,7 +22,7 @@ use jiff::Timestamp;
 use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
 use crate::uri::ArchiveUri;
 
-pub(super) use read::{allow_archive, item_path, read_item};
+pub(super) use read::{allow_archive, answers, item_path, read_item};
 
 /// What the names of unfinished files begin with; no key may have such a segment.
 const UNFINISHED: &str = ".captionfleet-";

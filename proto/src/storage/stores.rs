@@ -83,7 +83,9 @@ impl Stores {
                     Err(error) => !error.is_transient(),
                 },
                 // Whatever is there: a network's file system that hangs tells nothing.
-                Location::File(path) => tokio::task::spawn_blocking(move || path.metadata()).await.is_ok(),
+                Location::File(path) => {
+                    tokio::task::spawn_blocking(move || local::answers(&path)).await.unwrap_or(false)
+                }
             }
         };
         tokio::time::timeout(limit, answered).await.unwrap_or(false)

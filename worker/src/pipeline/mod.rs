@@ -36,6 +36,7 @@ mod row;
 mod search;
 mod segment;
 mod settle;
+mod source;
 mod spool;
 mod spool_folder;
 mod task;

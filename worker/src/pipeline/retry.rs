@@ -22,10 +22,10 @@ use crate::video::VideoError;
 const PASS_ON_FOR: Duration = Duration::from_secs(60 * 60);
 /// How long it comes back soon; then it rests for longer between two workers.
 const SOON: Duration = Duration::from_secs(60);
-/// How long a job waits for its archive to be usable again: longer than a night and a morning.
+/// How long a job waits for a store to be usable again: longer than a night and a morning.
 const WAIT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// By its age, which of the rests a job takes that waits for its archive: often at first, and never so seldom that a fleet
-/// stands still for long once the archive is back.
+/// By its age, which of the rests a job takes that waits for a store: often at first, and never so seldom that a fleet stands
+/// still for long once the store is back.
 const WAITS: [(Duration, u32); 3] = [(SOON, 1), (Duration::from_secs(10 * 60), 2), (WAIT_FOR, 3)];
 
 /// Why a job was not done.
@@ -52,6 +52,15 @@ pub enum Failure {
         /// The item.
         item: String,
         /// Why.
+        #[source]
+        source: StorageError,
+    },
+    /// An item cannot be read until its store is usable again, or this machine has room for a copy.
+    #[error("item {item} has to wait")]
+    SourceAway {
+        /// The item.
+        item: String,
+        /// For what.
         #[source]
         source: StorageError,
     },
@@ -86,7 +95,7 @@ impl Failure {
             Self::BundleMismatch { .. } => "bundle_mismatch",
             Self::Archive(error) if error.is_transient() => "archive_unavailable",
             Self::Archive(_) => "archive_refused",
-            Self::Source { .. } => "source_unavailable",
+            Self::Source { .. } | Self::SourceAway { .. } => "source_unavailable",
             Self::Video(_) => "no_video_decoder",
             Self::Part { .. } => "part_invalid",
             Self::Engine(_) => "engine",
@@ -114,9 +123,7 @@ pub fn classify(failure: &Failure) -> FailureClass {
             _ if error.is_outage() => FailureClass::Wait,
             _ => FailureClass::Retry,
         },
-        Failure::Source { source, .. } if source.kind() == StorageErrorKind::Unauthenticated => {
-            FailureClass::Wait
-        }
+        Failure::SourceAway { .. } => FailureClass::Wait,
         Failure::Source { .. } | Failure::Video(_) | Failure::Engine(_) | Failure::Panicked(_) => {
             FailureClass::Retry
         }
@@ -233,16 +240,6 @@ mod tests {
         ] {
             assert_eq!(classify(&archive(kind)), FailureClass::Wait, "{kind:?}");
         }
-    }
-
-    #[test]
-    fn refused_credentials_of_pictures_cost_no_attempt() {
-        let source = |kind| Failure::Source {
-            item: "s3://b/k".to_owned(),
-            source: StorageError::new(kind, "reading", "s3://b/k", "no"),
-        };
-        assert_eq!(classify(&source(StorageErrorKind::Unauthenticated)), FailureClass::Wait);
-        assert_eq!(classify(&source(StorageErrorKind::Other)), FailureClass::Retry);
     }
 
     #[test]
