@@ -286,6 +286,8 @@ async fn spool_full() -> anyhow::Result<Duration> {
     .await
     .with_context(|| format!("{}\n{}", run.output(), member.child.output()))?;
     anyhow::ensure!(!member.is_ready().await && run.is_running(), "{}", member.child.output());
+    // For longer than room is waited for within an attempt.
+    wait_for("the job to rest", LIMIT, || async { member.metric(RETRIED).await > 0.0 }).await?;
     anyhow::ensure!(scenario.parts().await?.is_empty(), "a part of a film that nobody could read");
     std::fs::remove_file(ballast)?;
     let since = Instant::now();
