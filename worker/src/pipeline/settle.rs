@@ -49,7 +49,7 @@ impl Pipeline {
         loop {
             // An existing part is as good: it was made from the same message.
             let Err(error) = archive.put(key, bytes.clone(), PutMode::IfAbsent).await else {
-                self.archive_takes_parts();
+                self.archive_takes_parts(&**archive);
                 return Ok(());
             };
             if !error.is_outage() {
