@@ -36,6 +36,7 @@ cases! {
     workers_killed_at_random_lose_and_double_nothing = "kill-storm",
     a_worker_killed_before_its_ack_is_not_followed_by_a_second_inference = "killed-before-ack",
     an_item_that_kills_the_process_costs_one_row = "poison",
+    a_job_in_quarantine_waits_for_its_archive = "quarantine-outage",
     an_item_that_hangs_costs_one_row = "hanging-item",
     a_job_of_hanging_items_outlasts_no_consumer_timeout = "hanging-job",
     a_store_that_hangs_fails_no_row = "hanging-store",

@@ -125,7 +125,14 @@ fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName
 
 /// The message as it was before its first attempt.
 fn revived(dead: &Message) -> Message {
-    Message { attempts: 0, first_failed_at: None, passed_on_since: None, dead: None, ..dead.clone() }
+    Message {
+        attempts: 0,
+        first_failed_at: None,
+        passed_on_since: None,
+        waiting_since: None,
+        dead: None,
+        ..dead.clone()
+    }
 }
 
 fn letter(message: &Message, job: Option<&Job>) -> Letter {

@@ -26,6 +26,8 @@ pub struct Message {
     pub first_failed_at: Option<Timestamp>,
     /// Since when it goes round because workers that do not know it pass it on; none as soon as one has worked on it.
     pub passed_on_since: Option<Timestamp>,
+    /// Since when it goes round because a store cannot be used; none as soon as it failed in another way, or a turn of it is over.
+    pub waiting_since: Option<Timestamp>,
     /// How often a worker held it as long as it holds any, and gave it back with what was done of it kept.
     pub turns: u32,
     /// Why the message is a dead letter, if it is one.
@@ -59,6 +61,7 @@ impl Message {
             attempts: 0,
             first_failed_at: None,
             passed_on_since: None,
+            waiting_since: None,
             turns: 0,
             dead: None,
         }
@@ -70,6 +73,7 @@ impl Message {
         self.attempts = self.attempts.saturating_add(1);
         self.first_failed_at.get_or_insert(failed_at);
         self.passed_on_since = None;
+        self.waiting_since = None;
         self
     }
 
@@ -83,11 +87,21 @@ impl Message {
         self
     }
 
+    /// The same message for when its store can be used again, to be published to a delayed-retry queue: nothing has failed, and
+    /// a worker that knows it has begun it.
+    #[must_use]
+    pub fn waiting(mut self, at: Timestamp) -> Self {
+        self.waiting_since = Some(self.waiting_since.unwrap_or(at).min(at));
+        self.passed_on_since = None;
+        self
+    }
+
     /// The same message for its next turn: nothing has failed.
     #[must_use]
     pub fn again(mut self) -> Self {
         self.turns = self.turns.saturating_add(1);
         self.passed_on_since = None;
+        self.waiting_since = None;
         self
     }
 }
@@ -108,6 +122,21 @@ mod tests {
         let retried = message.retried(at(20));
         assert_eq!((retried.passed_on_since, retried.first_failed_at), (None, Some(at(20))));
         assert_eq!(retried.passed_on(at(90)).passed_on_since, Some(at(90)));
+    }
+
+    #[test]
+    fn waiting_for_a_store_has_a_clock_of_its_own() {
+        let at = |second| Timestamp::from_second(second).expect("a time");
+        let waiting = Message::new("a", "").passed_on(at(2)).waiting(at(5)).waiting(at(9));
+        assert_eq!((waiting.waiting_since, waiting.passed_on_since), (Some(at(5)), None));
+        // Workers of another model may have it in between.
+        let passed_on = waiting.passed_on(at(20));
+        assert_eq!((passed_on.waiting_since, passed_on.passed_on_since), (Some(at(5)), Some(at(20))));
+        for over in [passed_on.clone().again(), passed_on.retried(at(30))] {
+            assert_eq!((over.waiting_since, over.passed_on_since), (None, None));
+        }
+        let hostile = Message { waiting_since: Some(Timestamp::MAX), ..Message::new("a", "") };
+        assert_eq!(hostile.waiting(at(5)).waiting_since, Some(at(5)));
     }
 
     #[test]

@@ -58,6 +58,12 @@ impl StorageErrorKind {
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Throttled | Self::Unavailable | Self::Timeout | Self::NoSpace)
     }
+
+    /// Whether it is the store that is at fault: it is away or full, or refuses the credentials. The same call succeeds when
+    /// that is mended, be it by people and after hours.
+    pub fn is_outage(self) -> bool {
+        self.is_transient() || self == Self::Unauthenticated
+    }
 }
 
 /// A failed storage operation: `reading s3://bucket/key: access denied (AccessDenied); …`.
@@ -96,6 +102,11 @@ impl StorageError {
     /// Whether the same call may succeed later without anyone changing the request.
     pub fn is_transient(&self) -> bool {
         self.kind.is_transient()
+    }
+
+    /// Whether it is the store that is at fault, see [`StorageErrorKind::is_outage`].
+    pub fn is_outage(&self) -> bool {
+        self.kind.is_outage()
     }
 
     /// The object's or place's URI.

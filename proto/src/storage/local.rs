@@ -10,6 +10,7 @@ mod read;
 mod write;
 
 use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +23,7 @@ use jiff::Timestamp;
 use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
 use crate::uri::ArchiveUri;
 
-pub(super) use read::{allow_archive, item_path, read_item};
+pub(super) use read::{allow_archive, answers, item_path, read_item};
 
 /// What the names of unfinished files begin with; no key may have such a segment.
 const UNFINISHED: &str = ".captionfleet-";
@@ -93,23 +94,38 @@ impl Storage for LocalStorage {
     }
 
     async fn check(&self) -> Result<(), StorageError> {
-        let (root, object) = (self.root.clone(), self.location());
-        let in_the_way = move || {
-            let nearest = root.ancestors().find(|folder| folder.symlink_metadata().is_ok());
-            nearest.filter(|nearest| !nearest.is_dir()).map(Path::to_path_buf)
-        };
-        match tokio::task::spawn_blocking(in_the_way).await {
-            Ok(Some(file)) => {
-                let problem = format!("{} is not a folder: name another one", file.display());
-                Err(StorageError::new(StorageErrorKind::InvalidUri, "opening", object, problem))
-            }
-            _ => Ok(()),
-        }
+        let root = self.root.clone();
+        let checked = tokio::task::spawn_blocking(move || check(&root, Path::symlink_metadata));
+        checked.await.unwrap_or(Ok(()))
     }
 
     fn location(&self) -> String {
         ArchiveUri::from_folder(&self.root).map_or_else(|_| self.root.display().to_string(), String::from)
     }
+}
+
+/// Fails if no folder can be at `root`, or its file system is away. `look` tells what is at a path, a link as itself.
+fn check(root: &Path, look: impl Fn(&Path) -> io::Result<Metadata>) -> Result<(), StorageError> {
+    const OPENING: &str = "opening";
+    for folder in root.ancestors() {
+        let is_folder = match look(folder) {
+            Ok(found) if found.is_symlink() => folder.is_dir(),
+            Ok(found) => found.is_dir(),
+            Err(error) => {
+                let error = fault::new(OPENING, root, error);
+                if error.is_transient() {
+                    return Err(error);
+                }
+                continue;
+            }
+        };
+        if is_folder {
+            return Ok(());
+        }
+        let problem = format!("{} is not a folder: name another one", folder.display());
+        return Err(StorageError::new(StorageErrorKind::InvalidUri, OPENING, fault::uri(root), problem));
+    }
+    Ok(())
 }
 
 /// The version of a local file: its size and the time of its last change, to the nanosecond.
@@ -120,4 +136,21 @@ pub fn etag_of_file(metadata: &Metadata) -> String {
 fn describe(key: String, metadata: &Metadata) -> ObjectMeta {
     let modified = metadata.modified().ok().and_then(|time| Timestamp::try_from(time).ok());
     ObjectMeta { key, size: metadata.len(), etag: Some(etag_of_file(metadata)), modified }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_file_system_that_is_away_is_no_folder_that_can_be_made() {
+        let root = std::env::temp_dir().join("nothing");
+        assert!(check(&root, Path::symlink_metadata).is_ok());
+        let away =
+            |path: &Path| if path == root { Err(Errno::STALE.into()) } else { path.symlink_metadata() };
+        let error = check(&root, away).expect_err("it is away");
+        assert_eq!(error.kind(), StorageErrorKind::Unavailable);
+    }
 }

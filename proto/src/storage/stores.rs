@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 
 use super::local::{self, LocalStorage};
 use super::s3::{Connection, S3Storage, connect};
 use super::{Object, Storage, StorageError, StorageErrorKind, StorageOptions};
 use crate::uri::{ArchiveUri, ItemUri, Location};
+
+/// Reads of local items at a time. One that hangs on a network's file system keeps its thread for as long, whoever waits for it,
+/// and the runtime has those threads for much else.
+const LOCAL_CALLS: usize = 32;
 
 /// Opens archives and reads items: one S3 client for all, one handle per bucket. Shared through an `Arc`.
 #[derive(Debug)]
@@ -18,12 +22,14 @@ pub struct Stores {
     options: StorageOptions,
     connection: OnceCell<Connection>,
     buckets: Mutex<HashMap<String, Arc<S3Storage>>>,
+    local_calls: Arc<Semaphore>,
 }
 
 impl Stores {
     /// Takes the options; nothing is opened yet.
     pub fn new(options: StorageOptions) -> Self {
-        Self { options, connection: OnceCell::new(), buckets: Mutex::default() }
+        let local_calls = Arc::new(Semaphore::new(LOCAL_CALLS));
+        Self { options, connection: OnceCell::new(), buckets: Mutex::default(), local_calls }
     }
 
     /// The options given.
@@ -59,9 +65,8 @@ impl Stores {
             Location::S3 { bucket, key } => self.shared_bucket(&bucket).await?.get(&key, max_bytes).await,
             Location::File(path) => {
                 let roots = self.options.local_roots.clone();
-                let read =
-                    tokio::task::spawn_blocking(move || local::read_item(&path, max_bytes, &roots)).await;
-                read.unwrap_or_else(|error| Err(interrupted("reading", item.as_str(), error)))
+                let read = move || local::read_item(&path, max_bytes, &roots);
+                self.local("reading", item.as_str(), read).await
             }
         }
     }
@@ -83,7 +88,10 @@ impl Stores {
                     Err(error) => !error.is_transient(),
                 },
                 // Whatever is there: a network's file system that hangs tells nothing.
-                Location::File(path) => tokio::task::spawn_blocking(move || path.metadata()).await.is_ok(),
+                Location::File(path) => {
+                    let ask = move || Ok(local::answers(&path));
+                    self.local("looking at", item.as_str(), ask).await.unwrap_or(false)
+                }
             }
         };
         tokio::time::timeout(limit, answered).await.unwrap_or(false)
@@ -99,8 +107,58 @@ impl Stores {
         let open = || Arc::new(S3Storage::new(connection.clone(), name, ""));
         Ok(Arc::clone(buckets.entry(name.to_owned()).or_insert_with(open)))
     }
+
+    /// Runs a call of the file system that is given up after a time. Its place is free when it has ended, not before.
+    async fn local<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        object: &str,
+        call: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let place = Arc::clone(&self.local_calls).acquire_owned().await.expect("it is never closed");
+        let done = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            call()
+        });
+        done.await.unwrap_or_else(|error| Err(interrupted(operation, object, error)))
+    }
 }
 
 fn interrupted(operation: &'static str, object: &str, error: tokio::task::JoinError) -> StorageError {
     StorageError::new(StorageErrorKind::Other, operation, object, "the call did not end").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn file_systems_that_hang_keep_few_threads() {
+        let stores = Stores::new(StorageOptions::default());
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let item = ItemUri::from_path(file.path()).unwrap();
+        let (release, hanging) = mpsc::channel::<()>();
+        let hanging = Arc::new(Mutex::new(hanging));
+        let hang = || {
+            let hanging = Arc::clone(&hanging);
+            move || {
+                let released = hanging.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                assert!(released.is_err(), "the test lets go by hanging up");
+                Ok(())
+            }
+        };
+        for _ in 0..3 * LOCAL_CALLS {
+            let late = timeout(Duration::ZERO, stores.local("reading", item.as_str(), hang())).await;
+            assert!(late.is_err());
+        }
+        assert_eq!(stores.local_calls.available_permits(), 0, "nobody waits, and they hang nevertheless");
+        assert!(!stores.answers(&item, Duration::from_millis(10)).await);
+        drop(release);
+        assert!(stores.read_item(&item, 1).await.unwrap().bytes.is_empty());
+    }
 }

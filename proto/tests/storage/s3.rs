@@ -250,7 +250,13 @@ fn names_refused_credentials() {
 #[ignore = "run by names_refused_credentials in a process of its own"]
 async fn in_child_names_refused_credentials() {
     let store = archive(&setting("CAPTIONFLEET_TEST_S3"), "s3://bucket/a").await;
-    for error in [store.check().await.unwrap_err(), store.get("a", 1).await.unwrap_err()] {
+    let errors = [
+        store.check().await.unwrap_err(),
+        store.get("a", 1).await.unwrap_err(),
+        // The answer to this one has no body, and so no reason.
+        store.head("a").await.unwrap_err(),
+    ];
+    for error in errors {
         assert_eq!(error.kind(), Kind::Unauthenticated);
         line(
             &error,

@@ -1,10 +1,12 @@
 //! Whether archives can be used, as readiness tells it.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use captionfleet_proto::chain;
 use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
+use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
 use super::Pipeline;
@@ -15,50 +17,74 @@ const ARCHIVE: &str = "archive";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long an archive has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// So many are looked at; when the last of them is back, others are as likely to be.
+const MOST: usize = 32;
 
-/// The archive that did not answer the last time.
+/// The archives that could not be used the last time, by their places.
 #[derive(Default)]
 pub(super) struct ArchiveWatch {
-    away: Mutex<Option<Arc<dyn Storage>>>,
+    away: Mutex<BTreeMap<String, Away>>,
 }
 
-impl ArchiveWatch {
-    fn set(&self, away: Option<Arc<dyn Storage>>) -> Option<Arc<dyn Storage>> {
-        std::mem::replace(&mut *self.away.lock().unwrap_or_else(PoisonError::into_inner), away)
-    }
-
-    fn get(&self) -> Option<Arc<dyn Storage>> {
-        self.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+struct Away {
+    archive: Arc<dyn Storage>,
+    is_full: bool,
+    reason: String,
 }
 
 impl Pipeline {
     /// A part was stored.
-    pub(super) fn archive_takes_parts(&self) {
-        self.archive_watch.set(None);
-        self.readiness.recovered(ARCHIVE);
+    pub(super) fn archive_takes_parts(&self, archive: &dyn Storage) {
+        self.archives_away(|away| drop(away.remove(&archive.location())));
     }
 
     /// An archive cannot be used for a reason that may pass.
     pub(super) fn archive_is_away(&self, archive: &Arc<dyn Storage>, error: &StorageError) {
-        // That there is room again is only seen by writing, which whoever holds a finished part goes on trying.
-        let is_full = error.kind() == StorageErrorKind::NoSpace;
-        self.archive_watch.set((!is_full).then(|| Arc::clone(archive)));
-        self.readiness.not_ready(ARCHIVE, chain(error));
+        let (place, is_full) = (archive.location(), error.kind() == StorageErrorKind::NoSpace);
+        let entry = Away { archive: Arc::clone(archive), is_full, reason: chain(error) };
+        self.archives_away(|away| {
+            if away.len() < MOST || away.contains_key(&place) {
+                away.insert(place, entry);
+            }
+        });
+    }
+
+    /// Asks the archives that are away whether they can be used again.
+    pub(super) async fn look_at_archives(&self) {
+        let away: Vec<_> = {
+            let away = self.archive_watch.away.lock().unwrap_or_else(PoisonError::into_inner);
+            // That there is room again is only seen by writing, which whoever holds a finished part goes on trying.
+            away.values().filter(|away| !away.is_full).map(|away| Arc::clone(&away.archive)).collect()
+        };
+        let answers = |archive: Arc<dyn Storage>| async move {
+            match timeout(ANSWER_WITHIN, archive.check()).await {
+                Ok(Ok(())) => Some(archive),
+                // A refusal is an answer: not everybody may list.
+                Ok(Err(error)) if !error.is_outage() => Some(archive),
+                _ => None,
+            }
+        };
+        for archive in join_all(away.into_iter().map(answers)).await.into_iter().flatten() {
+            self.archive_takes_parts(&*archive);
+        }
+    }
+
+    fn archives_away(&self, change: impl FnOnce(&mut BTreeMap<String, Away>)) {
+        let mut away = self.archive_watch.away.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut away);
+        match away.values().next() {
+            Some(first) => self.readiness.not_ready(ARCHIVE, first.reason.clone()),
+            None => self.readiness.recovered(ARCHIVE),
+        }
     }
 }
 
-/// Asks for an archive that is away until it answers or the worker drains: its jobs may be with other workers by then.
+/// Looks until the worker drains: the archives' jobs may be with other workers by then.
 pub(super) async fn watch(pipeline: Arc<Pipeline>, drain: Drain) {
     let look = async {
         loop {
             sleep(LOOK_EVERY).await;
-            let Some(archive) = pipeline.archive_watch.get() else { continue };
-            if matches!(timeout(ANSWER_WITHIN, archive.check()).await, Ok(Ok(())))
-                && pipeline.archive_watch.set(None).is_some()
-            {
-                pipeline.readiness.recovered(ARCHIVE);
-            }
+            pipeline.look_at_archives().await;
         }
     };
     tokio::select! {

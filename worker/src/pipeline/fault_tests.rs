@@ -32,7 +32,7 @@ use crate::telemetry::readiness::Readiness;
 const DEADLINE: Duration = Duration::from_secs(3);
 
 /// A pipeline with short patience.
-fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
+pub(super) fn pipeline(engine: &Engine, broker: &EmbeddedBroker) -> Pipeline {
     let options = PipelineOptions {
         item_deadline: DEADLINE,
         grace: Duration::from_millis(200),

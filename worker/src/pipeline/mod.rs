@@ -36,8 +36,10 @@ mod row;
 mod search;
 mod segment;
 mod settle;
+mod source;
 mod spool;
 mod spool_folder;
+mod spool_watch;
 mod task;
 mod timeline;
 mod turn;
@@ -46,6 +48,8 @@ mod watch;
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod outage_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -267,12 +271,13 @@ impl Pipeline {
         let drain = Drain::new(shutdown.child_token());
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
         let archives = tokio::spawn(archive_watch::watch(Arc::clone(&pipeline), drain.clone()));
+        let spool = tokio::spawn(spool_watch::watch(Arc::clone(&pipeline), drain.clone()));
         let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
         let consumed = join_all(lanes).await;
         // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
         // They ended with the drain; waiting for them lets go of the last handles to the engine.
-        let _ = tokio::join!(watch, archives);
+        let _ = tokio::join!(watch, archives, spool);
         pipeline.notices.finish(drain::TIDY_UP).await;
         consumed.into_iter().collect::<anyhow::Result<()>>()?;
         Ok(pipeline.tally.report())

@@ -22,10 +22,10 @@ use crate::video::VideoError;
 const PASS_ON_FOR: Duration = Duration::from_secs(60 * 60);
 /// How long it comes back soon; then it rests for longer between two workers.
 const SOON: Duration = Duration::from_secs(60);
-/// How long a job waits for its archive to be usable again: longer than a night and a morning.
+/// How long a job waits for a store to be usable again: longer than a night and a morning.
 const WAIT_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// By its age, which of the rests a job takes that waits for its archive: often at first, and never so seldom that a fleet
-/// stands still for long once the archive is back.
+/// By its age, which of the rests a job takes that waits for a store: often at first, and never so seldom that a fleet stands
+/// still for long once the store is back.
 const WAITS: [(Duration, u32); 3] = [(SOON, 1), (Duration::from_secs(10 * 60), 2), (WAIT_FOR, 3)];
 
 /// Why a job was not done.
@@ -52,6 +52,15 @@ pub enum Failure {
         /// The item.
         item: String,
         /// Why.
+        #[source]
+        source: StorageError,
+    },
+    /// An item cannot be read until its store is usable again, or this machine has room for a copy.
+    #[error("item {item} has to wait")]
+    SourceAway {
+        /// The item.
+        item: String,
+        /// For what.
         #[source]
         source: StorageError,
     },
@@ -86,7 +95,7 @@ impl Failure {
             Self::BundleMismatch { .. } => "bundle_mismatch",
             Self::Archive(error) if error.is_transient() => "archive_unavailable",
             Self::Archive(_) => "archive_refused",
-            Self::Source { .. } => "source_unavailable",
+            Self::Source { .. } | Self::SourceAway { .. } => "source_unavailable",
             Self::Video(_) => "no_video_decoder",
             Self::Part { .. } => "part_invalid",
             Self::Engine(_) => "engine",
@@ -111,10 +120,10 @@ pub fn classify(failure: &Failure) -> FailureClass {
                 FailureClass::DeadLetter
             }
             // An outage that outlasts all attempts would empty the queue into the dead letters.
-            StorageErrorKind::Unauthenticated => FailureClass::Wait,
-            _ if error.is_transient() => FailureClass::Wait,
+            _ if error.is_outage() => FailureClass::Wait,
             _ => FailureClass::Retry,
         },
+        Failure::SourceAway { .. } => FailureClass::Wait,
         Failure::Source { .. } | Failure::Video(_) | Failure::Engine(_) | Failure::Panicked(_) => {
             FailureClass::Retry
         }
@@ -137,14 +146,14 @@ impl Pipeline {
             }
             FailureClass::PassOn => {
                 let passed_on = message.clone().passed_on(now);
-                let age = age(&passed_on, now);
+                let age = age(passed_on.passed_on_since, now);
                 let delay = if age < SOON { 1 } else { 2 };
                 let queue = self.options.topology.retry_queue(lane, delay)?;
                 (age < PASS_ON_FOR).then_some((queue, passed_on))
             }
             FailureClass::Wait => {
-                let waiting = message.clone().passed_on(now);
-                let age = age(&waiting, now);
+                let waiting = message.clone().waiting(now);
+                let age = age(waiting.waiting_since, now);
                 let (_, delay) = WAITS.into_iter().find(|(until, _)| age < *until)?;
                 let longest = self.options.topology.max_attempts().saturating_sub(1);
                 let queue = self.options.topology.retry_queue(lane, delay.min(longest))?;
@@ -166,7 +175,8 @@ impl Pipeline {
         } else {
             let mut message = delivery.message.clone();
             // Whoever publishes it again begins a new round.
-            let since = message.first_failed_at.or(message.passed_on_since.take()).unwrap_or(now);
+            let gone_round = [message.passed_on_since.take(), message.waiting_since.take()];
+            let since = message.first_failed_at.or(gone_round.into_iter().flatten().min()).unwrap_or(now);
             message.dead = Some(DeadReason {
                 code: failure.code().to_owned(),
                 message: chain.clone(),
@@ -199,8 +209,8 @@ impl Pipeline {
 }
 
 /// For how long a message has gone round.
-fn age(message: &Message, now: Timestamp) -> Duration {
-    let since = message.passed_on_since.unwrap_or(now);
+fn age(since: Option<Timestamp>, now: Timestamp) -> Duration {
+    let since = since.unwrap_or(now);
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 

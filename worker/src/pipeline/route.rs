@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::drain::Drain;
 use super::outcome::{MessageFacts, outcome_of};
+use super::source;
 use super::task::{Course, HandOver, Received, Suspicion, Verdict};
 use super::turn::{MAX_PART_BYTES, Turn};
 use super::{Failure, Pipeline, Tally};
@@ -90,13 +91,14 @@ impl Pipeline {
             // It was in this very process, which lives.
             task.suspicion = Suspicion::Begun;
         }
-        let done = self.caption_task(task, hand_over, turn, drain).await;
-        if let Err(Failure::Archive(error)) = &done
-            && error.is_transient()
-        {
-            self.archive_is_away(&archive, error);
+        match self.caption_task(task, hand_over, turn, drain).await {
+            Err(Failure::Archive(error)) if error.is_outage() => {
+                self.archive_is_away(&archive, &error);
+                Err(Failure::Archive(error))
+            }
+            Err(Failure::Source { item, source }) => Err(source::failure(&self.stores, item, source).await),
+            done => done,
         }
-        done
     }
 
     async fn caption_task(

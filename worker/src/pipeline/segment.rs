@@ -31,8 +31,6 @@ use crate::telemetry::events::{self, HostStage};
 use crate::telemetry::spans;
 use crate::video::{self, Film, Span, VideoError, VideoLimits};
 
-/// The readiness condition that appears when there is no room for a copy of a video.
-const SPOOL: &str = "spool";
 /// Kept frames that wait for a seat in the engine, beside those in it: each is a small square by then.
 const WAITING: usize = 8;
 
@@ -180,7 +178,7 @@ impl Pipeline {
         loop {
             let error = match self.spool.open(&self.stores, item.source()).await {
                 Ok(local) => {
-                    self.readiness.recovered(SPOOL);
+                    self.spool_takes_copies();
                     events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
                     return Ok(local);
                 }
@@ -188,7 +186,7 @@ impl Pipeline {
             };
             let pause = match error.kind() {
                 StorageErrorKind::NoSpace => {
-                    self.readiness.not_ready(SPOOL, chain(&error));
+                    self.spool_is_full(&error);
                     patience.pause()
                 }
                 _ if error.is_transient() => pauses.next().copied(),

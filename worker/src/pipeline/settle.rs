@@ -49,10 +49,10 @@ impl Pipeline {
         loop {
             // An existing part is as good: it was made from the same message.
             let Err(error) = archive.put(key, bytes.clone(), PutMode::IfAbsent).await else {
-                self.archive_takes_parts();
+                self.archive_takes_parts(&**archive);
                 return Ok(());
             };
-            if !error.is_transient() {
+            if !error.is_outage() {
                 return Err(Failure::Archive(error));
             }
             self.archive_is_away(archive, &error);

@@ -4,6 +4,7 @@
 //! gets. Copies that nobody uses go first when room is needed, the oldest before the others.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use captionfleet_proto::storage::{
 use captionfleet_proto::uri::{ItemUri, Location};
 use tokio::sync::OnceCell;
 
-use super::spool_folder::SpoolFolder;
+use super::spool_folder::{self, SpoolFolder};
 use crate::video::Film;
 
 /// How long a film waits before it looks for room again.
@@ -44,6 +45,8 @@ pub(super) struct Spool {
     options: SpoolOptions,
     folder: OnceCell<SpoolFolder>,
     films: Mutex<Films>,
+    /// Bytes of the last film for which the disk had no room.
+    lacking: AtomicU64,
 }
 
 /// The videos that are known, least recently asked for first.
@@ -151,7 +154,7 @@ impl Spool {
     /// Has no copy yet. Those of workers that were killed go now: they may be what fills the disk.
     pub(super) fn new(options: SpoolOptions) -> Self {
         SpoolFolder::tidy(options.folder.as_deref());
-        Self { options, folder: OnceCell::new(), films: Mutex::default() }
+        Self { options, folder: OnceCell::new(), films: Mutex::default(), lacking: AtomicU64::new(0) }
     }
 
     /// The video at `uri` as a local file, copied if need be.
@@ -165,6 +168,21 @@ impl Spool {
             let problem = format!("has {} bytes, at most {} are spooled", meta.size, self.options.max_bytes);
             return Err(StorageError::new(StorageErrorKind::TooLarge, READING, uri.as_str(), problem));
         }
+        let film = self.copied(&*store, uri, &meta).await;
+        if film.as_ref().is_err_and(|error| error.kind() == StorageErrorKind::NoSpace) {
+            self.lock().forget_idle_copies();
+            self.lacks(meta.size);
+        }
+        film
+    }
+
+    /// The copy of an object, of which there is one at a time.
+    async fn copied(
+        &self,
+        store: &dyn Storage,
+        uri: &ItemUri,
+        meta: &ObjectMeta,
+    ) -> Result<Arc<Local>, StorageError> {
         let folder = self.folder(uri).await?.path();
         let film = loop {
             if let Some(film) = self.find_or_add(uri, meta.etag.as_ref(), meta.size, folder) {
@@ -172,14 +190,20 @@ impl Spool {
             }
             tokio::time::sleep(NO_ROOM_PAUSE).await;
         };
-        let copied = film.copied.get_or_try_init(|| whole_copy(&*store, &key, uri, &film)).await;
-        if let Err(error) = copied {
-            if error.kind() == StorageErrorKind::NoSpace {
-                self.lock().forget_idle_copies();
-            }
-            return Err(error);
-        }
+        film.copied.get_or_try_init(|| whole_copy(store, &meta.key, uri, &film)).await?;
         Ok(film)
+    }
+
+    /// The disk had no room for a film of so many bytes.
+    pub(super) fn lacks(&self, bytes: u64) {
+        self.lacking.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it has room for that film now.
+    pub(super) async fn has_room(&self) -> bool {
+        let (parent, bytes) = (self.options.folder.clone(), self.lacking.load(Ordering::Relaxed));
+        let has_room = move || spool_folder::has_room(parent.as_deref(), bytes);
+        tokio::task::spawn_blocking(has_room).await.unwrap_or(false)
     }
 
     async fn open_file(&self, stores: &Stores, uri: &ItemUri) -> Result<Arc<Local>, StorageError> {

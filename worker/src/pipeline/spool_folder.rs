@@ -65,6 +65,13 @@ impl SpoolFolder {
     }
 }
 
+/// Whether the disk of such folders takes a file, and has `bytes` left.
+pub(super) fn has_room(parent: Option<&Path>, bytes: u64) -> bool {
+    let place = place(parent);
+    let Ok(disk) = rustix::fs::statvfs(&place) else { return false };
+    disk.f_bavail.saturating_mul(disk.f_frsize) >= bytes && tempfile::tempfile_in(place).is_ok()
+}
+
 fn place(parent: Option<&Path>) -> PathBuf {
     parent.map_or_else(std::env::temp_dir, Path::to_owned)
 }

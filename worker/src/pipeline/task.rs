@@ -18,7 +18,8 @@ use crate::telemetry::spans;
 pub(super) enum Suspicion {
     /// First hand-over of a message that never failed.
     None,
-    /// It failed before in an orderly way, or its turn was over before it was done; something of it may still exist.
+    /// It failed before in an orderly way, waited for a store, or its turn was over before it was done; something of it may
+    /// still exist.
     Begun,
     /// It was handed out before and not settled.
     Crash,
@@ -26,9 +27,10 @@ pub(super) enum Suspicion {
 
 impl Suspicion {
     pub(super) fn of(delivery: &Delivery) -> Self {
+        let message = &delivery.message;
         if delivery.redelivered || delivery.delivery_count > 0 {
             Self::Crash
-        } else if delivery.message.attempts > 0 || delivery.message.turns > 0 {
+        } else if message.attempts > 0 || message.turns > 0 || message.waiting_since.is_some() {
             Self::Begun
         } else {
             Self::None
@@ -133,4 +135,36 @@ pub(super) enum Verdict {
     Returned,
     /// It was held long enough: to the end of the queue.
     TurnOver,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use captionfleet_proto::broker::embedded::EmbeddedBroker;
+    use captionfleet_proto::broker::{Broker as _, Topology};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_was_begun_is_looked_up_in_the_archive() {
+        let topology = Topology::default();
+        let broker = EmbeddedBroker::new(topology.clone());
+        broker.declare().await.unwrap();
+        let (lane, now) = (topology.lane_queue(Lane::Bulk), Timestamp::now());
+        let new = || Message::new("job", "");
+        for (message, expected) in [
+            (new(), Suspicion::None),
+            (new().passed_on(now), Suspicion::None),
+            (new().waiting(now), Suspicion::Begun),
+            (new().waiting(now).passed_on(now), Suspicion::Begun),
+            (new().waiting(now).again(), Suspicion::Begun),
+            (new().waiting(now).retried(now), Suspicion::Begun),
+        ] {
+            broker.publish(&lane, message.clone()).await.unwrap();
+            let mut consumer = broker.consume(&lane, 1).await.unwrap();
+            let delivery = consumer.next().await.unwrap().unwrap();
+            assert_eq!(Suspicion::of(&delivery), expected, "{message:?}");
+            delivery.ack().await.unwrap();
+        }
+    }
 }

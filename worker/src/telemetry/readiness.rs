@@ -33,6 +33,11 @@ impl Readiness {
         }
     }
 
+    /// Whether the condition holds; one that is not mentioned does.
+    pub fn holds(&self, condition: &str) -> bool {
+        self.lock().get(condition).is_none_or(Option::is_none)
+    }
+
     /// Whether all conditions hold.
     pub fn is_ready(&self) -> bool {
         self.lock().values().all(Option::is_none)

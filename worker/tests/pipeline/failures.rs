@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use captionfleet_proto::broker::{Broker as _, Message};
 use captionfleet_proto::codec;
-use captionfleet_proto::job::Lane;
+use captionfleet_proto::job::{JobItem, Lane};
+use captionfleet_proto::uri::ItemUri;
 
 use crate::bench::{Bench, verdicts};
 
@@ -198,12 +199,57 @@ async fn an_archive_that_is_away_costs_no_attempt_until_it_has_been_away_for_lon
     let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
     let long_ago = jiff::Timestamp::now() - Duration::from_secs(25 * 60 * 60);
-    let old = Message { passed_on_since: Some(long_ago), ..waiting };
+    let old = Message { waiting_since: Some(long_ago), ..waiting };
     bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), old).await.unwrap();
     let worker = bench.start();
     let reason = bench.dead_letter().await.dead.unwrap();
     assert!(reason.code.starts_with("archive_") && reason.first_failed_at == Some(long_ago), "{reason:?}");
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_pictures_that_is_away_costs_no_attempt() {
+    let mut bench = Bench::new().await;
+    // Nobody listens there, or nobody has credentials for it.
+    bench.storage.s3_endpoint = Some("http://127.0.0.1:1".to_owned());
+    let item = JobItem::new(ItemUri::s3("away", "picture.png"));
+    bench.publish(Lane::Bulk, &bench.job("job-1", vec![item])).await;
+    let worker = bench.start();
+    let often = f64::from(bench.topology.max_attempts());
+    crate::bench::eventually("more rounds than a job has attempts, or its end", async || {
+        let told = |outcome: &str| {
+            worker
+                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
+        };
+        (told("retried") >= often || told("dead") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.dead, 0);
+    let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
+    assert!(waiting.waiting_since.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_has_waited_for_its_archive_for_hours_goes_round_at_workers_of_another_model() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.bundle = Some("f".repeat(64));
+    let long_ago = jiff::Timestamp::now() - Duration::from_secs(2 * 60 * 60);
+    let waiting = Message::new("job-1", codec::encode_job(&job).unwrap()).waiting(long_ago);
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), waiting).await.unwrap();
+    let worker = bench.start();
+    crate::bench::eventually("it goes round, or is given up", async || {
+        let told = |outcome: &str| {
+            worker
+                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
+        };
+        (told("retried") >= 3.0 || told("dead") > 0.0).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.dead, 0);
+    let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    assert_eq!((passed_on.attempts, passed_on.waiting_since), (0, Some(long_ago)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 //!
 //! Properties: `message_id` (the job's id), `correlation_id`, `reply_to`, `content_type` application/json, persistent.
 //! Headers: `x-captionfleet-attempts` and `x-captionfleet-turns` (whole numbers, missing = 0),
-//! `x-captionfleet-first-failed-at`, `x-captionfleet-passed-on-since`, and of a dead letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
+//! `x-captionfleet-first-failed-at`, `x-captionfleet-passed-on-since`, `x-captionfleet-waiting-since`, and of a dead letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
 //! `tracestate` are those of the W3C. A header of another type than expected counts as missing; headers that we do not
 //! know are ignored.
 
@@ -17,6 +17,7 @@ const ATTEMPTS: &str = "x-captionfleet-attempts";
 const TURNS: &str = "x-captionfleet-turns";
 const FIRST_FAILED_AT: &str = "x-captionfleet-first-failed-at";
 const PASSED_ON_SINCE: &str = "x-captionfleet-passed-on-since";
+const WAITING_SINCE: &str = "x-captionfleet-waiting-since";
 const REASON: &str = "x-captionfleet-reason";
 const MESSAGE: &str = "x-captionfleet-message";
 const FAILED_AT: &str = "x-captionfleet-failed-at";
@@ -51,6 +52,7 @@ pub(super) fn properties_of(message: &Message) -> BasicProperties {
     let first_failed_at = message.first_failed_at.or(dead.and_then(|dead| dead.first_failed_at));
     put_time(&mut headers, FIRST_FAILED_AT, first_failed_at);
     put_time(&mut headers, PASSED_ON_SINCE, message.passed_on_since);
+    put_time(&mut headers, WAITING_SINCE, message.waiting_since);
     if let Some(dead) = dead {
         put_text(&mut headers, REASON, &dead.code);
         put_text(&mut headers, MESSAGE, &dead.message);
@@ -89,6 +91,7 @@ pub(super) fn message_from(body: Vec<u8>, properties: &BasicProperties) -> Messa
         turns: headers.count(TURNS),
         first_failed_at: headers.time(FIRST_FAILED_AT),
         passed_on_since: headers.time(PASSED_ON_SINCE),
+        waiting_since: headers.time(WAITING_SINCE),
         dead: headers.dead_reason(),
     }
 }

@@ -28,6 +28,7 @@ fn a_dead_letter_survives_the_wire() {
         attempts: 5,
         turns: 2,
         passed_on_since: Some(at(1_700_000_300)),
+        waiting_since: Some(at(1_700_000_200)),
         first_failed_at: Some(at(1_700_000_000)),
         dead: Some(DeadReason {
             code: "internal".to_owned(),

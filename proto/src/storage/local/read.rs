@@ -68,6 +68,12 @@ pub(in crate::storage) fn allow_archive(folder: &Path, roots: &LocalRoots) -> Re
     Ok(())
 }
 
+/// Whether the file system of `path` answers, be it that there is nothing.
+pub(in crate::storage) fn answers(path: &Path) -> bool {
+    let looked = path.metadata().map_err(|error| fault::new(READING, path, error));
+    looked.err().is_none_or(|error| !error.is_transient())
+}
+
 /// Looks at a file; a folder is no object.
 pub(super) fn stat_file(path: &Path, operation: &'static str) -> Result<Metadata, StorageError> {
     let metadata = path.metadata().map_err(|error| fault::new(operation, path, error))?;

@@ -73,6 +73,18 @@ impl S3Storage {
         }
     }
 
+    /// Why a HEAD request was refused. Its answer has no body and so no code, and credentials that are refused must not pass
+    /// for an object that is not there.
+    async fn told_by_listing(&self, refused: StorageError) -> StorageError {
+        if !matches!(refused.kind(), Kind::PermissionDenied | Kind::Other) {
+            return refused;
+        }
+        match self.check().await {
+            Err(error) if error.kind() == Kind::Unauthenticated => error,
+            _ => refused,
+        }
+    }
+
     fn uri(&self, full: &str) -> String {
         ItemUri::s3(&self.bucket, full).into()
     }
@@ -151,8 +163,13 @@ impl Storage for S3Storage {
     async fn head(&self, key: &str) -> Result<ObjectMeta, StorageError> {
         let full = self.full(key, "looking at")?;
         let answer = self.connection.client.head_object().bucket(&self.bucket).key(&full).send().await;
-        let answer = answer
-            .map_err(|error| fault::new(error, "looking at", &self.uri(&full), &self.connection.server))?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let error = fault::new(error, "looking at", &self.uri(&full), &self.connection.server);
+                return Err(self.told_by_listing(error).await);
+            }
+        };
         let (size, etag) = (answer.content_length(), answer.e_tag());
         Ok(object_meta(key.to_owned(), size, etag, answer.last_modified()))
     }

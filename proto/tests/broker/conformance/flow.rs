@@ -19,6 +19,7 @@ pub async fn delivers_in_order_as_published(subject: Subject) {
         attempts: 3,
         first_failed_at: Some(Timestamp::from_second(1_700_000_000).expect("a time")),
         passed_on_since: Some(Timestamp::from_second(1_700_000_300).expect("a time")),
+        waiting_since: Some(Timestamp::from_second(1_700_000_200).expect("a time")),
         ..Message::new("full", vec![0, 255, 10, 13])
     };
     subject.publish(&["a", "b", "c", "d", "e"]).await;

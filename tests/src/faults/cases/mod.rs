@@ -6,6 +6,7 @@ mod disaster;
 mod messages;
 mod model;
 mod processes;
+mod quarantine;
 mod spot;
 mod storage;
 mod turns;
@@ -97,6 +98,7 @@ pub fn all() -> Vec<Case> {
         case!("1", "kill-storm", processes::kill_storm),
         case!("2", "killed-before-ack", processes::killed_before_ack),
         case!("3", "poison", processes::poison),
+        case!("3", "quarantine-outage", quarantine::outage),
         case!("4", "hanging-item", storage::hanging_item),
         case!("4", "hanging-job", turns::hanging_job),
         case!("4", "hanging-store", storage::hanging_store),

@@ -62,14 +62,29 @@ pub(super) async fn hanging_store(_: Scale) -> anyhow::Result<Figures> {
 
 /// Case 19, the archive wholly: jobs wait for it without losing an attempt, the worker says so, and goes on by itself.
 pub(super) async fn archive_away(_: Scale) -> anyhow::Result<Figures> {
+    let overloaded = [Rule::always(Fault::Answer(503, "SlowDown"))];
+    let refusing = [
+        // An answer to HEAD has no body that could tell the reason.
+        Rule::always(Fault::Answer(403, "")).method(Method::HEAD),
+        Rule::always(Fault::Answer(403, "SignatureDoesNotMatch")),
+    ];
+    let overloaded = without_archive(&overloaded, "the server failed").await.context("overloaded")?;
+    let refusing = without_archive(&refusing, "credentials are refused").await.context("refusing")?;
+    let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+    Ok(Figures::default().with("recovered", seconds(overloaded)).with("credentials", seconds(refusing)))
+}
+
+/// Time from the end of the rules, which meet every request, to the end of a run.
+async fn without_archive(rules: &[Rule], reason: &str) -> anyhow::Result<Duration> {
     let (scenario, front, through) = behind_front("archive-away", 24).await?;
     let member = scenario.worker_through(&through, "worker", &[])?;
     member.wait_until_ready().await?;
-    front.set([Rule::always(Fault::Answer(503, "SlowDown"))]);
+    front.set(rules.iter().cloned());
     let run = scenario.caption("run", &["--job-size", "12"])?;
     wait_for("both jobs to be tried", LIMIT, || async { member.metric(RETRIED).await >= 3.0 }).await?;
     let told = member.readiness().await;
-    anyhow::ensure!(told.contains("archive:") && !member.is_ready().await, "{told}");
+    anyhow::ensure!(told.contains("archive:") && told.contains(reason), "{told}");
+    anyhow::ensure!(!member.is_ready().await, "{told}");
     front.set([]);
     let since = Instant::now();
     wait_for("readiness", LIMIT, || member.is_ready()).await?;
@@ -78,7 +93,7 @@ pub(super) async fn archive_away(_: Scale) -> anyhow::Result<Figures> {
     scenario.judge(&Expected::default()).await?;
     let rows = scenario.rows().await?;
     anyhow::ensure!(rows.iter().all(|row| row.attempts == 1), "an attempt was counted: {rows:?}");
-    Ok(Figures::default().with("recovered", format!("{:.1} s", recovered.as_secs_f64())))
+    Ok(recovered)
 }
 
 /// Case 19: 503 for one request in a hundred, in ten, in two; 429 as often, with a code and without.
@@ -273,6 +288,8 @@ async fn spool_full() -> anyhow::Result<Duration> {
     .await
     .with_context(|| format!("{}\n{}", run.output(), member.child.output()))?;
     anyhow::ensure!(!member.is_ready().await && run.is_running(), "{}", member.child.output());
+    // For longer than room is waited for within an attempt.
+    wait_for("the job to rest", LIMIT, || async { member.metric(RETRIED).await > 0.0 }).await?;
     anyhow::ensure!(scenario.parts().await?.is_empty(), "a part of a film that nobody could read");
     std::fs::remove_file(ballast)?;
     let since = Instant::now();
