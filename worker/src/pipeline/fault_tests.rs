@@ -19,6 +19,7 @@ use captionfleet_world::{Scene, Split, render};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::fetch::Facts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::engine::Engine;
@@ -164,6 +165,25 @@ async fn a_panic_over_a_picture_is_a_row() {
     assert_eq!((report.jobs, report.failed), (1, 3));
     assert_eq!(verdicts(&part), ["internal"; 3]);
     assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_waits_for_its_turn_to_be_decoded_is_not_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, _) = one_job(folder.path()).await;
+    let engine = sound_engine();
+    let pipeline = pipeline(&engine, &broker);
+    let item = JobItem::new(ItemUri::from_path(&pictures[0]).unwrap());
+    let turns = &pipeline.budgets.of(Lane::Bulk).decodes;
+    let of_others = turns.acquire_many(turns.available_permits() as u32).await.unwrap();
+    let mut facts = Facts::planned(&item);
+    let fetching = pipeline.fetch_in_time(&item, Lane::Bulk, true, &mut facts);
+    let others_are_slow = async {
+        tokio::time::sleep(DEADLINE * 2).await;
+        drop(of_others);
+    };
+    let (fetched, ()) = tokio::join!(fetching, others_are_slow);
+    assert!(fetched.is_ok(), "{:?}", fetched.err());
 }
 
 /// What a search for `query` comes to.
