@@ -121,6 +121,16 @@ pub(crate) fn engine_that_hangs_on(picture: PreparedPicture) -> Engine {
     start(Box::new(network), 4, Arc::new(Unobserved))
 }
 
+/// An engine whose device never comes back from a step of this kind.
+pub(crate) fn engine_that_hangs_in(stage: Stage) -> Engine {
+    engine(stage, Fault::Hang)
+}
+
+/// Whether the device is at work.
+pub(crate) fn is_at_a_step(engine: &EngineHandle) -> bool {
+    engine.pulse.running().is_some()
+}
+
 /// An engine that fails on one picture.
 pub(crate) fn engine_that_fails_on(picture: PreparedPicture) -> Engine {
     let network = Faulty { stage: Stage::Vision, fault: Fault::Error, picture: Some(picture) };

@@ -13,6 +13,7 @@ use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{Adapter, AdapterError, KvCache, ModelConfig, PromptTemplates, PromptTokens};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceThread;
@@ -189,10 +190,32 @@ impl Engine {
             return Err(hung.clone());
         }
         drop(self.handle);
-        self.thread.join().unwrap_or_else(|_| {
-            Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
-        })
+        last_words(self.thread)
     }
+
+    /// As [`Self::join`], but no longer than `patience`: the device may hang, and nobody waits for its step any more. False if the
+    /// thread has not ended by then.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_within(self, patience: Duration) -> Result<bool, EngineError> {
+        if let Some(hung) = self.handle.hung.get() {
+            return Err(hung.clone());
+        }
+        drop(self.handle);
+        // The last thing that the thread does.
+        if timeout(patience, self.gone.cancelled()).await.is_err() {
+            return Ok(false);
+        }
+        last_words(self.thread).map(|()| true)
+    }
+}
+
+/// Why a device thread has ended, once it has.
+fn last_words(thread: JoinHandle<Result<(), EngineError>>) -> Result<(), EngineError> {
+    thread.join().unwrap_or_else(|_| {
+        Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
+    })
 }
 
 impl EngineHandle {

@@ -70,7 +70,7 @@ fn prepared(engine: &Engine, bytes: &[u8]) -> PreparedPicture {
 }
 
 /// A broker that has one job over three pictures in `folder`, those pictures, and where the job's part will lie.
-async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
+pub(crate) async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
     let broker = EmbeddedBroker::new(PipelineOptions::default().topology);
     broker.declare().await.unwrap();
     let pictures: Vec<_> = (0..3).map(|seed| folder.join(format!("{seed}.png"))).collect();
@@ -86,7 +86,8 @@ async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
     (broker, pictures, part)
 }
 
-fn lane() -> QueueName {
+/// Where that job waits.
+pub(crate) fn lane() -> QueueName {
     PipelineOptions::default().topology.lane_queue(Lane::Bulk)
 }
 

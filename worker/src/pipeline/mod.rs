@@ -45,7 +45,7 @@ mod viewing;
 mod watch;
 
 #[cfg(test)]
-mod fault_tests;
+pub(crate) mod fault_tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
