@@ -22,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::Facts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
-use crate::engine::Engine;
 use crate::engine::fault_tests::{
-    broken_engine, engine_that_fails_on, engine_that_hangs_on, slow_engine, sound_engine,
+    broken_engine, engine_that_fails_on, engine_that_hangs_in, engine_that_hangs_on, is_at_a_step,
+    slow_engine, sound_engine,
 };
+use crate::engine::{Engine, Stage};
 use crate::telemetry::Metrics;
 use crate::telemetry::readiness::Readiness;
 
@@ -187,15 +188,43 @@ async fn a_picture_that_waits_for_its_turn_to_be_decoded_is_not_late() {
     assert!(fetched.is_ok(), "{:?}", fetched.err());
 }
 
-/// What a search for `query` comes to.
-async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) -> SearchResult {
-    let mailbox = broker.open_mailbox("asker").await.unwrap();
+/// A search for `query`, and the message that asks for it.
+fn search(query: Query, mailbox: &QueueName) -> (Job, Message) {
     let archive = ArchiveUri::from_folder(Path::new("/archive")).unwrap();
     let (id, run) = (JobId::new("search").unwrap(), RunId::new("run").unwrap());
     let job = Job::search(id, run, archive, query);
-    let JobKind::Search(search) = &job.kind else { unreachable!("a search was made") };
     let mut message = Message::new("search", codec::encode_job(&job).unwrap());
     message.reply_to = Some(mailbox.clone());
+    (job, message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_hangs_over_a_question_is_given_up_though_the_asker_has_left() {
+    let topology = PipelineOptions::default().topology;
+    let broker = EmbeddedBroker::new(topology.clone());
+    broker.declare().await.unwrap();
+    let mailbox = broker.open_mailbox("asker").await.unwrap();
+    let (_, message) = search(Query::Text { text: "a red circle".to_owned() }, &mailbox);
+    broker.publish(&topology.lane_queue(Lane::Interactive), message).await.unwrap();
+    let engine = engine_that_hangs_in(Stage::Text);
+    let handle = engine.handle();
+    let asker_leaves = async {
+        while !is_at_a_step(&handle) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        broker.close_mailbox(&mailbox).await.unwrap();
+        std::future::pending().await
+    };
+    let working = run(pipeline(&engine, &broker), &engine, asker_leaves);
+    tokio::time::timeout(Duration::from_secs(60), working).await.expect("it is noticed");
+    assert!(handle.is_hung());
+}
+
+/// What a search for `query` comes to.
+async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) -> SearchResult {
+    let mailbox = broker.open_mailbox("asker").await.unwrap();
+    let (job, message) = search(query, &mailbox);
+    let JobKind::Search(search) = &job.kind else { unreachable!("a search was made") };
     let hand_over = HandOver {
         message,
         lane: Lane::Interactive,

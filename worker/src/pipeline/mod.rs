@@ -268,7 +268,10 @@ impl Pipeline {
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
         let archives = tokio::spawn(archive_watch::watch(Arc::clone(&pipeline), drain.clone()));
         let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
-        let consumed = join_all(lanes).await;
+        let consumed = tokio::select! {
+            consumed = join_all(lanes) => consumed,
+            never = watch::device(&pipeline) => match never {},
+        };
         // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
         // They ended with the drain; waiting for them lets go of the last handles to the engine.

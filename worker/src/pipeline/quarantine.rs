@@ -175,6 +175,8 @@ impl Pipeline {
             self.write_marker(&task, &mut marker).await?;
             let last_words = last_words(&task, &marker);
             let rows = tokio::select! {
+                // What the item came to goes before the drain that may follow from it.
+                biased;
                 rows = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(rows),
                 () = drain.hard.cancelled() => None,
             };
