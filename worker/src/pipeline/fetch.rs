@@ -74,7 +74,7 @@ impl Pipeline {
         last_attempt: bool,
         facts: &mut Facts,
     ) -> Result<FileRead, ItemFailure> {
-        let (limit, most) = (self.options.item_deadline, self.options.max_item_bytes);
+        let (limit, most) = (self.options.item_deadline, self.options.decode_limits.max_bytes);
         let budget = self.budgets.of(lane);
         let mut bytes = item.size.unwrap_or(USUAL_BYTES).min(most);
         let mut is_second = false;
@@ -104,7 +104,7 @@ impl Pipeline {
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
         let budget = self.budgets.of(lane);
-        let room = budget.room(self.options.max_item_bytes).await;
+        let room = budget.room(self.options.decode_limits.max_bytes).await;
         let file = self.read_into(room, item, last_attempt, facts).await?;
         let _turn = permit(&budget.decodes).await;
         self.decode(file, item, lane, facts).await
