@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything worth knowing when a GPU turns up, in under ten minutes:
 #
-#   deploy/cuda/check.sh [--device cpu|cuda] [--worker PROGRAM] [--goldens FOLDER] [--out FOLDER] [--small] [--peer]
+#   deploy/cuda/check.sh [--device cpu|cuda|cuda:N] [--worker PROGRAM] [--goldens FOLDER] [--out FOLDER] [--small] [--peer]
 #
 #   1. the reference's golden tensors on the device      4. the same caption alone and in company
 #   2. the demo model's answers on scenes never seen     5. memory under a budget of 8 GiB, as the device counts it
@@ -12,6 +12,7 @@
 # demo model's dimensions instead. What does not fit a small GPU is named and left out. Results are printed and left in --out
 # as JSON. It fails if anything is not as it should be (judge.py says what that is), and names what.
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")/../.."
 
 device=cuda
@@ -20,18 +21,21 @@ goldens=worker/model/tests/golden
 out=gpu-check
 size=()
 peer=no
-usage() { sed -n '4p' "$0" | cut -c5- >&2; exit 64; }
+usage() { sed -n '4p' deploy/cuda/check.sh | cut -c5- >&2; exit 64; }
+# What the caller names lies where he is.
+named() { case $1 in /*) printf '%s' "$1" ;; *) printf '%s' "$here/$1" ;; esac; }
 while [ $# -gt 0 ]; do
   case $1 in
     --device) device=${2:?} && shift 2 ;;
-    --worker) worker=${2:?} && shift 2 ;;
-    --goldens) goldens=${2:?} && shift 2 ;;
-    --out) out=${2:?} && shift 2 ;;
+    --worker) worker=$(named "${2:?}") && shift 2 ;;
+    --goldens) goldens=$(named "${2:?}") && shift 2 ;;
+    --out) out=$(named "${2:?}") && shift 2 ;;
     --small) size=(--small) && shift ;;
     --peer) peer=yes && shift ;;
     *) usage ;;
   esac
 done
+[[ $device =~ ^(cpu|cuda(:[0-9]+)?)$ ]] || usage
 for candidate in target/cuda-80/worker target/release/worker; do
   [ -n "$worker" ] || [ ! -x "$candidate" ] || worker=$candidate
 done
@@ -54,12 +58,19 @@ judge() { try python3 deploy/cuda/judge.py "$@"; }
 
 memory=  # of the GPU, in MiB
 many=()
+company=200
 if [ "$device" != cpu ]; then
   step "the GPU"
   keep "$out/gpu.csv" nvidia-smi --query-gpu=name,compute_cap,memory.total,driver_version --format=csv
-  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits | head -n 1)
+  # CUDA counts GPUs by their speed otherwise.
+  export CUDA_DEVICE_ORDER=PCI_BUS_ID
+  index=${device#cuda}
+  index=${index#:}
+  memory=$(nvidia-smi --query-gpu=memory.total --format=csv,noheader,nounits --id="${index:-0}")
   # More than one wave of the slots, as the peer's batches are full, too.
   many=(--count 256)
+  # One caption in a thousand may differ: fewer pictures could not tell one in a thousand from one in a hundred.
+  company=2000
 fi
 
 step "1. goldens"
@@ -74,7 +85,7 @@ rm -f "$out"/{s1,s3,s4,itc}.safetensors
 step "2. the demo model"
 keep "$out/evaluate.json" "$worker" evaluate --device "$device" --json
 judge captions "$out/evaluate.json"
-keep "$out/invariance-demo.json" "$worker" bench --device "$device" --invariance --count 200 --json
+keep "$out/invariance-demo.json" "$worker" bench --device "$device" --invariance --count "$company" --json
 
 # Different kinds of weights take different ways through the device.
 for weights in q8_0:f16 f16:f16 q4_0:q8_0; do

@@ -31,6 +31,15 @@ print(json.dumps(figures))
 """
 
 
+# A machine with a large GPU and a small one.
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+  *--id=1*) echo 1024 ;;
+  *--id=*) echo 81920 ;;
+esac
+"""
+
+
 def load_judge():
     spec = importlib.util.spec_from_file_location("judge", CUDA / "judge.py")
     judge = importlib.util.module_from_spec(spec)
@@ -39,16 +48,22 @@ def load_judge():
 
 
 class Check(unittest.TestCase):
-    def run_with(self, spoilt):
+    def run_with(self, spoilt, device="cpu"):
         with tempfile.TemporaryDirectory() as folder:
-            worker = pathlib.Path(folder) / "worker"
-            worker.write_text(STUB)
-            worker.chmod(0o755)
-            arguments = ["--device", "cpu", "--small", "--worker", worker, "--out", f"{folder}/out"]
-            environment = {**os.environ, "SPOIL": spoilt, "PYTHONDONTWRITEBYTECODE": "1"}
+            worker = self.install(folder, "worker", STUB)
+            self.install(folder, "nvidia-smi", NVIDIA_SMI)
+            arguments = ["--device", device, "--small", "--worker", worker, "--out", f"{folder}/out"]
+            path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+            environment = {**os.environ, "SPOIL": spoilt, "PYTHONDONTWRITEBYTECODE": "1", "PATH": path}
             return subprocess.run(
                 [SCRIPT, *arguments], capture_output=True, text=True, env=environment, timeout=120
             )
+
+    def install(self, folder, name, text):
+        program = pathlib.Path(folder) / name
+        program.write_text(text)
+        program.chmod(0o755)
+        return program
 
     def test_passes_when_all_is_well(self):
         ran = self.run_with("")
@@ -72,6 +87,27 @@ class Check(unittest.TestCase):
                 failures = [line for line in ran.stdout.splitlines() if line.startswith("FAILED: ")]
                 self.assertEqual(ran.returncode, 1, ran.stdout + ran.stderr)
                 self.assertTrue(any(spoilt in f"{line} " for line in failures), ran.stdout)
+
+    def test_paths_are_the_callers(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.install(folder, "worker", STUB)
+            script = os.path.relpath(SCRIPT, folder)
+            arguments = ["--device", "cpu", "--small", "--worker", "./worker", "--out", "results"]
+            ran = subprocess.run([script, *arguments], cwd=folder, capture_output=True, text=True, timeout=120)
+            self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+            self.assertTrue((pathlib.Path(folder) / "results" / "evaluate.json").exists())
+            for wrong in [["--nonsense"], ["--device", "tpu"]]:
+                ran = subprocess.run([script, *wrong], cwd=folder, capture_output=True, text=True, timeout=120)
+                self.assertEqual(ran.returncode, 64, ran.stdout + ran.stderr)
+                self.assertIn("--device cpu|cuda", ran.stderr)
+
+    def test_a_gpu_is_asked_for_its_own_memory_and_about_enough_pictures(self):
+        for device, is_small in [("cuda", False), ("cuda:0", False), ("cuda:1", True)]:
+            with self.subTest(device=device):
+                ran = self.run_with("--invariance --count 2000", device)
+                self.assertEqual("left out: weights" in ran.stdout, is_small, ran.stdout + ran.stderr)
+                failures = [line for line in ran.stdout.splitlines() if line.startswith("FAILED: ")]
+                self.assertEqual(len(failures), 1, ran.stdout + ran.stderr)
 
     def test_judges_what_was_measured(self):
         for spoilt, judged in [("CAPTIONS", "captions"), ("MEMORY", "memory"), ("GROWTH", "soak")]:

@@ -4,12 +4,14 @@ mod device;
 mod start;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{Engine, EngineHandle, EngineObserver, NullOptions};
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
@@ -20,6 +22,9 @@ use crate::telemetry::{Metrics, events};
 pub use device::DeviceChoice;
 pub(crate) use start::ReadyModel;
 pub use start::{EngineSettings, start_engine};
+
+/// How long the device may take, once its jobs are settled or given back, to end the step that it is at.
+const LAST_STEP: Duration = Duration::from_secs(3);
 
 /// Everything a worker is told.
 #[derive(Debug)]
@@ -82,6 +87,17 @@ pub async fn run_worker(
         }
         Served::Null(options) => Engine::start_null(options, observer)?,
     };
+    serve(config, engine, broker, stores, shutdown).await
+}
+
+/// The same with an engine that is started.
+async fn serve(
+    config: WorkerConfig,
+    engine: Engine,
+    broker: Arc<dyn Broker>,
+    stores: Arc<Stores>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<WorkerReport> {
     let handle = engine.handle();
     // Otherwise every picture would become a failed row.
     handle
@@ -93,20 +109,20 @@ pub async fn run_worker(
     } else {
         events::model_ready(handle.info());
     }
-    let energy = energy_counter(&handle, settings.device);
+    let energy = energy_counter(&handle, config.engine.device);
     if let Some(counter) = &energy {
         tell_energy(config.metrics.registry(), Arc::clone(counter));
     }
     // An engine that has ended takes the worker with it: what is in hand goes back to the queue.
     let stop = shutdown.child_token();
     let without_engine = engine.gone();
-    let watch = tokio::spawn({
+    let _watch = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
         async move {
             without_engine.cancelled().await;
             stop.cancel();
         }
-    });
+    }));
     let pipeline = Pipeline::new(PipelineParts {
         broker,
         stores,
@@ -117,8 +133,9 @@ pub async fn run_worker(
         options: config.pipeline,
     });
     let report = pipeline.run(stop).await?;
-    tokio::task::spawn_blocking(move || engine.join()).await??;
-    watch.await?;
+    if !engine.join_within(LAST_STEP).await? {
+        events::device_left(LAST_STEP);
+    }
     Ok(report)
 }
 
@@ -127,3 +144,6 @@ fn energy_counter(engine: &EngineHandle, device: DeviceChoice) -> Option<Arc<dyn
     (engine.info().device == "cuda").then_some(())?;
     energy::gpu(device.gpu()?)
 }
+
+#[cfg(test)]
+mod fault_tests;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use captionfleet_model::preprocess::DecodeLimits;
 use captionfleet_proto::broker::Topology;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
 use captionfleet_proto::storage::{LocalRoots, StorageOptions};
@@ -94,7 +95,7 @@ impl RunSettings {
         let pipeline = PipelineOptions {
             topology: topology.clone(),
             prefetch_bulk: args.prefetch,
-            max_item_bytes: args.max_item_mib << 20,
+            decode_limits: DecodeLimits { max_bytes: args.max_item_mib << 20, ..DecodeLimits::default() },
             item_deadline: Duration::from_secs(args.item_deadline),
             hold_limit: Duration::from_secs(args.hold_limit),
             grace: Duration::from_secs(args.grace),
@@ -183,10 +184,21 @@ mod tests {
     use super::*;
     use crate::config::{Cli, Command};
 
-    fn served(more: &[&str]) -> anyhow::Result<ServedChoice> {
+    fn parsed(more: &[&str]) -> anyhow::Result<RunArgs> {
         let cli = Cli::try_parse_from(["worker", "run"].iter().chain(more))?;
         let Command::Run(args) = cli.command else { unreachable!("`run` was asked for") };
-        ServedChoice::resolve(&args)
+        Ok(*args)
+    }
+
+    fn served(more: &[&str]) -> anyhow::Result<ServedChoice> {
+        ServedChoice::resolve(&parsed(more)?)
+    }
+
+    #[test]
+    fn a_picture_that_may_be_read_may_be_decoded() {
+        let args = parsed(&["--broker", "amqp://rabbit", "--max-item-mib", "200"]).unwrap();
+        let options = RunSettings::resolve(&args).unwrap().worker.pipeline;
+        assert_eq!(options.decode_limits.max_bytes, 200 << 20);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{Adapter, AdapterError, KvCache, ModelConfig, PromptTemplates, PromptTokens};
 use futures::future::try_join_all;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceThread;
@@ -23,9 +24,6 @@ use super::pulse::Pulse;
 use super::request::{Ask, CaptionRequest, CaptionResult, Manner, MatchText, Reply, Work};
 use super::sequence::answer_tokens;
 use super::{EngineError, EngineOptions};
-
-/// How often a device is looked at that may hang.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What the engine serves.
 #[derive(Debug)]
@@ -189,10 +187,32 @@ impl Engine {
             return Err(hung.clone());
         }
         drop(self.handle);
-        self.thread.join().unwrap_or_else(|_| {
-            Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
-        })
+        last_words(self.thread)
     }
+
+    /// As [`Self::join`], but no longer than `patience`: the device may hang, and nobody waits for its step any more. False if the
+    /// thread has not ended by then.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_within(self, patience: Duration) -> Result<bool, EngineError> {
+        if let Some(hung) = self.handle.hung.get() {
+            return Err(hung.clone());
+        }
+        drop(self.handle);
+        // The last thing that the thread does.
+        if timeout(patience, self.gone.cancelled()).await.is_err() {
+            return Ok(false);
+        }
+        last_words(self.thread).map(|()| true)
+    }
+}
+
+/// Why a device thread has ended, once it has.
+fn last_words(thread: JoinHandle<Result<(), EngineError>>) -> Result<(), EngineError> {
+    thread.join().unwrap_or_else(|_| {
+        Err(EngineError::Panicked { step: "device", message: "the device thread ended".to_owned() })
+    })
 }
 
 impl EngineHandle {
@@ -330,22 +350,28 @@ impl EngineHandle {
         Err(EngineError::Degenerate("the matching head's output is not a number"))
     }
 
-    /// Whether the step that the device is at ends within `limit` of its beginning. When it does not, the device is given
-    /// up for good: [`Engine::gone`] is cancelled.
-    ///
-    /// # Errors
-    /// [`EngineError::Hung`].
-    pub async fn check_pulse(&self, limit: Duration) -> Result<(), EngineError> {
-        let step = self.pulse.running();
-        while let Some(running) = step.filter(|step| self.pulse.running() == Some(*step)) {
-            if running.elapsed() >= limit {
-                let error = self.hung.get_or_init(|| EngineError::Hung { seconds: limit.as_secs() });
+    /// Watches the device until it stays in one step for `limit`. Then it is given up for good: [`Engine::gone`] is cancelled.
+    pub async fn watch_pulse(&self, limit: Duration) {
+        loop {
+            let at_it = self.pulse.running().map_or(Duration::ZERO, |step| step.elapsed());
+            if at_it >= limit {
+                self.hung.get_or_init(|| EngineError::Hung { seconds: limit.as_secs() });
                 self.gone.cancel();
-                return Err(error.clone());
+                return;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            // No step takes too long before.
+            tokio::time::sleep(limit - at_it).await;
         }
-        Ok(())
+    }
+
+    /// Resolves when the device is given up because it does not come back, with [`EngineError::Hung`].
+    pub async fn hung(&self) -> EngineError {
+        self.gone.cancelled().await;
+        match self.hung.get() {
+            Some(hung) => hung.clone(),
+            // The thread has ended, which those who wait for an answer are told.
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether the device was given up because it does not come back.

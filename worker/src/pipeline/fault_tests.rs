@@ -19,12 +19,14 @@ use captionfleet_world::{Scene, Split, render};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::fetch::Facts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
-use crate::engine::Engine;
 use crate::engine::fault_tests::{
-    broken_engine, engine_that_fails_on, engine_that_hangs_on, slow_engine, sound_engine,
+    broken_engine, engine_that_fails_on, engine_that_hangs_in, engine_that_hangs_on, is_at_a_step,
+    slow_engine, sound_engine,
 };
+use crate::engine::{Engine, Stage};
 use crate::telemetry::Metrics;
 use crate::telemetry::readiness::Readiness;
 
@@ -69,7 +71,7 @@ fn prepared(engine: &Engine, bytes: &[u8]) -> PreparedPicture {
 }
 
 /// A broker that has one job over three pictures in `folder`, those pictures, and where the job's part will lie.
-async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
+pub(crate) async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
     let broker = EmbeddedBroker::new(PipelineOptions::default().topology);
     broker.declare().await.unwrap();
     let pictures: Vec<_> = (0..3).map(|seed| folder.join(format!("{seed}.png"))).collect();
@@ -85,7 +87,8 @@ async fn one_job(folder: &Path) -> (EmbeddedBroker, Vec<PathBuf>, PathBuf) {
     (broker, pictures, part)
 }
 
-fn lane() -> QueueName {
+/// Where that job waits.
+pub(crate) fn lane() -> QueueName {
     PipelineOptions::default().topology.lane_queue(Lane::Bulk)
 }
 
@@ -121,8 +124,8 @@ async fn a_picture_over_which_the_device_hangs_is_one_row() {
 async fn a_broken_device_makes_no_rows_and_its_job_is_for_another_worker() {
     let folder = tempfile::tempdir().unwrap();
     let (broker, _, part) = one_job(folder.path()).await;
-    // Together in the first life, alone in the second.
-    for _ in 0..2 {
+    // Together in the first life, alone in the others, for as often as its supervisor starts it again.
+    for _ in 0..5 {
         let report = work(broken_engine(), &broker, std::future::pending()).await;
         assert_eq!((report.jobs, report.failed, report.retried), (0, 0, 0));
         assert_eq!(broker.depth(&lane()).await.unwrap().messages, 1);
@@ -166,15 +169,62 @@ async fn a_panic_over_a_picture_is_a_row() {
     assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
 }
 
-/// What a search for `query` comes to.
-async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) -> SearchResult {
-    let mailbox = broker.open_mailbox("asker").await.unwrap();
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_waits_for_its_turn_to_be_decoded_is_not_late() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, _) = one_job(folder.path()).await;
+    let engine = sound_engine();
+    let pipeline = pipeline(&engine, &broker);
+    let item = JobItem::new(ItemUri::from_path(&pictures[0]).unwrap());
+    let turns = &pipeline.budgets.of(Lane::Bulk).decodes;
+    let of_others = turns.acquire_many(turns.available_permits() as u32).await.unwrap();
+    let mut facts = Facts::planned(&item);
+    let fetching = pipeline.fetch_in_time(&item, Lane::Bulk, true, &mut facts);
+    let others_are_slow = async {
+        tokio::time::sleep(DEADLINE * 2).await;
+        drop(of_others);
+    };
+    let (fetched, ()) = tokio::join!(fetching, others_are_slow);
+    assert!(fetched.is_ok(), "{:?}", fetched.err());
+}
+
+/// A search for `query`, and the message that asks for it.
+fn search(query: Query, mailbox: &QueueName) -> (Job, Message) {
     let archive = ArchiveUri::from_folder(Path::new("/archive")).unwrap();
     let (id, run) = (JobId::new("search").unwrap(), RunId::new("run").unwrap());
     let job = Job::search(id, run, archive, query);
-    let JobKind::Search(search) = &job.kind else { unreachable!("a search was made") };
     let mut message = Message::new("search", codec::encode_job(&job).unwrap());
     message.reply_to = Some(mailbox.clone());
+    (job, message)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_hangs_over_a_question_is_given_up_though_the_asker_has_left() {
+    let topology = PipelineOptions::default().topology;
+    let broker = EmbeddedBroker::new(topology.clone());
+    broker.declare().await.unwrap();
+    let mailbox = broker.open_mailbox("asker").await.unwrap();
+    let (_, message) = search(Query::Text { text: "a red circle".to_owned() }, &mailbox);
+    broker.publish(&topology.lane_queue(Lane::Interactive), message).await.unwrap();
+    let engine = engine_that_hangs_in(Stage::Text);
+    let handle = engine.handle();
+    let asker_leaves = async {
+        while !is_at_a_step(&handle) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        broker.close_mailbox(&mailbox).await.unwrap();
+        std::future::pending().await
+    };
+    let working = run(pipeline(&engine, &broker), &engine, asker_leaves);
+    tokio::time::timeout(Duration::from_secs(60), working).await.expect("it is noticed");
+    assert!(handle.is_hung());
+}
+
+/// What a search for `query` comes to.
+async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) -> SearchResult {
+    let mailbox = broker.open_mailbox("asker").await.unwrap();
+    let (job, message) = search(query, &mailbox);
+    let JobKind::Search(search) = &job.kind else { unreachable!("a search was made") };
     let hand_over = HandOver {
         message,
         lane: Lane::Interactive,

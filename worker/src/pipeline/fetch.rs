@@ -28,8 +28,6 @@ pub(super) struct Facts {
     pub(super) etag: Option<String>,
     pub(super) width: Option<u32>,
     pub(super) height: Option<u32>,
-    /// All of its bytes have come.
-    is_read: bool,
 }
 
 impl Facts {
@@ -39,11 +37,17 @@ impl Facts {
     }
 }
 
+/// A file that was read.
+struct FileRead {
+    object: Object,
+    room: Room,
+    /// How long that took.
+    reading: Duration,
+}
+
 impl Pipeline {
-    /// As [`Self::fetch`], within the item's deadline. Waiting for room does not count: others are large.
-    ///
-    /// A store that hangs is no fault of the item. So a store that answers nothing ends the job, which is tried again; and
-    /// as it may have hung until just now, an item is late only when its bytes do not come a second time.
+    /// As [`Self::fetch`], within the item's deadline. Waiting does not count, neither for room nor for a turn to decode: others
+    /// are large, and many.
     pub(super) async fn fetch_in_time(
         &self,
         item: &JobItem,
@@ -51,16 +55,34 @@ impl Pipeline {
         last_attempt: bool,
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
-        let (limit, most) = (self.options.item_deadline, self.options.max_item_bytes);
+        let limit = self.options.item_deadline;
+        let file = self.read_in_time(item, lane, last_attempt, facts).await?;
+        let _turn = permit(&self.budgets.of(lane).decodes).await;
+        let left = limit.saturating_sub(file.reading);
+        let decoded = timeout(left, self.decode(file, item, lane, facts)).await;
+        decoded.unwrap_or_else(|_| Err(ItemFailure::deadline(limit, "reading and decoding")))
+    }
+
+    /// Reads an item within its deadline.
+    ///
+    /// A store that hangs is no fault of the item. So a store that answers nothing ends the job, which is tried again; and
+    /// as it may have hung until just now, an item is late only when its bytes do not come a second time.
+    async fn read_in_time(
+        &self,
+        item: &JobItem,
+        lane: Lane,
+        last_attempt: bool,
+        facts: &mut Facts,
+    ) -> Result<FileRead, ItemFailure> {
+        let (limit, most) = (self.options.item_deadline, self.options.decode_limits.max_bytes);
         let budget = self.budgets.of(lane);
         let mut bytes = item.size.unwrap_or(USUAL_BYTES).min(most);
         let mut is_second = false;
         loop {
             let room = budget.room(bytes).await;
-            match timeout(limit, self.fetch_into(room, item, lane, last_attempt, facts)).await {
+            match timeout(limit, self.read_into(room, item, last_attempt, facts)).await {
                 Ok(Err(ItemFailure::Row { code: TOO_LARGE, .. })) if bytes < most => bytes = most,
-                Ok(fetched) => return fetched,
-                Err(_) if facts.is_read => return Err(ItemFailure::deadline(limit, "decoding")),
+                Ok(read) => return read,
                 Err(_) if !self.stores.answers(item.source(), ANSWER_WITHIN).await => {
                     let problem = "its store does not answer";
                     let (kind, object) = (StorageErrorKind::Timeout, item.source().as_str());
@@ -81,20 +103,21 @@ impl Pipeline {
         last_attempt: bool,
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
-        let room = self.budgets.of(lane).room(self.options.max_item_bytes).await;
-        self.fetch_into(room, item, lane, last_attempt, facts).await
+        let budget = self.budgets.of(lane);
+        let room = budget.room(self.options.decode_limits.max_bytes).await;
+        let file = self.read_into(room, item, last_attempt, facts).await?;
+        let _turn = permit(&budget.decodes).await;
+        self.decode(file, item, lane, facts).await
     }
 
-    /// The same of an item that fits into `room`.
-    async fn fetch_into(
+    /// Reads an item that fits into `room`.
+    async fn read_into(
         &self,
         mut room: Room,
         item: &JobItem,
-        lane: Lane,
         last_attempt: bool,
         facts: &mut Facts,
-    ) -> Result<PreparedPicture, ItemFailure> {
-        let budget = self.budgets.of(lane);
+    ) -> Result<FileRead, ItemFailure> {
         let started = Instant::now();
         let read = self.read(item, room.bytes()).await;
         let reading = started.elapsed();
@@ -102,9 +125,19 @@ impl Pipeline {
         let object = read.map_err(|error| sort_out(item, error, last_attempt))?;
         facts.etag.clone_from(&object.etag);
         facts.sha256 = None;
-        facts.is_read = true;
         room.shrink_to(object.bytes.len() as u64);
-        let _permit = permit(&budget.decodes).await;
+        Ok(FileRead { object, room, reading })
+    }
+
+    /// Decodes and resizes what was read. Whoever calls has a turn to decode.
+    async fn decode(
+        &self,
+        file: FileRead,
+        item: &JobItem,
+        lane: Lane,
+        facts: &mut Facts,
+    ) -> Result<PreparedPicture, ItemFailure> {
+        let FileRead { object, room, reading } = file;
         let started = Instant::now();
         let (limits, model) = (self.options.decode_limits, std::sync::Arc::clone(&self.model));
         let decoded = tokio::task::spawn_blocking(move || {
@@ -121,7 +154,7 @@ impl Pipeline {
             decoded.await.map_err(|error| ItemFailure::Job(Failure::Panicked(error.to_string())))?;
         let decoding = started.elapsed();
         events::stage(&self.metrics, HostStage::ImageDecode, decoding);
-        budget.prepared((reading + decoding).as_secs_f64());
+        self.budgets.of(lane).prepared((reading + decoding).as_secs_f64());
         facts.sha256 = Some(digest);
         let decoded = prepared.map_err(|panic| {
             let message = crate::panics::message(panic.as_ref());

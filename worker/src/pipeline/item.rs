@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::rows::Row;
-use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::answers::Asked;
@@ -134,15 +133,11 @@ impl Pipeline {
         &self,
         request: CaptionRequest,
     ) -> Result<Result<CaptionResult, EngineError>, ItemFailure> {
-        let (asked_at, limit) = (Instant::now(), self.options.item_deadline);
-        let answer = self.engine.caption(request);
-        tokio::pin!(answer);
-        let given_up = |hung| ItemFailure::Job(Failure::Engine(hung));
-        let answer = loop {
-            match timeout(limit, &mut answer).await {
-                Ok(answer) => break answer,
-                Err(_) => self.engine.check_pulse(limit).await.map_err(given_up)?,
-            }
+        let asked_at = Instant::now();
+        let answer = tokio::select! {
+            biased;
+            answer = self.engine.caption(request) => answer,
+            hung = self.engine.hung() => return Err(ItemFailure::Job(Failure::Engine(hung))),
         };
         if let Ok(answer) = &answer {
             spans::inferred(asked_at, &answer.device);

@@ -47,7 +47,7 @@ mod viewing;
 mod watch;
 
 #[cfg(test)]
-mod fault_tests;
+pub(crate) mod fault_tests;
 #[cfg(test)]
 mod outage_tests;
 
@@ -108,8 +108,6 @@ pub struct PipelineOptions {
     pub prefetch_bulk: u16,
     /// Jobs of the interactive lane in hand.
     pub prefetch_interactive: u16,
-    /// Largest picture file in bytes.
-    pub max_item_bytes: u64,
     /// Most bytes of picture files that are in memory at a time; a larger one is read alone.
     pub picture_memory: u64,
     /// The most bulk pictures that are read and decoded ahead of the device; how many it is follows from measured times.
@@ -125,7 +123,7 @@ pub struct PipelineOptions {
     pub worker_name: String,
     /// Longest answer in tokens when the job does not say.
     pub max_tokens_default: u32,
-    /// Largest picture that is decoded.
+    /// Largest picture, and its file, that is read and decoded.
     pub decode_limits: DecodeLimits,
     /// What a video may cost.
     pub video_limits: VideoLimits,
@@ -146,7 +144,6 @@ impl Default for PipelineOptions {
             topology: Topology::default(),
             prefetch_bulk: 4,
             prefetch_interactive: 8,
-            max_item_bytes: 64 * 1024 * 1024,
             picture_memory: 1 << 30,
             most_ahead: 96,
             item_deadline: Duration::from_secs(120),
@@ -273,7 +270,10 @@ impl Pipeline {
         let archives = tokio::spawn(archive_watch::watch(Arc::clone(&pipeline), drain.clone()));
         let spool = tokio::spawn(spool_watch::watch(Arc::clone(&pipeline), drain.clone()));
         let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
-        let consumed = join_all(lanes).await;
+        let consumed = tokio::select! {
+            consumed = join_all(lanes) => consumed,
+            never = watch::device(&pipeline) => match never {},
+        };
         // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
         // They ended with the drain; waiting for them lets go of the last handles to the engine.

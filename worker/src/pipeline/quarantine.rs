@@ -6,6 +6,7 @@
 //! again. A life that ended without a word may have been ended from outside, by `kill -9` or with its machine, and that
 //! is no item's fault: the item is tried again, before all others, and is condemned when a third life ends over it. (With
 //! two, a storm of random kills has met an innocent picture twice.)
+//! A device that breaks is no better a witness: it counts as such a life, and once for each machine.
 //! A drain clears the name: ending in good order condemns nobody.
 
 use bytes::Bytes;
@@ -22,6 +23,7 @@ use super::turn::Turn;
 use super::{Failure, Pipeline};
 use crate::engine::EngineError;
 use crate::last_words::LastWords;
+use crate::machine;
 use crate::telemetry::{events, spans};
 
 /// No marker is larger: it may name every item of a job.
@@ -47,9 +49,19 @@ pub(super) struct Marker {
     /// Items over which a process ended, nobody knows why: once for each time.
     #[serde(default)]
     suspected: Vec<Suspect>,
+    /// Devices that broke over an item.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    broken: Vec<BrokenDevice>,
     /// The item being tried.
     #[serde(default)]
     trying: Option<Suspect>,
+}
+
+/// A device that broke while an item was tried on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct BrokenDevice {
+    machine: String,
+    suspect: Suspect,
 }
 
 /// An item, by its place in the job; the name is for people, and guards against a marker of another job.
@@ -66,13 +78,28 @@ impl Marker {
             && self.life != life
             && !self.condemned.contains(&suspect)
         {
-            self.suspected.push(suspect.clone());
-            if self.suspected.iter().filter(|other| **other == suspect).count() >= SILENT_DEATHS {
-                self.condemn(suspect);
-            }
+            self.suspect(suspect);
         }
         life.clone_into(&mut self.life);
         self
+    }
+
+    /// The device of a machine breaks over the item being tried. One that passes its test at the start and breaks again does so
+    /// over whatever it is given: only the first time speaks against the item.
+    fn device_broke(&mut self, machine: &str) {
+        let Some(suspect) = self.trying.take() else { return };
+        let found = BrokenDevice { machine: machine.to_owned(), suspect };
+        if !self.broken.contains(&found) {
+            self.suspect(found.suspect.clone());
+            self.broken.push(found);
+        }
+    }
+
+    fn suspect(&mut self, suspect: Suspect) {
+        self.suspected.push(suspect.clone());
+        if self.suspected.iter().filter(|other| **other == suspect).count() >= SILENT_DEATHS {
+            self.condemn(suspect);
+        }
     }
 
     /// The marker that a process leaves which dies by its own fault.
@@ -175,6 +202,8 @@ impl Pipeline {
             self.write_marker(&task, &mut marker).await?;
             let last_words = last_words(&task, &marker);
             let rows = tokio::select! {
+                // What the item came to goes before the drain that may follow from it.
+                biased;
                 rows = self.run_item(&task, plan.as_ref(), item, Mode::Alone) => Some(rows),
                 () = drain.hard.cancelled() => None,
             };
@@ -184,7 +213,9 @@ impl Pipeline {
                 continue;
             }
             // A device may break by itself, as a process may end without a word: then the item is only suspected.
-            if !self.engine.is_broken() {
+            if self.engine.is_broken() {
+                marker.device_broke(&machine::host_name());
+            } else {
                 let tried = marker.trying.take();
                 if let Some(Err(Failure::Engine(EngineError::Hung { .. }))) = &rows {
                     marker.hung.extend(tried);
@@ -264,6 +295,25 @@ mod tests {
         assert!(thrice.verdict_on(&suspect(3)).is_some() && thrice.suspected.is_empty());
         let other = again(again(once, 4, "three"), 5, "four");
         assert_eq!((other.condemned.len(), other.suspected.len()), (0, 3));
+    }
+
+    #[test]
+    fn a_device_that_breaks_again_and_again_is_one_witness() {
+        let break_on = |marker: &mut Marker, machine, index| {
+            marker.trying = Some(suspect(index));
+            marker.device_broke(machine);
+        };
+        let mut innocent = marker("one", None);
+        for _ in 0..5 {
+            break_on(&mut innocent, "a", 3);
+            innocent = innocent.inherited_by("two");
+        }
+        assert_eq!((innocent.verdict_on(&suspect(3)), &innocent.suspected), (None, &vec![suspect(3)]));
+        break_on(&mut innocent, "a", 4);
+        break_on(&mut innocent, "b", 3);
+        assert!(innocent.condemned.is_empty() && innocent.order(5) == [3, 4, 0, 1, 2]);
+        break_on(&mut innocent, "c", 3);
+        assert_eq!(innocent.condemned, [suspect(3)], "three machines say the same");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Looks at the broker now and then: is it there, and how much waits in its queues.
+//! Looks at the broker now and then: is it there, and how much waits in its queues. Looks at the device: does it move.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,12 @@ pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {
         () = watch(&pipeline) => {}
     }
     pipeline.readiness.not_ready(BROKER, "draining");
+}
+
+/// Gives up a device that hangs, whether or not whoever asked it still waits. Goes on for as long as anything is in hand.
+pub(super) async fn device(pipeline: &Pipeline) -> Infallible {
+    pipeline.engine.watch_pulse(pipeline.options.item_deadline).await;
+    std::future::pending().await
 }
 
 async fn watch(pipeline: &Pipeline) {

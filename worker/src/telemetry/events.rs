@@ -243,3 +243,11 @@ pub fn storage_retry(what: &str, error: &(dyn Error + 'static)) {
 pub fn drain_started(in_hand: i64, grace: Duration) {
     tracing::info!(jobs.in_hand = in_hand, grace.seconds = grace.as_secs_f64(), "draining");
 }
+
+/// The worker ends, and its device is still at a step.
+pub fn device_left(patience: Duration) {
+    tracing::warn!(
+        seconds = patience.as_secs(),
+        "the device has not ended its last step: it is slow, or it hangs; nobody waits for it any more"
+    );
+}

@@ -303,6 +303,26 @@ async fn large_files_take_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_as_large_as_it_may_be() {
+    let mut bench = Bench::new().await;
+    let largest = 100 << 20;
+    bench.options.decode_limits.max_bytes = largest;
+    let padded = |seed: u64, bytes: u64| {
+        let item = bench.file(&format!("large-{seed}.png"), &crate::bench::scene_png(seed));
+        let path = bench.folder.path().join(format!("large-{seed}.png"));
+        std::fs::File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+        captionfleet_proto::job::JobItem { size: Some(bytes), ..item }
+    };
+    let items = vec![padded(0, largest), padded(1, largest + 1)];
+    bench.publish(Lane::Bulk, &bench.job("job-1", items)).await;
+    let worker = bench.start();
+    bench.outcome().await;
+    assert_eq!(verdicts(&bench.rows("job-1")), ["ok", "too_large"]);
+    assert_eq!(worker.fetched(), 2.0, "neither is read twice");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_job_of_a_cancelled_run_leaves_the_queue_without_rows() {
     let bench = Bench::new().await;
     let job = bench.job("job-1", bench.scenes(1));

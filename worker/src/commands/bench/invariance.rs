@@ -15,9 +15,12 @@ use crate::engine::{
 /// The least share of captions that must be the same on a GPU, whose products may round otherwise in a larger batch. On a
 /// CPU everything is the same.
 const LEAST_ON_GPU: f64 = 0.999;
+/// The least cosine between a picture's embeddings alone and in company that still makes them the same one, but for how
+/// products are rounded.
+const LEAST_COSINE: f64 = 0.999;
 
 /// How many answers are the same.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Invariance {
     pub(super) pictures: usize,
     pub(super) same_captions: usize,
@@ -26,6 +29,8 @@ pub(super) struct Invariance {
     pub(super) embeddings: usize,
     /// To the last bit.
     pub(super) same_embeddings: usize,
+    /// But for how products are rounded.
+    pub(super) near_embeddings: usize,
     /// Pictures of which nothing was said but noise, so that nothing could be compared.
     pub(super) degenerate: usize,
     /// Whether weights and tokens are drawn.
@@ -40,14 +45,15 @@ impl Invariance {
     }
 
     /// Whether no more depends on the company than the device permits. Drawn tokens follow from every last bit of their
-    /// probabilities, about which a GPU promises nothing.
+    /// probabilities, about which a GPU promises nothing: there the embeddings are judged alone.
     pub(super) fn is_as_it_should_be(&self) -> bool {
         let compared = self.pictures - self.degenerate;
         if compared == 0 {
             return false;
         }
         if !self.on_cpu {
-            return self.drawn || self.share() >= LEAST_ON_GPU;
+            let are_said = self.drawn || self.share() >= LEAST_ON_GPU;
+            return are_said && self.near_embeddings == self.embeddings;
         }
         let is_said = self.same_captions == compared && self.same_probabilities == compared;
         is_said && self.same_embeddings == self.embeddings
@@ -74,6 +80,14 @@ impl Answer {
 
     fn bits(&self) -> Option<u64> {
         self.caption.as_ref().map(|caption| caption.logprob.to_bits())
+    }
+
+    fn looks_like(&self, other: &Self) -> bool {
+        let (Some(one), Some(other)) = (&self.embedding, &other.embedding) else { return false };
+        let product = |a: &[half::f16], b: &[half::f16]| -> f64 {
+            a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum()
+        };
+        product(one, other) / (product(one, one) * product(other, other)).sqrt() >= LEAST_COSINE
     }
 }
 
@@ -111,6 +125,7 @@ pub(super) async fn run(
         same_probabilities: count(|(one, other)| one.caption.is_some() && one.bits() == other.bits()),
         embeddings: count(|(one, _)| one.embedding.is_some()),
         same_embeddings: count(|(one, other)| one.embedding.is_some() && one.embedding == other.embedding),
+        near_embeddings: count(|(one, other)| one.looks_like(other)),
         degenerate: count(|(one, other)| one.caption.is_none() && other.caption.is_none()),
         drawn: is_random,
         on_cpu,
@@ -199,11 +214,48 @@ mod tests {
         run(|| Ok(start()), is_random, &pictures, 12).await.unwrap()
     }
 
+    #[test]
+    fn a_gpu_may_round_and_nothing_more() {
+        let sound = Invariance {
+            pictures: 2000,
+            same_captions: 1998,
+            same_probabilities: 0,
+            embeddings: 2000,
+            same_embeddings: 0,
+            near_embeddings: 2000,
+            degenerate: 0,
+            drawn: false,
+            on_cpu: false,
+        };
+        assert!(sound.is_as_it_should_be());
+        assert!(!Invariance { same_captions: 1997, ..sound }.is_as_it_should_be());
+        let drawn = Invariance { same_captions: 0, drawn: true, ..sound };
+        assert!(drawn.is_as_it_should_be());
+        for is_drawn in [false, true] {
+            let of_another = Invariance { near_embeddings: 1999, drawn: is_drawn, ..sound };
+            assert!(!of_another.is_as_it_should_be(), "{of_another:?}");
+        }
+    }
+
+    #[test]
+    fn embeddings_that_differ_by_rounding_alone_are_near() {
+        let of = |values: &[f32]| Answer {
+            caption: None,
+            embedding: Some(values.iter().copied().map(half::f16::from_f32).collect()),
+        };
+        let one = of(&[0.5, -0.5, 0.5, 0.5]);
+        assert!(one.looks_like(&of(&[0.5002, -0.4998, 0.5, 0.5])));
+        for other in [[0.5, 0.5, 0.5, 0.5], [0.0; 4], [f32::NAN, -0.5, 0.5, 0.5]] {
+            assert!(!one.looks_like(&of(&other)), "{other:?}");
+        }
+        assert!(!one.looks_like(&Answer { caption: None, embedding: None }));
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_network_that_hears_its_neighbours_is_found() {
         for is_random in [false, true] {
             let sound = measured(sound_engine, is_random).await;
-            assert!(sound.is_as_it_should_be(), "{sound:?}");
+            assert!(sound.is_as_it_should_be() && sound.near_embeddings == 12, "{sound:?}");
             let crowded = measured(crowded_engine, is_random).await;
             assert!(!crowded.is_as_it_should_be() && crowded.same_probabilities < 12, "{crowded:?}");
         }

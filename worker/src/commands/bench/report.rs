@@ -162,13 +162,14 @@ impl Printer {
     pub(super) fn invariance(self, count: &Invariance) {
         self.line(format_args!(
             "\n{} of {} captions and {} of {} embeddings are the same alone and in company ({:.3} %), {} of the captions with \
-             the same probability to the last bit; {} are noise without end",
+             the same probability to the last bit, {} of the embeddings but for rounding; {} are noise without end",
             count.same_captions,
             count.pictures,
             count.same_embeddings,
             count.embeddings,
             100.0 * count.share(),
             count.same_probabilities,
+            count.near_embeddings,
             count.degenerate
         ));
     }

@@ -30,7 +30,8 @@ Examples:
   worker bench --model ./full.q8 --steps-only --steps decode --adapter-rank 16
 
 Numbers of slots that do not fit are named and left out. With --invariance the exit code is 0 only if nothing depends on the
-company; on a GPU, if 99.9 % of the captions do not.
+company; on a GPU, if 99.9 % of the captions do not, and no embedding by more than how products are rounded. With drawn weights a GPU
+is judged by the embeddings alone.
 
 Prints load time, memory by part, seconds of each step by batch size with its share of what the device can do at best
 (a large product and a large copy, measured in the same run), and pictures per second by number of slots. Pictures
