@@ -232,6 +232,11 @@ impl Ready {
         &self.space
     }
 
+    /// Whether it has words alone because too many parts lack in the segments of its space.
+    pub fn stands_in(&self) -> bool {
+        self.stands_in
+    }
+
     /// How much of the archive the index has.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness

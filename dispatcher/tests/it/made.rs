@@ -1,6 +1,10 @@
 //! Archives whose rows no run of the demo model would make.
 
+use captionfleet_dispatcher::config::FleetSettings;
+use captionfleet_dispatcher::config::serve_args::SourceRules;
+use captionfleet_dispatcher::fleet::Fleet;
 use captionfleet_dispatcher::index::{Indexer, Opened, Ready, Shelf};
+use captionfleet_dispatcher::serve::Ground;
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
@@ -46,6 +50,42 @@ impl Made {
         let mut indexer = Indexer::new(self.shelf.clone());
         let done = indexer.catch_up(CancellationToken::new(), true, Arc::new(|_, _| ())).await.unwrap();
         assert_eq!((done.left, done.damaged), (0, 0));
+    }
+
+    /// Takes in parts until one segment is written.
+    pub(crate) async fn index_a_little(&self) {
+        let stop = CancellationToken::new();
+        let stopping = stop.clone();
+        let progress = move |_, done| {
+            if done > 0 {
+                stopping.cancel();
+            }
+        };
+        Indexer::new(self.shelf.clone()).catch_up(stop, true, Arc::new(progress)).await.unwrap();
+    }
+
+    /// What a service over it stands on.
+    pub(crate) async fn ground(&self) -> Ground {
+        let uri = ArchiveUri::from_folder(self.folder.path()).unwrap();
+        let stores = Arc::new(Stores::new(StorageOptions::default()));
+        let settings = FleetSettings {
+            broker: Vec::new(),
+            queue_prefix: "made".to_owned(),
+            storage: StorageOptions::default(),
+            model: None,
+        };
+        Ground {
+            archive: stores.archive(&uri).await.unwrap(),
+            fleet: Fleet::embedded(&settings, stores).await.unwrap(),
+            uri,
+            settings,
+            bundle: None,
+            embeds: true,
+            is_demo: false,
+            shelf: self.shelf.clone(),
+            sources: SourceRules::Any,
+            price_per_hour: None,
+        }
     }
 
     pub(crate) async fn open(&self, space: Option<&str>) -> Opened {
