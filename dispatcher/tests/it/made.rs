@@ -12,10 +12,12 @@ use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use half::f16;
 use jiff::Timestamp;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-const SHAPE: EmbeddingShape = EmbeddingShape { vectors: 1, dim: 8 };
+/// Values of an embedding.
+const DIM: usize = 8;
 
 /// An archive in a folder.
 pub(crate) struct Made {
@@ -40,9 +42,21 @@ impl Made {
         let (run, job) = (RunId::new(run).unwrap(), JobId::new(job).unwrap());
         let of_job = |row| Row { run: run.clone(), job: job.clone(), ..row };
         let rows: Vec<Row> = rows.into_iter().map(of_job).collect();
-        let path = self.folder.path().join(layout::part(&run, &job));
+        let dim = rows.iter().find_map(|row| row.embedding.as_ref()).map_or(DIM, Vec::len);
+        let shape = EmbeddingShape { vectors: 1, dim: dim as u32 };
+        let path = self.path(&run, &job);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, write_part(&rows, SHAPE).unwrap()).unwrap();
+        std::fs::write(path, write_part(&rows, shape).unwrap()).unwrap();
+    }
+
+    /// Where that part lies.
+    fn path(&self, run: &RunId, job: &JobId) -> PathBuf {
+        self.folder.path().join(layout::part(run, job))
+    }
+
+    pub(crate) fn remove_part(&self, run: &str, job: &str) {
+        let path = self.path(&RunId::new(run).unwrap(), &JobId::new(job).unwrap());
+        std::fs::remove_file(path).unwrap();
     }
 
     /// Takes in all parts.
@@ -102,7 +116,8 @@ impl Made {
 
 /// A captioned picture, embedded in `space`, that was done at a second.
 pub(crate) fn row(item: &str, space: &str, second: i64) -> Row {
-    let embedding = [1, 0, 0, 0, 0, 0, 0, 0].map(|value| f16::from_f32(value as f32)).to_vec();
+    let mut embedding = vec![f16::ZERO; DIM];
+    embedding[0] = f16::ONE;
     Row {
         item: ItemUri::s3("pictures", item),
         frame_ms: None,
