@@ -4,7 +4,7 @@ mod exact;
 mod ranked;
 mod spaces;
 
-pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
+pub use ranked::{Candidate, Duplicate, Finding, Hits, MATCH, Ranked, Reranked};
 pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};

@@ -49,6 +49,22 @@ async fn pages_of_several_rankings_have_every_hit_once() {
 }
 
 #[tokio::test]
+async fn frames_that_show_the_same_are_told_apart() {
+    let made = Made::new().await;
+    let frames = [0, 1000, 2000].map(|at| Row { frame_ms: Some(at), ..row("film.mp4", SPACE, 1) });
+    made.part("film", "job", frames.to_vec());
+    made.index().await;
+    let ready = made.ready(Some(SPACE)).await;
+    let like = vec![vec![1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]];
+    let asked = Asked { vectors: vec![("text", like)], limit: 10, group: true, ..Asked::default() };
+    let found = page(&made, &ready, asked).await.hits;
+    let times = found[0].duplicates.iter().map(|like| (like.item.as_str(), like.frame_ms));
+    let film = found[0].item.as_str();
+    assert_eq!((found.len(), found[0].frame_ms), (1, Some(0)));
+    assert_eq!(times.collect::<Vec<_>>(), [(film, Some(1000)), (film, Some(2000))]);
+}
+
+#[tokio::test]
 async fn a_part_that_was_read_whole_is_not_read_again() {
     let made = Made::new().await;
     // Embeddings of one value cannot be read one by one.

@@ -166,6 +166,21 @@ def test_filters_pages_and_hybrid(watched):
     expect(page.get_by_role("status")).to_contain_text("min_size")
 
 
+def test_what_is_like_a_hit_can_be_opened(watched):
+    page = watched.page
+    asked = urllib.parse.urlencode({"text": "a star", "group": "true", "limit": 100})
+    _, found = api("GET", f"/api/v1/search?{asked}")
+    place, hit = next((place, hit) for place, hit in enumerate(found["hits"]) if hit["duplicates"])
+    like = hit["duplicates"][0]
+    page.goto(f"/?{asked}")
+    card = page.locator("cf-gallery ol > li").nth(place)
+    card.get_by_text(f"and {len(hit['duplicates'])} like it").click()
+    watched.accessible("grouped")
+    watched.fits("grouped")
+    card.get_by_role("link", name=like["name"]).first.click()
+    expect(page.locator("h1")).to_contain_text(like["name"])
+
+
 def test_the_model_judges_the_best_again(watched, caption):
     page = watched.page
     page.goto("/")

@@ -2,7 +2,7 @@
 
 use super::{item, name};
 use crate::config::search_args::{FilterArgs, StatusArg};
-use crate::index::search::MOST_GROUPED;
+use crate::index::search::{Duplicate, MOST_GROUPED};
 use crate::index::{Asked, Finding, Freshness, Ranked, Reranked};
 use crate::search::query::Embedded;
 use crate::search::rerank;
@@ -144,8 +144,19 @@ struct Hit {
     caption: String,
     /// When its row was made.
     finished_at: String,
-    /// Pictures that show the same, each with a lower score.
-    duplicates: Vec<String>,
+    /// Pictures and frames that show the same, each with a lower score.
+    duplicates: Vec<Like>,
+}
+
+/// A picture or frame that shows the same as a hit.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Like {
+    /// The picture's URI.
+    item: String,
+    /// The end of its name, for people.
+    name: String,
+    /// Time of the frame in a video.
+    frame_ms: Option<u64>,
 }
 
 /// How much of the archive the index has.
@@ -326,8 +337,14 @@ impl From<Finding> for Hit {
             frame_ms: found.frame_ms,
             caption: found.caption,
             finished_at: found.finished_at.to_string(),
-            duplicates: found.duplicates,
+            duplicates: found.duplicates.into_iter().map(Like::from).collect(),
         }
+    }
+}
+
+impl From<Duplicate> for Like {
+    fn from(Duplicate { item, frame_ms }: Duplicate) -> Self {
+        Self { name: name(&item), item, frame_ms }
     }
 }
 
