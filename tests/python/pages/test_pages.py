@@ -478,8 +478,17 @@ def test_a_run_is_followed_cancelled_resumed_and_retried(watched):
     watched.shot("run-cancelled")
     _, run = api("GET", f"/api/v1/runs/{name}")
     assert run["jobs_done"] < run["jobs"], run
+    # A page of this run alone notices what is done elsewhere, too.
+    alone = watched.context.new_page()
+    alone.goto("/runs?" + urllib.parse.urlencode({"run": name}))
+    expect(alone.locator("cf-run .state")).to_have_text("cancelled")
     card.get_by_role("button", name="Resume").click()
     expect(card.locator(".state")).to_have_text("finished", timeout=90_000)
+    # It is only looked at while it can be seen.
+    alone.bring_to_front()
+    expect(alone.locator("cf-run .state")).to_have_text("finished")
+    alone.close()
+    page.bring_to_front()
     _, run = api("GET", f"/api/v1/runs/{name}")
     assert run["jobs_done"] == run["jobs"] and run["ok"] + sum(run["failed"].values()) == run["items"], run
     assert run["failed"] == {"unsupported_format": 1, "truncated": 1}, run
