@@ -13,16 +13,29 @@ class Gallery extends HTMLElement {
   }
 }
 
-function card(hit) {
+/** The picture's name, and the time of a film's frame. */
+function named(hit) {
   const film = hit.frame_ms !== null && hit.frame_ms !== undefined;
-  const name = film ? `${hit.name} at ${clock(hit.frame_ms)}` : hit.name;
+  return film ? `${hit.name} at ${clock(hit.frame_ms)}` : hit.name;
+}
+
+function card(hit) {
   return element("li", {},
     element("a", { href: itemPage(hit) },
       frame(hit),
       element("div", { class: "words" },
         element("p", { text: hit.caption || "no caption" }),
-        element("div", { class: "file", text: name }),
-        element("div", { class: "why", text: why(hit) }))));
+        element("div", { class: "file", text: named(hit) }),
+        element("div", { class: "why", text: why(hit) }))),
+    likes(hit.duplicates));
+}
+
+/** Those that show the same, on demand. */
+function likes(duplicates) {
+  if (!duplicates?.length) return null;
+  return element("details", { class: "likes" },
+    element("summary", { text: `and ${duplicates.length} like it` }),
+    element("ul", {}, ...duplicates.map((like) => element("li", {}, element("a", { href: itemPage(like), text: named(like) })))));
 }
 
 /** The picture, loaded when it comes near the screen; what cannot be shown says so. */
@@ -35,8 +48,7 @@ function frame(hit) {
 
 function why(hit) {
   const parts = Object.entries(hit.matched ?? {}).map(([by, score]) => `${NAMES[by] ?? by} ${score.toFixed(2)}`);
-  const like = hit.duplicates?.length ? `and ${hit.duplicates.length} like it` : "";
-  return [parts.length ? `matched ${parts.join(", ")}` : "", like].filter(Boolean).join(", ");
+  return parts.length ? `matched ${parts.join(", ")}` : "";
 }
 
 customElements.define("cf-gallery", Gallery);

@@ -84,5 +84,5 @@ document.addEventListener("visibilitychange", () => {
   if (document.hidden) for (const card of cards.children) card.rest();
   else load(false);
 });
-setInterval(() => { if (!document.hidden && !only) load(false); }, 5000);
+setInterval(() => { if (!document.hidden) load(false); }, 5000);
 load(false);

@@ -3,8 +3,11 @@
 //! A mailbox is a replicated queue, and a broker takes longer to make and remove one than a worker takes to embed a text. So the
 //! mailbox of a question that was answered is kept for the next.
 
+#[cfg(test)]
+mod tests;
+
 use anyhow::Context as _;
-use captionfleet_proto::broker::{Broker, Consumer, Message, QueueName, Topology};
+use captionfleet_proto::broker::{Broker, BrokerErrorKind, Consumer, Message, QueueName, Topology};
 use captionfleet_proto::codec::{self, DecodeError};
 use captionfleet_proto::job::{Job, JobId, Lane};
 use captionfleet_worker::telemetry::spans;
@@ -64,27 +67,40 @@ impl Exchange {
             target: spans::TARGET, "ask", otel.kind = "producer", messaging.message.id = %job.id
         );
         let asking = async {
-            let mut mailbox = self.mailbox(&job.id).await?;
-            let answer = tokio::select! {
-                answer = tokio::time::timeout(self.patience, self.answer(&mut mailbox, job, read)) => answer,
+            let mut open = None;
+            let asked = tokio::select! {
+                asked = tokio::time::timeout(self.patience, self.answered(&mut open, job, read)) => asked,
                 () = gone.cancelled() => Ok(Err(anyhow::anyhow!("stopped"))),
             };
-            match answer {
-                Ok(Ok(answer)) => {
+            match asked {
+                Ok(Ok((mailbox, answer))) => {
                     self.keep(mailbox).await;
                     Ok(answer)
                 }
                 Ok(Err(error)) => {
-                    self.remove(&mailbox.name).await;
+                    self.remove(open).await;
                     Err(error)
                 }
                 Err(_) => {
-                    self.remove(&mailbox.name).await;
+                    self.remove(open).await;
                     Err(self.no_answer().await)
                 }
             }
         };
         asking.instrument(span).await
+    }
+
+    /// The answer, and the mailbox that it came to. As long as there is none, or if there never is one, the mailbox that is to be
+    /// removed is in `open`.
+    async fn answered<T>(
+        &self,
+        open: &mut Option<QueueName>,
+        job: &Job,
+        read: impl Fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> anyhow::Result<(Mailbox, T)> {
+        let mut mailbox = self.mailbox(&job.id, open).await?;
+        let answer = self.answer(&mut mailbox, job, read).await?;
+        Ok((mailbox, answer))
     }
 
     async fn answer<T>(
@@ -132,23 +148,26 @@ impl Exchange {
         )
     }
 
-    /// A mailbox that was kept, or a new one that is named by `id`.
-    async fn mailbox(&self, id: &JobId) -> anyhow::Result<Mailbox> {
+    /// A mailbox that was kept, or a new one that is named by `id`; its name is in `open` as soon as it is there.
+    async fn mailbox(&self, id: &JobId, open: &mut Option<QueueName>) -> anyhow::Result<Mailbox> {
         while let Some(mailbox) = self.take() {
-            // One that expired while the broker was away is missed by workers before it is opened again.
-            if self.broker.depth(&mailbox.name).await.is_ok() {
-                return Ok(mailbox);
+            *open = Some(mailbox.name.clone());
+            match self.broker.depth(&mailbox.name).await {
+                Ok(_) => return Ok(mailbox),
+                // One that expired while the broker was away is missed by workers before it is opened again.
+                Err(error) if error.kind() == BrokerErrorKind::NoSuchQueue => self.remove(open.take()).await,
+                // Of a broker that is away nothing can be learned about the others either.
+                Err(_) => {
+                    *open = None;
+                    self.kept().push(mailbox);
+                    break;
+                }
             }
-            self.remove(&mailbox.name).await;
         }
         let name = self.broker.open_mailbox(&format!("search-{id}")).await?;
-        match self.broker.consume(&name, 1).await {
-            Ok(letters) => Ok(Mailbox { name, letters }),
-            Err(error) => {
-                self.remove(&name).await;
-                Err(error.into())
-            }
-        }
+        *open = Some(name.clone());
+        let letters = self.broker.consume(&name, 1).await?;
+        Ok(Mailbox { name, letters })
     }
 
     fn take(&self) -> Option<Mailbox> {
@@ -166,12 +185,14 @@ impl Exchange {
             has_room
         };
         if !has_room {
-            self.remove(&name).await;
+            self.remove(Some(name)).await;
         }
     }
 
-    async fn remove(&self, mailbox: &QueueName) {
-        if let Err(error) = self.broker.close_mailbox(mailbox).await {
+    async fn remove(&self, mailbox: Option<QueueName>) {
+        if let Some(mailbox) = mailbox
+            && let Err(error) = self.broker.close_mailbox(&mailbox).await
+        {
             tracing::debug!(%error, "the mailbox stays until it expires");
         }
     }
@@ -179,7 +200,8 @@ impl Exchange {
     /// Removes the mailboxes that were kept, if the broker is there.
     pub async fn close(&self) {
         let kept = std::mem::take(&mut *self.kept());
-        let removed = futures::future::join_all(kept.iter().map(|mailbox| self.remove(&mailbox.name)));
+        let removed =
+            futures::future::join_all(kept.into_iter().map(|mailbox| self.remove(Some(mailbox.name))));
         if tokio::time::timeout(FAREWELL, removed).await.is_err() {
             tracing::debug!("mailboxes stay until they expire");
         }

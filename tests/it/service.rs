@@ -177,6 +177,24 @@ async fn what_is_asked_for_by_several_at_once_is_done_once() {
     assert!(status.contains(" 409 ") && told.contains("is finished"), "{status} {told}");
     fleet.dispatcher(["verify", "--archive", &archive]).await.unwrap().success().unwrap();
 
+    // Pictures that lie side by side in parts are forgotten all at once: none comes back with another's part.
+    let (_, found) = http_get(at, "/api/v1/search?limit=40").await.unwrap();
+    let found: Value = serde_json::from_str(&found).unwrap();
+    let hits = found["hits"].as_array().unwrap().iter();
+    let addresses: Vec<String> =
+        hits.map(|hit| format!("/api/v1/items?item={}", hit["item"].as_str().unwrap())).collect();
+    assert_eq!(addresses.len(), 40);
+    let forgotten = addresses.iter().map(|address| http(at, "DELETE", address, ""));
+    for answer in futures::future::join_all(forgotten).await {
+        let (status, told) = answer.unwrap();
+        assert!(status.contains(" 200 "), "{status} {told}");
+    }
+    for address in &addresses {
+        let (status, told) = http_get(at, address).await.unwrap();
+        assert!(status.contains(" 404 "), "{address}: {status} {told}");
+    }
+    fleet.dispatcher(["verify", "--archive", &archive]).await.unwrap().success().unwrap();
+
     // A picture that cannot be looked at is the asker's fault, and no reason to ask again.
     let (status, kept) = http(at, "POST", "/api/v1/uploads", "P2\n20 20\n255\n1 2 3").await.unwrap();
     assert!(status.contains(" 201 "), "{status} {kept}");

@@ -149,6 +149,7 @@ async fn serve(
         index,
         access,
         metrics: http,
+        forgetting: Arc::default(),
         watchers: Arc::new(Semaphore::new(WATCHERS)),
         stop: stop.clone(),
     });

@@ -188,8 +188,8 @@ fn time(flag: &str, text: &str) -> Result<i64, UsageError> {
 }
 
 fn size(flag: &str, text: &str) -> Result<(u32, u32), UsageError> {
-    let sides =
-        text.split_once('x').and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
+    let side = |digits: &str| digits.parse().ok().filter(|_| digits.len() <= 9 && !digits.starts_with('+'));
+    let sides = text.split_once('x').and_then(|(width, height)| Some((side(width)?, side(height)?)));
     sides.ok_or_else(|| {
         UsageError::new(format!("{flag}: `{}` is no size; write 1024x768", text.escape_debug()))
     })
@@ -215,7 +215,9 @@ mod tests {
     #[test]
     fn sizes_and_spans_are_checked() {
         assert_eq!(size("--min-size", "640x480"), Ok((640, 480)));
-        assert!(size("--min-size", "640").is_err());
+        for wrong in ["640", "640x", "+640x480", "1x1000000000", "640x480x3"] {
+            assert!(size("--min-size", wrong).is_err(), "{wrong}");
+        }
         let backwards = FilterArgs {
             since: Some("2025-01-02".to_owned()),
             until: Some("2025-01-01".to_owned()),

@@ -4,7 +4,7 @@ mod exact;
 mod ranked;
 mod spaces;
 
-pub use ranked::{Candidate, Finding, Hits, MATCH, Ranked, Reranked};
+pub use ranked::{Candidate, Duplicate, Finding, Hits, MATCH, Ranked, Reranked};
 pub use spaces::Spaces;
 
 use super::collect::{self, Listing, Part};
@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 pub const MOST_UNINDEXED: usize = 2048;
 /// Parts that become one segment in memory.
 const PARTS_OF_A_SEGMENT: usize = 128;
-/// Hits of each ranking that take part in a fusion, at least.
+/// Hits of each ranking that are fused, the same on every page; what is further down stands behind.
 const FUSED: usize = 200;
 /// How far down near-duplicates are put together: each hit is compared with many before it.
 pub const MOST_GROUPED: usize = 1000;
@@ -232,6 +232,11 @@ impl Ready {
         &self.space
     }
 
+    /// Whether it has words alone because too many parts lack in the segments of its space.
+    pub fn stands_in(&self) -> bool {
+        self.stands_in
+    }
+
     /// How much of the archive the index has.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
@@ -275,7 +280,7 @@ impl Ready {
         let order = if fused {
             let places =
                 |(_, ranking): &(_, Vec<(Place, f32)>)| ranking.iter().map(|(place, _)| *place).collect();
-            reciprocal_ranks(&rankings.iter().map(places).collect::<Vec<Vec<Place>>>())
+            reciprocal_ranks(&rankings.iter().map(places).collect::<Vec<Vec<Place>>>(), FUSED)
         } else {
             rankings.pop().map(|(_, ranking)| ranking).unwrap_or_default()
         };

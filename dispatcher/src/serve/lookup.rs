@@ -30,11 +30,14 @@ const FOUND: usize = 20_000;
 /// Opened archives by embedding space.
 #[derive(Debug)]
 pub struct Lookup {
-    open: AsyncMutex<HashMap<String, Seen>>,
+    open: AsyncMutex<HashMap<Opening, Seen>>,
     spaces: AsyncMutex<Option<(Instant, Spaces)>>,
     rows: Mutex<LruCache<String, Kept>>,
     found: Mutex<HashMap<(String, Option<u64>), String>>,
 }
+
+/// A space, and whether it was asked for by its name: only where it was not may words stand in for it.
+type Opening = (String, bool);
 
 /// When the archive was looked at, and what was there.
 type Seen = (Instant, Result<Arc<Ready>, Problem>);
@@ -56,9 +59,12 @@ impl Lookup {
             Some(_) => None,
             None => self.fullest(ground).await?,
         };
-        let name = space.or(fullest.as_deref()).unwrap_or_default();
+        let name = space.or(fullest.as_deref()).unwrap_or_default().to_owned();
+        let (opening, other) = ((name.clone(), space.is_some()), (name, space.is_none()));
         let mut open = self.open.lock().await;
-        let before = open.get(name).cloned();
+        // Unless words stand in, both are the same.
+        let of_other = open.get(&other).filter(|(_, seen)| seen.as_ref().is_ok_and(|seen| !seen.stands_in()));
+        let before = open.get(&opening).into_iter().chain(of_other).max_by_key(|(at, _)| *at).cloned();
         if let Some((at, seen)) = &before
             && at.elapsed() < FRESH
         {
@@ -75,10 +81,10 @@ impl Lookup {
                 Err(Problem::new(StatusCode::CONFLICT, "other_space", elsewhere.to_string()))
             }
         };
-        if open.len() >= SPACES && !open.contains_key(name) {
+        if open.len() >= 2 * SPACES && !open.contains_key(&opening) {
             open.clear();
         }
-        open.insert(name.to_owned(), (Instant::now(), seen.clone()));
+        open.insert(opening, (Instant::now(), seen.clone()));
         seen
     }
 

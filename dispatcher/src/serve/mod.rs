@@ -30,7 +30,7 @@ use crate::index::Shelf;
 use captionfleet_proto::storage::Storage;
 use captionfleet_proto::uri::ArchiveUri;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// What every part of the service needs.
@@ -79,6 +79,8 @@ pub struct Service {
     pub access: http::access::Access,
     /// What is counted.
     pub metrics: http::metrics::Metrics,
+    /// Held by whoever forgets items: two who write the same part at once would each bring back what the other removed.
+    pub forgetting: Arc<Mutex<()>>,
     /// Seats for those who follow runs.
     pub watchers: Arc<Semaphore>,
     /// Cancelled when the service ends.

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use captionfleet_proto::job::JobItem;
 use captionfleet_proto::layout;
-use captionfleet_proto::storage::{PutMode, Storage, StorageError};
+use captionfleet_proto::storage::{PutMode, Storage, StorageError, StorageErrorKind};
 use captionfleet_proto::uri::ArchiveUri;
 use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -40,6 +40,17 @@ pub fn item(uri: &ArchiveUri, sha256: &str) -> Result<JobItem, Problem> {
     let mut item = JobItem::new(address(uri, &layout::query_image(sha256)));
     item.sha256 = Some(sha256.to_owned());
     Ok(item)
+}
+
+/// The same, if it is kept still.
+pub async fn kept(archive: &dyn Storage, uri: &ArchiveUri, sha256: &str) -> Result<JobItem, Problem> {
+    let item = item(uri, sha256)?;
+    match archive.head(&layout::query_image(sha256)).await {
+        Err(error) if error.kind() == StorageErrorKind::NotFound => {
+            Err(Problem::missing("upload: this picture is not kept any more; upload it again"))
+        }
+        looked => Ok(looked.map(|_| item)?),
+    }
 }
 
 /// Removes what was kept long enough.

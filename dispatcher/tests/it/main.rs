@@ -13,5 +13,6 @@ mod indexing;
 mod made;
 mod resume;
 mod spaces;
+mod turning;
 mod verifying;
 mod videos;

@@ -4,6 +4,7 @@ use crate::made::{Made, row};
 use captionfleet_dispatcher::index::search::MOST_UNINDEXED;
 use captionfleet_dispatcher::index::shelf::Stored;
 use captionfleet_dispatcher::index::{Asked, Opened, Ready, Spaces};
+use captionfleet_dispatcher::serve::lookup::Lookup;
 use captionfleet_proto::rows::Row;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,4 +110,33 @@ async fn captions_without_embeddings_are_indexed_for_words() {
     let ready = made.ready(None).await;
     assert_eq!((ready.space(), ready.pictures(), ready.freshness().unindexed), (NEW, 1, 0));
     assert_eq!(words(ready).await, all);
+}
+
+#[tokio::test]
+async fn words_that_stand_in_for_a_space_are_not_taken_for_it() {
+    let made = Made::new().await;
+    let plain = |item: &str| Row { embedding: None, embedding_space: None, ..row(item, "nobody", 1) };
+    for part in 0..=MOST_UNINDEXED {
+        made.part("plain", &format!("job-{part}"), vec![plain(&format!("{part}"))]);
+    }
+    made.index().await;
+    // The first segment of a model's own, and the indexer is stopped.
+    made.part("new", "first", vec![row("first", NEW, 2)]);
+    made.index_a_little().await;
+    let ground = made.ground().await;
+    let words = async |lookup: &Lookup| lookup.ready(&ground, None).await.unwrap().stands_in();
+    let meaning = async |lookup: &Lookup| lookup.ready(&ground, Some(NEW)).await.unwrap_err().status();
+    for words_first in [true, false] {
+        let lookup = Lookup::default();
+        if words_first {
+            assert!(words(&lookup).await);
+        }
+        assert_eq!(meaning(&lookup).await, 503);
+        assert!(words(&lookup).await, "words are found while the space's index lags");
+    }
+    // Where nothing stands in for anything, one opening serves both.
+    made.index().await;
+    let lookup = Lookup::default();
+    let by_name = lookup.ready(&ground, Some(NEW)).await.unwrap();
+    assert!(Arc::ptr_eq(&by_name, &lookup.ready(&ground, None).await.unwrap()));
 }

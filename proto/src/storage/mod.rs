@@ -76,8 +76,8 @@ pub trait Storage: Send + Sync + Debug {
     /// Reads an object of at most `max_bytes`; a larger one is refused before its body is read.
     async fn get(&self, key: &str, max_bytes: u64) -> Result<Object, StorageError>;
 
-    /// Reads `length` bytes (one at least) of an object from `offset` on, fewer where it ends before. `offset` lies
-    /// within the object.
+    /// Reads `length` bytes (one at least) of an object from `offset` on, fewer where it ends before: none where that is at
+    /// `offset` already. Then its version may not be told.
     async fn get_range(&self, key: &str, offset: u64, length: u64) -> Result<Object, StorageError>;
 
     /// Looks at an object.

@@ -94,6 +94,10 @@ async fn reads_pieces(store: &dyn Storage) {
         assert_eq!(piece.bytes, expected.collect::<Vec<u8>>(), "{length} bytes from {offset} on");
         assert_eq!(piece.etag, whole.etag, "a piece has the version of the whole");
     }
+    for offset in [100, 1000] {
+        let beyond = store.get_range("pieces", offset, 10).await.expect("an object may have become shorter");
+        assert!(beyond.bytes.is_empty(), "nothing lies at {offset}");
+    }
     let absent = store.get_range("no/pieces", 0, 1).await.expect_err("nothing has no pieces");
     assert_eq!(absent.kind(), StorageErrorKind::NotFound);
 }

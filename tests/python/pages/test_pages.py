@@ -166,6 +166,21 @@ def test_filters_pages_and_hybrid(watched):
     expect(page.get_by_role("status")).to_contain_text("min_size")
 
 
+def test_what_is_like_a_hit_can_be_opened(watched):
+    page = watched.page
+    asked = urllib.parse.urlencode({"text": "a star", "group": "true", "limit": 100})
+    _, found = api("GET", f"/api/v1/search?{asked}")
+    place, hit = next((place, hit) for place, hit in enumerate(found["hits"]) if hit["duplicates"])
+    like = hit["duplicates"][0]
+    page.goto(f"/?{asked}")
+    card = page.locator("cf-gallery ol > li").nth(place)
+    card.get_by_text(f"and {len(hit['duplicates'])} like it").click()
+    watched.accessible("grouped")
+    watched.fits("grouped")
+    card.get_by_role("link", name=like["name"]).first.click()
+    expect(page.locator("h1")).to_contain_text(like["name"])
+
+
 def test_the_model_judges_the_best_again(watched, caption):
     page = watched.page
     page.goto("/")
@@ -188,7 +203,7 @@ def test_the_model_judges_the_best_again(watched, caption):
     assert judged == sorted(judged, reverse=True) and len(judged) >= 4 and not any(rest), found
     assert len(judged) + sum(found["reranked"]["failed"].values()) == 8, found
     status, problem = api("GET", "/api/v1/search?rerank=5")
-    assert status == 400 and "text" in problem["detail"], problem
+    assert status == 409 and "text" in problem["detail"], problem
 
 
 def test_another_caption_shows_at_once(caption):
@@ -463,8 +478,17 @@ def test_a_run_is_followed_cancelled_resumed_and_retried(watched):
     watched.shot("run-cancelled")
     _, run = api("GET", f"/api/v1/runs/{name}")
     assert run["jobs_done"] < run["jobs"], run
+    # A page of this run alone notices what is done elsewhere, too.
+    alone = watched.context.new_page()
+    alone.goto("/runs?" + urllib.parse.urlencode({"run": name}))
+    expect(alone.locator("cf-run .state")).to_have_text("cancelled")
     card.get_by_role("button", name="Resume").click()
     expect(card.locator(".state")).to_have_text("finished", timeout=600_000)
+    # It is only looked at while it can be seen.
+    alone.bring_to_front()
+    expect(alone.locator("cf-run .state")).to_have_text("finished")
+    alone.close()
+    page.bring_to_front()
     _, run = api("GET", f"/api/v1/runs/{name}")
     assert run["jobs_done"] == run["jobs"] and run["ok"] + sum(run["failed"].values()) == run["items"], run
     assert run["failed"] == {"unsupported_format": 1, "truncated": 1}, run
@@ -552,7 +576,7 @@ def test_a_phone_in_the_dark(browser, path):
 def test_pictures_never_come_from_elsewhere():
     def refused(item: str) -> None:
         status, problem = api("GET", "/api/v1/pictures?" + urllib.parse.urlencode({"item": item}))
-        assert status in (400, 404), (item, status, problem)
+        assert status == 404, (item, status, problem)
 
     for item in ["file:///etc/passwd", f"{BUCKET}/secret.png", f"{BUCKET}/../x", "http://127.0.0.1/x", "x"]:
         refused(item)

@@ -74,18 +74,22 @@ async fn scored_in(
         Err(error) if error.kind() == StorageErrorKind::NotFound => return Ok(Vec::new()),
         object => object?,
     };
-    computed(move || match read_embeddings(object.bytes) {
-        Ok(embeddings) => {
-            let mut scored = score(&known, &query);
-            scored.extend(scored_of_whole(&embeddings, unknown, &query));
-            scored
+    let is_listed = is_same(&part, &object) && object.bytes.len() as u64 == part.size;
+    match computed(move || read_embeddings(object.bytes).map(|whole| picked(&whole, unknown))).await? {
+        Ok(picked) => {
+            for Picked { place, number, embedding } in picked {
+                if let Some(number) = number.filter(|_| is_listed) {
+                    shelf.vectors().keep(&part, number, embedding.clone());
+                }
+                known.push((place, embedding));
+            }
+            computed(move || score(&known, &query)).await
         }
         Err(error) => {
             tracing::warn!(part = part.key, %error, "a part cannot be read and its rows are left out");
-            Vec::new()
+            Ok(Vec::new())
         }
-    })
-    .await
+    }
 }
 
 /// What became of reading single embeddings.
@@ -151,15 +155,24 @@ fn score(embeddings: &[(Place, Arc<[f16]>)], query: &Query) -> Vec<(Place, f32)>
     embeddings.iter().filter_map(score).collect()
 }
 
-fn scored_of_whole(part: &Embeddings, rows: Vec<Wanted>, query: &Query) -> Vec<(Place, f32)> {
+/// An embedding out of a part that was read whole.
+struct Picked {
+    place: Place,
+    /// Which one of the embeddings of its part it is, if the index counts them as the part does.
+    number: Option<u64>,
+    embedding: Arc<[f16]>,
+}
+
+fn picked(part: &Embeddings, rows: Vec<Wanted>) -> Vec<Picked> {
     let length = part.shape.map_or(0, EmbeddingShape::len);
-    let mut scratch = Vec::new();
-    let score = |wanted: Wanted| {
+    let pick = |wanted: Wanted| {
         let same =
             |row: &usize| part.items[*row].as_str() == wanted.item && part.frame_ms[*row] == wanted.frame_ms;
         let row = (0..part.items.len()).find(same)?;
-        let vectors = part.values.get(row * length..(row + 1) * length)?;
-        Some((wanted.place, query.score(vectors, &mut scratch)?))
+        let embedding = part.values.get(row * length..(row + 1) * length)?.into();
+        let counted = (row as u64, part.items.len() as u64);
+        let number = wanted.number.filter(|number| *number == counted).map(|(number, _)| number);
+        Some(Picked { place: wanted.place, number, embedding })
     };
-    rows.into_iter().filter_map(score).collect()
+    rows.into_iter().filter_map(pick).collect()
 }

@@ -41,9 +41,19 @@ pub struct Finding {
     pub content: u64,
     /// When the row was made.
     pub finished_at: Timestamp,
-    /// Pictures that show the same, each with a lower score.
+    /// Pictures and frames that show the same, each with a lower score.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub duplicates: Vec<String>,
+    pub duplicates: Vec<Duplicate>,
+}
+
+/// A picture or frame that shows the same as a hit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Duplicate {
+    /// The picture's URI.
+    pub item: String,
+    /// Time of the frame in a video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_ms: Option<u64>,
 }
 
 /// All hits that were asked for.
@@ -164,7 +174,10 @@ impl Ready {
     ) -> Finding {
         let (place, score) = group[0];
         let (segment, record) = self.view.row(place);
-        let others = group[1..].iter().map(|(place, _)| self.name(*place).0.to_owned());
+        let others = group[1..].iter().map(|(place, _)| {
+            let (item, frame_ms) = self.name(*place);
+            Duplicate { item: item.to_owned(), frame_ms }
+        });
         Finding {
             rank,
             score,

@@ -23,6 +23,10 @@ const MOST_QUESTIONS: usize = 64;
 /// Questions about one picture.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("oneOf" = [
+    {"required": ["item"], "properties": {"item": {"type": "string"}, "upload": {"type": "null"}}},
+    {"required": ["upload"], "properties": {"upload": {"type": "string"}, "item": {"type": "null"}}},
+]))]
 struct Asked {
     /// The picture's or video's URI; either this or an upload.
     #[schemars(length(min = 1, max = 4096))]
@@ -84,7 +88,7 @@ async fn answer(
             let row = rows.first().ok_or_else(|| Problem::missing("no row"))?;
             media::item_of(ground, row).await?
         }
-        (None, Some(sha256)) => uploads::item(&ground.uri, sha256)?,
+        (None, Some(sha256)) => uploads::kept(&*ground.archive, &ground.uri, sha256).await?,
         _ => return Err(Problem::bad("name either an item or an upload")),
     };
     let row = service.questions.ask(ground, asked, prompt).await?;

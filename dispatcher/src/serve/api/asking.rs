@@ -14,7 +14,7 @@ pub(super) fn prompt(
 ) -> Result<Prompt, Problem> {
     let mut questions = Vec::new();
     match question.map(str::trim) {
-        None if !choices.is_empty() => return Err(Problem::bad("choices: they need a question")),
+        None if !choices.is_empty() => return Err(Problem::conflict("choices: they need a question")),
         None => {}
         Some("") => return Err(Problem::bad("question: it is empty")),
         Some(text) if choices.is_empty() => questions.push(Question::free(text)),

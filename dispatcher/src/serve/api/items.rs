@@ -137,10 +137,14 @@ async fn forget(
     let item = item(&query.item)?;
     let wanted = [Wanted::Item(item.clone())].into();
     let ground = service.ground.clone();
+    // Who leaves before its turn has changed nothing.
+    let turn = service.forgetting.clone().lock_owned().await;
     // On a thread of its own: a client that leaves in the middle leaves nothing half done.
     let runtime = Handle::current();
-    let forgetting =
-        tokio::task::spawn_blocking(move || runtime.block_on(forget::forget(&ground.shelf, wanted, false)));
+    let forgetting = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        runtime.block_on(forget::forget(&ground.shelf, wanted, false))
+    });
     let forgotten = match forgetting.await {
         Ok(Ok(forgotten)) => forgotten,
         Ok(Err(error)) => return Err(Problem::unavailable("not_forgotten", crate::exit::line(&error))),

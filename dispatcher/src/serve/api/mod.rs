@@ -50,9 +50,9 @@ pub fn router() -> Router<Arc<Service>> {
     routes(operations())
 }
 
-/// An item as given in an address or a body.
+/// An item as given in an address or a body. What cannot be the name of one names none of the archive's.
 fn item(text: &str) -> Result<ItemUri, Problem> {
-    ItemUri::parse(text).map_err(|error| Problem::bad(format!("item: {error}")))
+    ItemUri::parse(text).map_err(|error| Problem::missing(format!("item: {error}")))
 }
 
 /// A run as given in an address.

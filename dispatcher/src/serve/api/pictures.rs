@@ -69,7 +69,7 @@ async fn picture(
             uploads::item(&ground.uri, sha256)?;
             media.upload(ground, sha256, size).await?
         }
-        _ => return Err(Problem::bad("name either an item or an upload")),
+        _ => return Err(Problem::conflict("name either an item or an upload")),
     };
     Ok(answer(&headers, jpeg))
 }

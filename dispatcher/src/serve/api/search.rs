@@ -2,7 +2,7 @@
 
 use super::{item, name};
 use crate::config::search_args::{FilterArgs, StatusArg};
-use crate::index::search::MOST_GROUPED;
+use crate::index::search::{Duplicate, MOST_GROUPED};
 use crate::index::{Asked, Finding, Freshness, Ranked, Reranked};
 use crate::search::query::Embedded;
 use crate::search::rerank;
@@ -64,14 +64,19 @@ struct SearchQuery {
     #[schemars(length(max = 4096))]
     source: Option<String>,
     /// Only rows made at this time or later: a date, or a time such as 2025-01-31T12:00:00Z.
+    #[schemars(extend("anyOf" = [{"format": "date"}, {"format": "date-time"}, {"maxLength": 0}]))]
     since: Option<String>,
     /// Only rows made before this time.
+    #[schemars(extend("anyOf" = [{"format": "date"}, {"format": "date-time"}, {"maxLength": 0}]))]
     until: Option<String>,
     /// Only rows of this run.
+    #[schemars(length(max = 80), regex(pattern = "^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$"))]
     run: Option<String>,
     /// Only pictures at least so wide and high: 1024x768.
+    #[schemars(regex(pattern = "^([0-9]{1,9}x[0-9]{1,9})?$"))]
     min_size: Option<String>,
     /// Only pictures at most so wide and high.
+    #[schemars(regex(pattern = "^([0-9]{1,9}x[0-9]{1,9})?$"))]
     max_size: Option<String>,
     /// Only items that ended so when they were last tried.
     status: Option<StatusName>,
@@ -139,8 +144,19 @@ struct Hit {
     caption: String,
     /// When its row was made.
     finished_at: String,
-    /// Pictures that show the same, each with a lower score.
-    duplicates: Vec<String>,
+    /// Pictures and frames that show the same, each with a lower score.
+    duplicates: Vec<Like>,
+}
+
+/// A picture or frame that shows the same as a hit.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Like {
+    /// The picture's URI.
+    item: String,
+    /// The end of its name, for people.
+    name: String,
+    /// Time of the frame in a video.
+    frame_ms: Option<u64>,
 }
 
 /// How much of the archive the index has.
@@ -226,13 +242,13 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
     let text = text(query)?;
     let mode = query.mode.unwrap_or_default();
     if text.is_none() && mode != Mode::Meaning {
-        return Err(Problem::bad("mode: words and hybrid need a text"));
+        return Err(Problem::conflict("mode: words and hybrid need a text"));
     }
     if query.rerank.is_some_and(|count| !(1..=rerank::MOST).contains(&count)) {
         return Err(Problem::bad(format!("rerank: must be 1 to {}", rerank::MOST)));
     }
     if text.is_none() && query.rerank.is_some() {
-        return Err(Problem::bad("rerank: needs a text"));
+        return Err(Problem::conflict("rerank: needs a text"));
     }
     let (offset, limit) = (query.offset.unwrap_or(0), query.limit.unwrap_or(USUAL));
     if offset > DEPTH || !(1..=PAGE).contains(&limit) {
@@ -258,9 +274,13 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
     // Its messages name the flags of the command line.
     let filter = filter.filter().map_err(|error| {
         let error = error.to_string();
-        let (flag, rest) = error.split_once(':').unwrap_or(("", &error));
+        let Some((flag, rest)) = error.split_once(':') else {
+            return Problem::conflict(error.replace("--", ""));
+        };
         let field = flag.trim_start_matches("--").replace('-', "_");
-        Problem::bad(if field.is_empty() { rest.to_owned() } else { format!("{field}:{rest}") })
+        let detail = format!("{field}:{rest}");
+        // Nothing lies below what cannot be the name of a place.
+        if field == "source" { Problem::missing(detail) } else { Problem::bad(detail) }
     })?;
     let asked = Asked {
         vectors: Vec::new(),
@@ -272,7 +292,7 @@ fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
         rerank: query.rerank.unwrap_or(0) as usize,
     };
     if asked.groups_too_many() {
-        return Err(Problem::bad(format!(
+        return Err(Problem::conflict(format!(
             "offset and limit: near-duplicates are grouped among the best {MOST_GROUPED} alone; narrow the search, or leave \
              out group"
         )));
@@ -296,13 +316,7 @@ async fn embedded(service: &Service, query: &SearchQuery) -> Result<Vec<(&'stati
     // Both parts must lie in one space.
     let space = embedded.first().map(|(_, text)| text.space.clone()).or(fullest);
     if let Some(sha256) = &query.upload {
-        let item = uploads::item(&ground.uri, sha256)?;
-        ground
-            .archive
-            .head(&captionfleet_proto::layout::query_image(sha256))
-            .await
-            .map_err(|_| Problem::missing("upload: this picture is not kept any more; upload it again"))?;
-        let query = Query::Image { item };
+        let query = Query::Image { item: uploads::kept(&*ground.archive, &ground.uri, sha256).await? };
         embedded.push(("image", questions.embed(ground, query, space.as_deref()).await?));
     } else if let Some(like) = &query.like {
         let frame_ms = query.like_frame_ms.map(u64::from);
@@ -323,8 +337,14 @@ impl From<Finding> for Hit {
             frame_ms: found.frame_ms,
             caption: found.caption,
             finished_at: found.finished_at.to_string(),
-            duplicates: found.duplicates,
+            duplicates: found.duplicates.into_iter().map(Like::from).collect(),
         }
+    }
+}
+
+impl From<Duplicate> for Like {
+    fn from(Duplicate { item, frame_ms }: Duplicate) -> Self {
+        Self { name: name(&item), item, frame_ms }
     }
 }
 

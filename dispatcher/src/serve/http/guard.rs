@@ -15,7 +15,7 @@ use tracing::Span;
 
 /// How long an answer may take to begin.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// What requests to workers cost, where others cost 1.
+/// What searches and changes cost, where other requests cost 1.
 const DEAR: f64 = 10.0;
 
 /// No script, style, picture or connection but our own; nobody may show these pages inside others.
@@ -101,9 +101,9 @@ fn is_open(path: &str) -> bool {
     path == "/api/v1/session" || path == "/healthz" || !(path.starts_with("/api/") || path == "/metrics")
 }
 
-/// Whether it makes a device work, or is a guess at the token.
+/// Whether it makes a device work, reads the whole index, or is a guess at the token.
 fn is_dear(method: &Method, path: &str) -> bool {
-    *method == Method::POST || path == "/api/v1/search"
+    [Method::POST, Method::DELETE].contains(method) || path == "/api/v1/search"
 }
 
 /// From a small set, whatever was sent.
@@ -114,5 +114,26 @@ fn method_label(method: &Method) -> &'static str {
         Method::POST => "POST",
         Method::DELETE => "DELETE",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_dear;
+    use axum::http::Method;
+
+    #[test]
+    fn searches_and_changes_are_dear() {
+        for (method, path) in [
+            (Method::GET, "/api/v1/search"),
+            (Method::POST, "/api/v1/answers"),
+            (Method::POST, "/api/v1/session"),
+            (Method::DELETE, "/api/v1/items"),
+        ] {
+            assert!(is_dear(&method, path), "{method} {path}");
+        }
+        for path in ["/api/v1/items", "/api/v1/pictures", "/"] {
+            assert!(!is_dear(&Method::GET, path), "{path}");
+        }
     }
 }

@@ -97,9 +97,16 @@ impl S3Storage {
         let mut mismatch = None;
         loop {
             let request = self.connection.client.get_object().bucket(&self.bucket).key(&full);
-            let answer = request.set_range(range.clone()).send().await;
-            let answer =
-                answer.map_err(|error| fault::new(error, "reading", &object, &self.connection.server))?;
+            let answer = match request.set_range(range.clone()).send().await {
+                // The object ends before the range.
+                Err(error) if error.raw_response().is_some_and(|answer| answer.status().as_u16() == 416) => {
+                    return Ok(Object { bytes: Bytes::new(), etag: None });
+                }
+                Err(error) => {
+                    return Err(fault::new(error, "reading", &object, &self.connection.server));
+                }
+                Ok(answer) => answer,
+            };
             let etag = answer.e_tag().map(bare);
             match self.body(answer, &object, max_bytes).await? {
                 Ok(bytes) => return Ok(Object { bytes, etag }),
