@@ -32,6 +32,7 @@ struct Asked {
     #[schemars(length(min = 1, max = 4096))]
     item: Option<String>,
     /// Time of the frame, if it is one of a video.
+    #[schemars(range(max = 4_294_967_295_u32))]
     frame_ms: Option<u32>,
     /// An uploaded picture.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]

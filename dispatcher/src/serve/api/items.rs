@@ -25,6 +25,7 @@ pub(super) struct ItemQuery {
     #[schemars(length(min = 1, max = 4096))]
     pub(super) item: String,
     /// Time of the frame, if it is one of a video.
+    #[schemars(range(max = 4_294_967_295_u32))]
     pub(super) frame_ms: Option<u32>,
 }
 

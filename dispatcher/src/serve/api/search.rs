@@ -57,6 +57,7 @@ struct SearchQuery {
     #[schemars(length(min = 1, max = 4096))]
     like: Option<String>,
     /// Time of the frame, if that is one of a video.
+    #[schemars(range(max = 4_294_967_295_u32))]
     like_frame_ms: Option<u32>,
     /// What decides the order; words and hybrid need a text.
     mode: Option<Mode>,
