@@ -18,7 +18,7 @@ use captionfleet_proto::broker::lanes::lane_for_run;
 use captionfleet_proto::job::JobId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::rows::{EmbeddingShape, USUAL_SHAPE, read_embeddings};
+use captionfleet_proto::rows::{EmbeddingShape, USUAL_SHAPE};
 use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_worker::telemetry::spans::{self, KeyValue};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -204,13 +204,7 @@ impl Submission<'_> {
         if let Some(shape) = self.prepared.shape {
             return shape;
         }
-        let earlier = async {
-            let parts = archive::parts(&*self.prepared.archive, None).await.ok()?;
-            let (_, key) = parts.into_values().flatten().next()?;
-            let object = self.prepared.archive.get(&key, archive::TABLE_BYTES).await.ok()?;
-            read_embeddings(object.bytes).ok()?.shape
-        };
-        earlier.await.unwrap_or(USUAL_SHAPE)
+        archive::shape(&*self.prepared.archive).await
     }
 
     /// Does what was begun, and tells `report` what it came to. Closes nothing. Jobs are let go of as the broker confirms
