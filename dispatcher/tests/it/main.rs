@@ -7,6 +7,7 @@ mod awkward;
 mod desk;
 mod errors;
 mod evaluating;
+mod faltering;
 mod finding;
 mod forgetting;
 mod indexing;
