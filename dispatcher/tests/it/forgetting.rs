@@ -123,6 +123,19 @@ fn whatever_is_asked_later_a_forgotten_picture_is_not_looked_at() {
 }
 
 #[test]
+fn a_linked_picture_is_forgotten_by_its_own_name() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 1, 35);
+    std::fs::create_dir(desk.pictures().join("album")).unwrap();
+    let target = Path::new("..").join(&scenes[0].file);
+    std::os::unix::fs::symlink(target, desk.pictures().join("album/linked.png")).unwrap();
+    desk.caption(&[]).json();
+    let told = desk.run(["forget", "pictures/album/linked.png", "--archive", "archive", "--json"]).json();
+    assert_eq!((&told["items"], &told["rows"]), (&1.into(), &1.into()), "{told}");
+    assert_eq!(found(&desk, &["a star"]), [scenes[0].file.clone()]);
+}
+
+#[test]
 fn a_run_that_goes_on_leaves_out_what_was_forgotten_meanwhile() {
     let desk = Desk::new();
     let scenes = Desk::draw(&desk.pictures(), 4, 34);
