@@ -14,5 +14,6 @@ mod indexing;
 mod made;
 mod resume;
 mod spaces;
+mod telling;
 mod verifying;
 mod videos;
