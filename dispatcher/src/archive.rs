@@ -4,7 +4,7 @@ use captionfleet_proto::codec::{self, DecodeError};
 use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{self, PlannedItem, RunManifest};
-use captionfleet_proto::rows::{self, Projection, Row, RowKey, TableError};
+use captionfleet_proto::rows::{self, EmbeddingShape, Projection, Row, RowKey, TableError, USUAL_SHAPE};
 use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use std::collections::BTreeMap;
@@ -173,6 +173,17 @@ pub async fn first_keys<'a>(
 pub async fn rows(archive: &dyn Storage, key: String) -> Result<Vec<Row>, ArchiveError> {
     let object = archive.get(&key, TABLE_BYTES).await?;
     decoded(key, move || rows::read_part(object.bytes, Projection::WithoutEmbedding)).await
+}
+
+/// The shape of an archive's embeddings, as far as one of its parts tells: parts are to be alike, those without embeddings, too.
+pub async fn shape(archive: &dyn Storage) -> EmbeddingShape {
+    let earlier = async {
+        let parts = parts(archive, None).await.ok()?;
+        let (_, key) = parts.into_values().flatten().next()?;
+        let object = archive.get(&key, TABLE_BYTES).await.ok()?;
+        rows::read_embeddings(object.bytes).ok()?.shape
+    };
+    earlier.await.unwrap_or(USUAL_SHAPE)
 }
 
 /// Decodes a table away from the threads that wait for the network.

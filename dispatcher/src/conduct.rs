@@ -1,5 +1,9 @@
 //! One submission from its plan to its last row: copy, write down, publish, follow, report.
 
+mod track_writer;
+
+pub use track_writer::TrackWriter;
+
 use crate::config::settings::WorkSettings;
 use crate::exchange::new_id;
 use crate::fleet::Fleet;
@@ -12,13 +16,13 @@ use crate::publish::{self, Destination, Gate, publish};
 use crate::report::Report;
 use crate::submission::{self, About};
 use crate::telemetry::Metrics;
-use crate::{adapter, archive, memory, staging, tracks};
+use crate::{adapter, archive, memory, staging};
 use captionfleet_proto::broker::QueueName;
 use captionfleet_proto::broker::lanes::lane_for_run;
 use captionfleet_proto::job::JobId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::rows::{EmbeddingShape, USUAL_SHAPE, read_embeddings};
+use captionfleet_proto::rows::{EmbeddingShape, USUAL_SHAPE};
 use captionfleet_worker::telemetry::readiness::Readiness;
 use captionfleet_worker::telemetry::spans::{self, KeyValue};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -110,7 +114,7 @@ pub struct Submission<'a> {
     pub prepared: Prepared,
 }
 
-impl Submission<'_> {
+impl<'a> Submission<'a> {
     /// A report in which nothing has happened yet.
     pub fn report(&self) -> Report {
         let location = self.settings.archive.to_string();
@@ -204,18 +208,26 @@ impl Submission<'_> {
         if let Some(shape) = self.prepared.shape {
             return shape;
         }
-        let earlier = async {
-            let parts = archive::parts(&*self.prepared.archive, None).await.ok()?;
-            let (_, key) = parts.into_values().flatten().next()?;
-            let object = self.prepared.archive.get(&key, archive::TABLE_BYTES).await.ok()?;
-            read_embeddings(object.bytes).ok()?.shape
-        };
-        earlier.await.unwrap_or(USUAL_SHAPE)
+        archive::shape(&*self.prepared.archive).await
     }
 
-    /// Does what was begun, and tells `report` what it came to. Closes nothing. Jobs are let go of as the broker confirms
-    /// them: what they hold is in the archive.
+    /// Does what was begun, and tells `report` what it came to. Closes nothing. Tracks that others owe are written meanwhile.
     pub async fn execute(&mut self, runs: Begun, report: &mut Report) -> anyhow::Result<()> {
+        let (writer, films) = (self.track_writer(), std::mem::take(&mut self.prepared.films));
+        let owed = async { anyhow::Ok(writer.write_owed(&films).await) };
+        let (owed, ()) = tokio::try_join!(owed, self.publish_and_follow(runs, report))?;
+        report.tracks.splice(0..0, owed);
+        Ok(())
+    }
+
+    /// Writes tracks for this submission.
+    pub fn track_writer(&self) -> TrackWriter<'a> {
+        let archive = self.prepared.archive.clone();
+        TrackWriter { archive, location: self.settings.archive.to_string(), way: self.way }
+    }
+
+    /// Jobs are let go of as the broker confirms them: what they hold is in the archive.
+    async fn publish_and_follow(&mut self, runs: Begun, report: &mut Report) -> anyhow::Result<()> {
         let started = Instant::now();
         if let Some((manifest, _)) = runs.last() {
             spans::note(|| [KeyValue::new("run.id", manifest.run.to_string())]);
@@ -306,7 +318,6 @@ impl Submission<'_> {
             self.fleet.drain_worker().await?;
             follower.look_for_parts().await;
         }
-        report.tracks.extend(self.tracks(&manifests).await?);
         observer.tell(report);
         let book = follower.book();
         refused.add(book.tally());
@@ -316,39 +327,10 @@ impl Submission<'_> {
         report.complete = report.open_jobs == 0 && report.dead_jobs.is_empty();
         report.seconds = started.elapsed().as_secs_f64();
         report.items_per_second = report.rows.rows() as f64 / report.seconds.max(1e-9);
-        Ok(())
-    }
-
-    /// Writes captions and chapters of the videos of runs that others have finished, as far as those have not, and tells `report`.
-    ///
-    /// # Errors
-    /// When the archive cannot be asked which they are.
-    pub async fn write_owed_tracks(&self, report: &mut Report) -> anyhow::Result<()> {
-        for manifest in tracks::owed(&*self.prepared.archive, &self.prepared.films).await? {
-            let run = &manifest.run;
-            match self.tracks(std::slice::from_ref(manifest)).await {
-                Ok(folders) => report.tracks.extend(folders),
-                Err(error) => self
-                    .way
-                    .display
-                    .remark(format!("captions of the videos of run {run} cannot be written: {error:#}")),
-            }
+        if !report.interrupted {
+            report.tracks = self.track_writer().write(&manifests).await;
         }
         Ok(())
-    }
-
-    /// Writes captions and chapters of the videos that are finished; where they are.
-    async fn tracks(&self, runs: &[RunManifest]) -> anyhow::Result<Vec<String>> {
-        let mut folders = Vec::new();
-        for manifest in runs {
-            let _busy = self.way.display.busy("writing captions of videos");
-            if tracks::write(&*self.prepared.archive, manifest, false).await?.videos > 0 {
-                let archive = self.settings.archive.to_string();
-                let prefix = layout::tracks_prefix(&manifest.run);
-                folders.push(format!("{}/{prefix}", archive.trim_end_matches('/')));
-            }
-        }
-        Ok(folders)
     }
 
     /// The rows that were written here.

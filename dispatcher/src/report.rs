@@ -94,7 +94,7 @@ impl Report {
             return self.nothing_to_do();
         }
         let mut lines: Vec<String> = Vec::new();
-        let mut put = |name: &str, value: String| lines.push(format!("{name:<12} {value}"));
+        let mut put = |name: &str, value: String| lines.push(line(name, &value));
         if self.detached {
             put("published", counted(self.open_jobs, "job"));
         } else {
@@ -149,8 +149,15 @@ impl Report {
         } else {
             format!("all {} items have their rows", self.items)
         };
-        format!("nothing to do: {items} already ({})\nrows         {}", before(self), self.parts)
+        let mut lines = vec![format!("nothing to do: {items} already ({})", before(self))];
+        lines.push(line("rows", &self.parts));
+        lines.extend(self.tracks.iter().map(|folder| line("tracks", folder)));
+        lines.join("\n")
     }
+}
+
+fn line(name: &str, value: &str) -> String {
+    format!("{name:<12} {value}")
 }
 
 /// What was done before, and how to try again what failed.
@@ -194,8 +201,10 @@ mod tests {
 
     #[test]
     fn a_run_without_work_says_so() {
-        let report = Report { items: 12, already_done: 11, already_failed: 1, ..report() };
+        let tracks = vec!["file:///a/videos/r/".to_owned()];
+        let report = Report { items: 12, already_done: 11, already_failed: 1, tracks, ..report() };
         let text = report.text();
+        assert!(text.ends_with("rows         file:///a/parts/\ntracks       file:///a/videos/r/"), "{text}");
         assert!(text.starts_with("nothing to do: all 12 items have their rows already"), "{text}");
         assert!(text.contains("--retry-failed"), "{text}");
     }

@@ -5,7 +5,7 @@ use crate::plan::{NewRun, RefusedJob};
 use crate::wish::Wish;
 use anyhow::Context as _;
 use captionfleet_proto::codec;
-use captionfleet_proto::job::{RunId, VERSION};
+use captionfleet_proto::job::{JobId, JobItem, RunId, VERSION};
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::{PlannedItem, RunManifest, write_items};
 use captionfleet_proto::rows::{EmbeddingShape, Row, Status, write_part};
@@ -127,42 +127,54 @@ pub async fn write_refused(
         .items
         .iter()
         .zip(&refused.reasons)
-        .map(|(item, reason)| Row {
-            item: item.uri.clone(),
-            frame_ms: item.frame_ms,
-            span_ms: item.span_ms,
-            frames: item.sample.map(|_| 0),
-            sha256: None,
-            etag: None,
-            width: None,
-            height: None,
-            status: Status::Failed,
-            error_code: Some(reason.code.to_owned()),
-            error_message: Some(reason.message.clone()),
-            attempts: 1,
-            caption: None,
-            answers: None,
-            fields: None,
-            tokens: None,
-            mean_logprob: None,
-            stop_reason: None,
-            embedding: None,
-            embedding_space: None,
-            bundle: manifest.bundle.clone(),
-            adapter: manifest.adapter.as_ref().map(|adapter| adapter.sha256.clone()),
-            prompt_hash: manifest.prompt_hash_of(item),
-            duplicate_of: None,
-            run: manifest.run.clone(),
-            job: job.id.clone(),
-            trace_id: spans::trace_id().unwrap_or_else(|| manifest.run.to_string()),
-            worker: None,
-            device_seconds: None,
-            device_joules: None,
-            started_at: None,
-            finished_at: Timestamp::now(),
+        .map(|(item, reason)| {
+            unseen_row(manifest, item, &job.id, (Status::Failed, reason.code, &reason.message))
         })
         .collect();
     let bytes = write_part(&rows, shape).context("write the rows of unreadable items")?;
     archive.put(&layout::part(&manifest.run, &job.id), bytes, PutMode::IfAbsent).await?;
     Ok(())
+}
+
+/// The row of an item that no worker has looked at: its status, its code, and the same for people.
+pub(crate) fn unseen_row(
+    manifest: &RunManifest,
+    item: &JobItem,
+    job: &JobId,
+    (status, code, message): (Status, &str, &str),
+) -> Row {
+    Row {
+        item: item.uri.clone(),
+        frame_ms: item.frame_ms,
+        span_ms: item.span_ms,
+        frames: item.sample.map(|_| 0),
+        sha256: None,
+        etag: None,
+        width: None,
+        height: None,
+        status,
+        error_code: Some(code.to_owned()),
+        error_message: Some(message.to_owned()),
+        attempts: 1,
+        caption: None,
+        answers: None,
+        fields: None,
+        tokens: None,
+        mean_logprob: None,
+        stop_reason: None,
+        embedding: None,
+        embedding_space: None,
+        bundle: manifest.bundle.clone(),
+        adapter: manifest.adapter.as_ref().map(|adapter| adapter.sha256.clone()),
+        prompt_hash: manifest.prompt_hash_of(item),
+        duplicate_of: None,
+        run: manifest.run.clone(),
+        job: job.clone(),
+        trace_id: spans::trace_id().unwrap_or_else(|| manifest.run.to_string()),
+        worker: None,
+        device_seconds: None,
+        device_joules: None,
+        started_at: None,
+        finished_at: Timestamp::now(),
+    }
 }

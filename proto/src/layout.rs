@@ -15,6 +15,7 @@
 //! videos/RUN/NAME.HASH.vtt       captions of one finished video; chapters (.chapters.vtt), SubRip (.srt)
 //! videos/RUN/videos.parquet      the videos of a run, once all of them are finished
 //! thumbnails/HASH/CONTENT/MS.jpg a frame of a video, small, by its URI and by the bytes that it had
+//! forgotten/ITEM/CONTENT         there for good: no run captions this item again as long as it has these bytes
 //! evaluations/RUN/               report.md, report.json and plot.svg of a benchmark's run
 //! index/SPACE/NAME.segment       one segment of the search index of one embedding space
 //! index/lease.json               who writes the search index
@@ -26,7 +27,7 @@ use crate::job::{JobId, RunId};
 use crate::uri::ItemUri;
 
 /// The first segments of all keys: a listing of sources in the same place leaves them out.
-pub const TOP_FOLDERS: [&str; 11] = [
+pub const TOP_FOLDERS: [&str; 12] = [
     "runs",
     "parts",
     "quarantine",
@@ -36,6 +37,7 @@ pub const TOP_FOLDERS: [&str; 11] = [
     "queries",
     "videos",
     "thumbnails",
+    "forgotten",
     "index",
     "evaluations",
 ];
@@ -43,6 +45,8 @@ pub const TOP_FOLDERS: [&str; 11] = [
 pub const RUNS_PREFIX: &str = "runs/";
 /// Where the search index keeps its segments.
 pub const INDEX_PREFIX: &str = "index/";
+/// Everything that marks items as forgotten.
+pub const FORGOTTEN_PREFIX: &str = "forgotten/";
 /// Who writes the search index.
 pub const INDEX_LEASE: &str = "index/lease.json";
 
@@ -176,8 +180,27 @@ pub fn tracks_prefix(run: &RunId) -> String {
 /// A frame of a video as a small picture. `content` is what [`content_key`] makes of the frame's row: the frames of a film that
 /// was replaced do not stand for those of the new one.
 pub fn thumbnail(video: &ItemUri, content: u64, frame_ms: u64) -> String {
-    let digest = hex::encode(Sha256::digest(video.as_str()));
-    format!("thumbnails/{}/{}/{frame_ms}.jpg", &digest[..16], hex::encode(content.to_le_bytes()))
+    format!("{}{}/{frame_ms}.jpg", thumbnails_prefix(video), hex::encode(content.to_le_bytes()))
+}
+
+/// What the keys of a video's frames begin with, whatever bytes it had.
+pub fn thumbnails_prefix(video: &ItemUri) -> String {
+    format!("thumbnails/{}/", digest_of(video))
+}
+
+/// There for good: no run captions this item again as long as it has the bytes that `content`, made by [`content_key`], stands for.
+pub fn forgotten(item: &ItemUri, content: u64) -> String {
+    format!("{}{}", forgotten_prefix(item), hex::encode(content.to_le_bytes()))
+}
+
+/// What [`forgotten`] begins with, whatever bytes the item had.
+pub fn forgotten_prefix(item: &ItemUri) -> String {
+    format!("{FORGOTTEN_PREFIX}{}/", digest_of(item))
+}
+
+/// The first 16 digits of the SHA-256 of an item's URI.
+fn digest_of(item: &ItemUri) -> String {
+    hex::encode(&Sha256::digest(item.as_str())[..8])
 }
 
 /// What rows of the same bytes have in common, from their digest or, where there is none, their version; 0 without either.
@@ -245,6 +268,11 @@ mod tests {
         let frame = |sha256, etag| thumbnail(&film, content_key(sha256, etag), 40);
         assert_eq!(frame(Some("aa"), Some("bb")), "thumbnails/21628bc0d91ef39c/961b6dd3ede3cb8e/40.jpg");
         assert_eq!(frame(None, Some("bb")), "thumbnails/21628bc0d91ef39c/3b64db95cb55c763/40.jpg");
+        assert_eq!(
+            forgotten(&film, content_key(Some("aa"), None)),
+            "forgotten/21628bc0d91ef39c/961b6dd3ede3cb8e"
+        );
+        assert_eq!(thumbnails_prefix(&film), "thumbnails/21628bc0d91ef39c/");
         assert_eq!(frame(None, None), "thumbnails/21628bc0d91ef39c/0000000000000000/40.jpg");
         assert_eq!(index_segment("0a", "1b"), "index/0a/1b.segment");
     }

@@ -134,8 +134,8 @@ pub(super) async fn work(
     let sources = settings.sources.iter().map(ToString::to_string).collect();
     let mut submission = Submission { settings, sources, way: &way, fleet, prepared };
     let mut report = submission.report();
-    submission.write_owed_tracks(&mut report).await?;
     if is_empty {
+        report.tracks = submission.track_writer().write_owed(&submission.prepared.films).await;
         return Ok(report);
     }
     let admin = admin::serve(manner.admin, way.metrics.registry().clone(), way.readiness.clone()).await?;

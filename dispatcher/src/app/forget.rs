@@ -1,5 +1,6 @@
 //! `dispatcher forget`: remove what the archive says of pictures and films.
 
+use crate::catalog;
 use crate::config::UsageError;
 use crate::config::args::ForgetArgs;
 use crate::exit::Ended;
@@ -57,8 +58,6 @@ fn wanted(text: &str) -> Result<Wanted, UsageError> {
     if text.contains("://") {
         return ItemUri::parse(text).map(Wanted::Item).map_err(|error| wrong(&error));
     }
-    // The file itself may be gone.
-    let path = std::path::absolute(Path::new(text)).map_err(|error| wrong(&error))?;
-    let path = path.canonicalize().unwrap_or(path);
+    let path = catalog::absolute(Path::new(text)).map_err(|error| wrong(&error))?;
     ItemUri::from_path(&path).map(Wanted::Item).map_err(|error| wrong(&error))
 }

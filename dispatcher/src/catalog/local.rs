@@ -64,8 +64,11 @@ fn add_matched(path: &Path, rules: &LocalRules, entries: &mut Vec<Entry>) -> Res
     Ok(())
 }
 
-/// An absolute path without `.` and `..`; symbolic links keep their own names.
-fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
+/// An absolute path without `.` and `..`, as rows name it; symbolic links keep their own names, and the file may be gone.
+///
+/// # Errors
+/// When the system cannot say where a path with `..` leads.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf, CatalogError> {
     let unreadable = |source| CatalogError::Unreadable { path: path.to_owned(), source };
     if path.components().any(|part| part == Component::ParentDir) {
         // `link/..` is not where it seems to be: only the system can resolve it.

@@ -14,6 +14,7 @@ mod source;
 
 pub(crate) use digest::sha256 as digest;
 pub use error::CatalogError;
+pub(crate) use local::absolute;
 pub use source::{Objects, Source};
 
 use captionfleet_proto::job::Question;

@@ -98,8 +98,9 @@ Examples:
   dispatcher forget s3://photos/people/ --archive s3://photos/captions --dry-run
 
 Captions, answers, embeddings, thumbnails, tracks and copies go, for good; the pictures themselves stay where they are. A row
-stays that says `skipped` with the code `forgotten`, so that no run captions them again. What workers have in hand at this moment
-is not stopped: cancel such a run first.")]
+stays that says `skipped` with the code `forgotten`, and no run captions them again, whatever it asks, until their bytes change.
+What a dispatcher or a worker has in hand at this moment is not stopped: cancel such a run first. Interrupted, the same call does
+the rest.")]
 pub struct ForgetArgs {
     /// Pictures and films: paths or URIs as rows have them; with a slash at the end all that lie below
     #[arg(required = true, value_name = "ITEM")]

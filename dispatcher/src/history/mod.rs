@@ -2,10 +2,12 @@
 
 mod films;
 mod left;
+mod marks;
 mod records;
 
 use films::Films;
 pub use left::{History, UnfinishedRun};
+pub use marks::Marks;
 pub use records::{Record, Records, Standing};
 
 use crate::archive::{self, ArchiveError, Parts, READS_AT_ONCE};
@@ -23,6 +25,7 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
     let (manifests, damaged) = archive::manifests(archive).await?;
     let mut history =
         History { damaged: damaged.iter().map(ToString::to_string).collect(), ..History::default() };
+    history.records.forget(Marks::load(archive).await?);
     let parts = archive::parts(archive, None).await?;
     let mut films = Films::default();
     read_rows(archive, wish, &manifests, &parts, &mut history, &mut films).await?;

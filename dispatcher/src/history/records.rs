@@ -1,5 +1,6 @@
 //! Which items the archive already has a terminal row for. No I/O.
 
+use super::Marks;
 use crate::catalog::{Identity, Item};
 use captionfleet_proto::uri::ItemUri;
 use std::collections::HashMap;
@@ -7,7 +8,7 @@ use std::collections::HashMap;
 /// How an item stands in the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// It has an `ok` (or `skipped`) row for the same bytes.
+    /// It has an `ok` (or `skipped`) row for the same bytes, or is forgotten.
     Done,
     /// It failed for a reason that lies in the same bytes.
     Failed,
@@ -28,6 +29,7 @@ pub struct Record {
 #[derive(Debug, Clone, Default)]
 pub struct Records {
     by_item: HashMap<ItemUri, Vec<Record>>,
+    forgotten: Marks,
 }
 
 /// Failures that may be gone the next time although the picture is the same.
@@ -47,8 +49,16 @@ impl Records {
         }
     }
 
+    /// Keeps what is forgotten, whoever asks what.
+    pub fn forget(&mut self, marks: Marks) {
+        self.forgotten = marks;
+    }
+
     /// How `item` stands; `None` if there is something to do.
     pub fn standing(&self, item: &Item) -> Option<Standing> {
+        if self.forgotten.cover(item) {
+            return Some(Standing::Done);
+        }
         let records = self.by_item.get(&item.uri)?;
         let same = || records.iter().filter(|record| record.is_of(&item.identity));
         if same().any(|record| record.error_code.is_none()) {

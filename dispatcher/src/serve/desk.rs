@@ -245,10 +245,11 @@ impl Desk {
         let done = |run: &RunId| parts.get(run).map_or(0, |parts| parts.len() as u64);
         films.retain(|manifest| manifest.sample.is_some() && done(&manifest.run) >= manifest.jobs);
         for manifest in tracks::owed(archive, &films).await? {
-            if self.stop.is_cancelled() {
-                break;
-            }
-            if let Err(error) = tracks::write(archive, manifest, false).await {
+            let written = tokio::select! {
+                written = tracks::write(archive, manifest, false) => written,
+                () = self.stop.cancelled() => break,
+            };
+            if let Err(error) = written {
                 let run = &manifest.run;
                 tracing::warn!(%run, error = %format!("{error:#}"), "captions of its videos cannot be written");
             }
@@ -325,8 +326,9 @@ impl Desk {
             Submission { settings: &settings, sources, way: &way, fleet: &mut fleet, prepared };
         let mut report = submission.report();
         one.planned(&submission.prepared.plan);
-        submission.write_owed_tracks(&mut report).await?;
         if submission.prepared.plan.is_empty() {
+            drop(planning);
+            submission.track_writer().write_owed(&submission.prepared.films).await;
             return Ok(());
         }
         let Some(runs) = submission.begin().await? else { return Ok(()) };

@@ -1,6 +1,8 @@
 //! What is said over which time of a video. Pure.
 
 use captionfleet_proto::rows::Row;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// A text over a piece of time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,11 +88,15 @@ fn spent(cues: &[Cue]) -> u64 {
 /// Each text once, from its first start for as long as it lasts in all; the longest first.
 fn by_time(cues: &[Cue]) -> Vec<Cue> {
     let mut texts: Vec<Cue> = Vec::new();
+    // Ten hours of frames that all differ are a hundred thousand texts: none is compared with all the others.
+    let mut places: HashMap<&str, usize> = HashMap::new();
     for cue in cues {
-        let more = cue.end_ms - cue.start_ms;
-        match texts.iter_mut().find(|known| known.text == cue.text) {
-            Some(known) => known.end_ms += more,
-            None => texts.push(cue.clone()),
+        match places.entry(&cue.text) {
+            Entry::Occupied(place) => texts[*place.get()].end_ms += cue.end_ms - cue.start_ms,
+            Entry::Vacant(place) => {
+                place.insert(texts.len());
+                texts.push(cue.clone());
+            }
         }
     }
     texts.sort_by_key(|cue| (std::cmp::Reverse(cue.end_ms - cue.start_ms), cue.start_ms));

@@ -21,6 +21,9 @@ use captionfleet_proto::videos::{VideoRow, write_videos};
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Films whose tracks are written at once; each of them reads several parts at once.
+const FILMS_AT_ONCE: usize = 4;
+
 /// What was written for one run.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
@@ -70,16 +73,15 @@ pub async fn write(archive: &dyn Storage, manifest: &RunManifest, with_srt: bool
             films.entry(planned.item.uri).or_default().insert(planned.job);
         }
     }
-    let mut videos = Vec::new();
-    for (uri, jobs) in films {
-        if !jobs.is_subset(&parts) {
-            written.unfinished += 1;
-            continue;
-        }
+    let (finished, unfinished): (Vec<_>, Vec<_>) =
+        films.into_iter().partition(|(_, jobs)| jobs.is_subset(&parts));
+    written.unfinished = unfinished.len() as u64;
+    let films = finished.into_iter().map(|(uri, jobs)| async move {
         let rows = rows_of(archive, run, &uri, &jobs).await?;
-        videos.push(write_film(archive, run, &uri, &rows, with_srt).await?);
-        written.videos += 1;
-    }
+        write_film(archive, run, &uri, &rows, with_srt).await
+    });
+    let videos: Vec<VideoRow> = futures::stream::iter(films).buffered(FILMS_AT_ONCE).try_collect().await?;
+    written.videos = videos.len() as u64;
     if written.unfinished == 0 && !videos.is_empty() {
         let table = write_videos(&videos).context("write the table of videos")?;
         archive.put(&layout::videos(run), table, PutMode::Overwrite).await?;

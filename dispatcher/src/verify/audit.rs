@@ -116,6 +116,9 @@ impl Auditor {
         let tally = Tally::of(std::slice::from_ref(&row));
         self.rows.add(&tally);
         if let (Some(film), Some(start_ms)) = (self.films.get_mut(&row.item), row.frame_ms) {
+            if row.is_forgotten() {
+                film.forget();
+            }
             let failed = row.status == Status::Failed;
             let part = key.to_owned();
             film.see(FrameRow { start_ms, span_ms: row.span_ms, failed, job: row.job, part });

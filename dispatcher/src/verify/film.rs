@@ -15,6 +15,8 @@ pub(super) struct Film {
     segments: BTreeMap<u64, JobId>,
     length_ms: Option<u64>,
     rows: Vec<FrameRow>,
+    /// It was removed from the archive on request, perhaps before all of it had been looked at: its rows tell no times.
+    forgotten: bool,
 }
 
 /// A row of a video.
@@ -44,6 +46,10 @@ impl Film {
         self.segments.insert(item.frame_ms.unwrap_or(0), job).is_none()
     }
 
+    pub(super) fn forget(&mut self) {
+        self.forgotten = true;
+    }
+
     pub(super) fn see(&mut self, row: FrameRow) {
         self.rows.push(row);
     }
@@ -65,6 +71,9 @@ impl Film {
                 whole = false;
                 tell(&mut findings.missing, *start, Vec::new(), format!("job {job} has no part"));
             }
+        }
+        if self.forgotten && !self.rows.is_empty() {
+            return findings;
         }
         self.rows.sort();
         // Where a part is missing, its time is: that is said already.

@@ -94,30 +94,30 @@ impl Desk {
 
     /// The parts of the archive.
     pub(crate) fn parts(&self) -> Vec<PathBuf> {
-        let mut parts = Vec::new();
-        for run in std::fs::read_dir(self.archive().join("parts")).unwrap() {
-            for part in std::fs::read_dir(run.unwrap().path()).unwrap() {
-                parts.push(part.unwrap().path());
-            }
-        }
-        parts.sort();
-        parts
+        below(&self.archive().join("parts"))
     }
 
     /// All rows of the archive.
     pub(crate) fn rows(&self) -> Vec<captionfleet_proto::rows::Row> {
-        let read = |part: &PathBuf| {
-            let bytes = std::fs::read(part).unwrap();
-            captionfleet_proto::rows::read_part(bytes.into(), captionfleet_proto::rows::Projection::All)
-                .unwrap()
-        };
-        self.parts().iter().flat_map(read).collect()
+        Self::rows_of(&self.archive())
+    }
+
+    /// All rows of an archive.
+    pub(crate) fn rows_of(archive: &Path) -> Vec<captionfleet_proto::rows::Row> {
+        below(&archive.join("parts")).iter().flat_map(|part| Self::rows_in(part)).collect()
+    }
+
+    /// The rows of a part.
+    pub(crate) fn rows_in(part: &Path) -> Vec<captionfleet_proto::rows::Row> {
+        let bytes = std::fs::read(part).unwrap();
+        captionfleet_proto::rows::read_part(bytes.into(), captionfleet_proto::rows::Projection::All).unwrap()
     }
 }
 
-/// All files below a folder; none where there is no such folder.
+/// All files below a folder, in order; none where there is no such folder.
 pub(crate) fn below(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let entries = entries.map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
+    let mut entries: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.into_iter().flat_map(|path| if path.is_dir() { below(&path) } else { vec![path] }).collect()
 }

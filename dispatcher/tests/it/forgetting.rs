@@ -1,15 +1,44 @@
 //! What is forgotten is found nowhere, and no run does it again.
 
 use crate::desk::{Desk, below};
+use crate::faltering::Faltering;
+use captionfleet_dispatcher::forget::{Forgotten, Wanted, forget};
+use captionfleet_dispatcher::index::Shelf;
+use captionfleet_proto::layout;
+use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 fn found(desk: &Desk, arguments: &[&str]) -> Vec<String> {
     let fixed = ["search", "--archive", "archive", "--json", "-k", "100"];
     let found = desk.run(fixed.iter().chain(arguments)).json();
     let name = |hit: &Value| hit["item"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
     found["hits"].as_array().unwrap().iter().map(name).collect()
+}
+
+/// A film of three scenes, each for four seconds.
+fn film(desk: &Desk, name: &str, seed: u64) {
+    film_of(3, desk, name, seed);
+}
+
+fn film_of(scenes: u64, desk: &Desk, name: &str, seed: u64) {
+    let scenes = (0..scenes).map(|number| Scene::sample(1000 * seed + number, Split::Train));
+    of_scenes(scenes, 4, &desk.root().join(name), &desk.pictures().join(name)).unwrap();
+}
+
+/// The tracks of a film.
+fn tracks(archive: &Path, name: &str) -> Vec<PathBuf> {
+    let tracks = below(&archive.join("videos")).into_iter();
+    tracks.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name)).collect()
+}
+
+/// Whether any track of a film says anything.
+fn says_anything(archive: &Path, name: &str) -> bool {
+    tracks(archive, name).iter().any(|path| std::fs::read_to_string(path).unwrap().contains(" --> "))
 }
 
 #[test]
@@ -59,26 +88,169 @@ fn a_forgotten_picture_is_found_no_more_and_stays_done() {
 #[test]
 fn of_a_forgotten_film_no_frame_track_or_thumbnail_is_left() {
     let desk = Desk::new();
-    std::fs::create_dir_all(desk.pictures()).unwrap();
-    for (name, seed) in [("gone.mp4", 1), ("left.mp4", 2)] {
-        let scenes = (0..3).map(|number| Scene::sample(1000 * seed + number, Split::Train));
-        of_scenes(scenes, 4, &desk.root().join(name), &desk.pictures().join(name)).unwrap();
-    }
+    film(&desk, "gone.mp4", 1);
+    film(&desk, "left.mp4", 2);
     desk.caption(&["--thumbnails"]).json();
-    let captions = |desk: &Desk, name: &str| -> Vec<String> {
-        let tracks = below(&desk.archive().join("videos")).into_iter();
-        let ours = tracks.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name));
-        ours.map(|path| std::fs::read_to_string(path).unwrap()).collect()
-    };
-    let thumbnails = below(&desk.archive().join("thumbnails")).len();
-    assert!(captions(&desk, "gone").iter().any(|track| track.contains(" --> ")));
+    let archive = desk.archive();
+    let thumbnails = below(&archive.join("thumbnails")).len();
+    assert!(says_anything(&archive, "gone"));
     let told = desk.run(["forget", "pictures/gone.mp4", "--archive", "archive", "--json"]).json();
     let rows = told["rows"].as_u64().unwrap() as usize;
     assert!(rows >= 3 && told["items"] == 1, "{told}");
     assert!(!found(&desk, &["a star"]).contains(&"gone.mp4".to_owned()));
     assert!(found(&desk, &["a star"]).contains(&"left.mp4".to_owned()));
-    assert!(captions(&desk, "gone").iter().all(|track| !track.contains(" --> ")), "no caption is left");
-    assert!(captions(&desk, "left").iter().any(|track| track.contains(" --> ")));
-    assert_eq!(below(&desk.archive().join("thumbnails")).len(), thumbnails - rows);
+    assert!(!says_anything(&archive, "gone"), "no caption is left");
+    assert!(says_anything(&archive, "left"));
+    assert_eq!(below(&archive.join("thumbnails")).len(), thumbnails - rows);
     assert_eq!(desk.verify().json()["whole"], true);
+}
+
+#[test]
+fn whatever_is_asked_later_a_forgotten_picture_is_not_looked_at() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 33);
+    desk.caption(&[]).json();
+    let path = format!("pictures/{}", scenes[1].file);
+    desk.run(["forget", &path, "--archive", "archive", "--json"]).json();
+    let asked = desk.caption(&["--ask", "Is it red?"]).json();
+    assert_eq!((&asked["ok"], &asked["already_done"]), (&3.into(), &1.into()), "{asked}");
+    assert!(!found(&desk, &["a star"]).contains(&scenes[1].file));
+    // Other bytes under its name are another picture.
+    std::fs::copy(desk.pictures().join(&scenes[2].file), desk.root().join(&path)).unwrap();
+    let changed = desk.caption(&[]).json();
+    assert_eq!((&changed["ok"], &changed["already_done"]), (&1.into(), &3.into()), "{changed}");
+    assert_eq!(desk.verify().json()["whole"], true);
+}
+
+#[test]
+fn a_linked_picture_is_forgotten_by_its_own_name() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 1, 35);
+    std::fs::create_dir(desk.pictures().join("album")).unwrap();
+    let target = Path::new("..").join(&scenes[0].file);
+    std::os::unix::fs::symlink(target, desk.pictures().join("album/linked.png")).unwrap();
+    desk.caption(&[]).json();
+    let told = desk.run(["forget", "pictures/album/linked.png", "--archive", "archive", "--json"]).json();
+    assert_eq!((&told["items"], &told["rows"]), (&1.into(), &1.into()), "{told}");
+    assert_eq!(found(&desk, &["a star"]), [scenes[0].file.clone()]);
+}
+
+#[test]
+fn a_run_that_goes_on_leaves_out_what_was_forgotten_meanwhile() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 34);
+    desk.caption(&["--job-size", "4"]).json();
+    let before = desk.parts();
+    let ask = ["--ask", "Is it red?", "--job-size", "4"];
+    let first = desk.caption(&ask).json();
+    // It was stopped before it had done its only job.
+    let asked: Vec<_> = desk.parts().into_iter().filter(|part| !before.contains(part)).collect();
+    assert_eq!(asked.len(), 1);
+    std::fs::remove_file(&asked[0]).unwrap();
+    let path = format!("pictures/{}", scenes[1].file);
+    let told = desk.run(["forget", &path, "--archive", "archive", "--json"]).json();
+    assert_eq!((&told["items"], &told["rows"], &told["parts"]), (&1.into(), &2.into(), &2.into()), "{told}");
+    let again = desk.caption(&ask).json();
+    assert_eq!((&again["ok"], &again["runs"]), (&3.into(), &first["runs"]), "{again}");
+    let rows: Vec<_> =
+        desk.rows().into_iter().filter(|row| row.item.as_str().ends_with(&scenes[1].file)).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.is_forgotten()), "{rows:?}");
+    assert_eq!(desk.verify().json()["whole"], true);
+}
+
+#[test]
+fn the_rest_of_a_forgotten_film_is_not_looked_at() {
+    let desk = Desk::new();
+    // Three segments of at most a minute.
+    film_of(33, &desk, "film.mp4", 6);
+    let options = ["--job-size", "1", "--every", "10s"];
+    desk.caption(&options).json();
+    let parts = desk.parts();
+    assert_eq!(parts.len(), 3);
+    // The run was stopped after the first of them.
+    for part in &parts[1..] {
+        std::fs::remove_file(part).unwrap();
+    }
+    let told = desk.run(["forget", "pictures/film.mp4", "--archive", "archive", "--json"]).json();
+    assert_eq!((&told["items"], &told["parts"]), (&1.into(), &3.into()), "{told}");
+    let again = desk.caption(&options).json();
+    assert_eq!((&again["ok"], &again["already_done"]), (&0.into(), &1.into()), "{again}");
+    assert!(desk.rows().iter().all(|row| row.is_forgotten()));
+    let verified = desk.verify().json();
+    assert_eq!(verified["whole"], true, "{verified}");
+}
+
+#[test]
+fn what_an_unfinished_run_left_of_a_forgotten_film_goes_as_well() {
+    let desk = Desk::new();
+    film(&desk, "gone.mp4", 4);
+    film(&desk, "left.mp4", 5);
+    desk.caption(&["--thumbnails", "--job-size", "1"]).json();
+    let archive = desk.archive();
+    // The run was stopped when the first film was done, and has no table of its films yet.
+    let is_left = |row: &captionfleet_proto::rows::Row| row.item.as_str().ends_with("left.mp4");
+    let parts = below(&archive.join("parts"));
+    let unfinished = parts.iter().find(|part| Desk::rows_in(part).iter().any(is_left)).unwrap();
+    std::fs::remove_file(unfinished).unwrap();
+    for table in below(&archive.join("videos")) {
+        if table.extension().unwrap() == "parquet" {
+            std::fs::remove_file(table).unwrap();
+        }
+    }
+    // A job that was killed kept a frame and wrote no row.
+    let gone = ItemUri::from_path(&desk.pictures().join("gone.mp4").canonicalize().unwrap()).unwrap();
+    let frames = archive.join(layout::thumbnails_prefix(&gone));
+    let frame = below(&frames).remove(0);
+    std::fs::copy(&frame, frame.with_file_name("987654.jpg")).unwrap();
+    assert!(says_anything(&archive, "gone"));
+
+    desk.run(["forget", "pictures/gone.mp4", "--archive", "archive", "--json"]).json();
+    assert!(!says_anything(&archive, "gone"), "no caption is left");
+    assert!(below(&frames).is_empty(), "{:?}", below(&frames));
+    assert!(!below(&archive.join("thumbnails")).is_empty(), "those of the other film stay");
+}
+
+fn copy(from: &Path, to: &Path) {
+    for path in below(from) {
+        let copy = to.join(path.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(path, copy).unwrap();
+    }
+}
+
+/// Forgets an item over a store that changes so many objects at the most.
+async fn forget_within(archive: &Path, item: &ItemUri, changes: usize) -> anyhow::Result<Forgotten> {
+    let uri = ArchiveUri::from_folder(archive).unwrap();
+    let store = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
+    let shelf = Shelf::new(Arc::new(Faltering::after(changes, store)), &uri);
+    forget(&shelf, [Wanted::Item(item.clone())].into(), false).await
+}
+
+#[tokio::test]
+async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
+    let desk = Desk::new();
+    film(&desk, "film.mp4", 3);
+    Desk::draw(&desk.pictures(), 2, 32);
+    let captioned = desk.caption(&["--thumbnails", "--job-size", "1"]).json();
+    assert_eq!(captioned["complete"], true, "{captioned}");
+    let item = ItemUri::from_path(&desk.pictures().join("film.mp4").canonicalize().unwrap()).unwrap();
+    let mut interruptions = 0;
+    for changes in 0.. {
+        let archive = desk.root().join(format!("after {changes}"));
+        copy(&desk.archive(), &archive);
+        let once = forget_within(&archive, &item, changes).await;
+        interruptions += usize::from(once.is_err());
+        let is_done = once.is_ok();
+        forget_within(&archive, &item, usize::MAX).await.unwrap();
+        let left = below(&archive.join("thumbnails"));
+        assert!(left.is_empty() && !says_anything(&archive, "film"), "after {changes}: {left:?}");
+        let rows = Desk::rows_of(&archive);
+        let said: Vec<_> = rows.iter().filter(|row| row.item == item).collect();
+        assert!(said.len() >= 3 && said.iter().all(|row| row.is_forgotten()), "after {changes}");
+        assert_eq!(rows.iter().filter(|row| row.caption.is_some()).count(), 2, "after {changes}");
+        if is_done && tracks(&archive, "film").len() == 2 {
+            break;
+        }
+    }
+    assert!(interruptions > 6, "thumbnails, tracks and parts have their turns: {interruptions}");
 }

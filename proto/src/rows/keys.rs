@@ -5,7 +5,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::read::{float_at, status_at};
-use super::{Status, TableError};
+use super::{FORGOTTEN, Status, TableError};
 use crate::job::{JobId, RunId};
 use crate::table::{self, Cells};
 use crate::uri::ItemUri;
@@ -49,6 +49,13 @@ pub struct RowKey {
     pub started_at: Option<Timestamp>,
     /// When the row was made.
     pub finished_at: Timestamp,
+}
+
+impl RowKey {
+    /// Whether what was seen was removed from the archive on request.
+    pub fn is_forgotten(&self) -> bool {
+        self.status == Status::Skipped && self.error_code.as_deref() == Some(FORGOTTEN)
+    }
 }
 
 /// Reads the keys of all rows of a part, in their order.

@@ -1,0 +1,61 @@
+//! Which items people had forgotten.
+
+use crate::catalog::{Identity, Item};
+use captionfleet_proto::layout;
+use captionfleet_proto::storage::{Storage, StorageError};
+use futures::TryStreamExt as _;
+use std::collections::BTreeSet;
+
+/// The marks of forgotten items: whatever is asked, none of these bytes is captioned again.
+#[derive(Debug, Clone, Default)]
+pub struct Marks(BTreeSet<String>);
+
+impl Marks {
+    /// Lists them.
+    ///
+    /// # Errors
+    /// When the archive cannot be listed.
+    pub async fn load(archive: &dyn Storage) -> Result<Self, StorageError> {
+        archive.list(layout::FORGOTTEN_PREFIX).map_ok(|mark| mark.key).try_collect().await.map(Self)
+    }
+
+    /// Whether an item is forgotten. Of one whose bytes cannot be told before they are read, any mark counts: what was to be
+    /// forgotten is not looked at to find out.
+    pub fn cover(&self, item: &Item) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let content = match &item.identity {
+            Identity::Sha256(sha256) => layout::content_key(Some(sha256), None),
+            Identity::Etag(etag) => layout::content_key(None, Some(etag)),
+            Identity::Unversioned | Identity::Unreadable(_) => {
+                let prefix = layout::forgotten_prefix(&item.uri);
+                return self.0.range(prefix.clone()..).next().is_some_and(|mark| mark.starts_with(&prefix));
+            }
+        };
+        self.0.contains(&layout::forgotten(&item.uri, content))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::Marks;
+    use crate::catalog::{Identity, Item};
+    use captionfleet_proto::layout;
+    use captionfleet_proto::uri::ItemUri;
+
+    #[test]
+    fn bytes_are_forgotten_and_not_whatever_comes_by_that_name() {
+        let uri = ItemUri::parse("file:///a.png").unwrap();
+        let marks = Marks([layout::forgotten(&uri, layout::content_key(Some("aa"), None))].into());
+        let covers = |identity| marks.cover(&Item { uri: uri.clone(), identity, size: None });
+        assert!(covers(Identity::Sha256("aa".to_owned())));
+        assert!(covers(Identity::Unversioned), "nobody looks to find out");
+        assert!(!covers(Identity::Sha256("bb".to_owned())));
+        assert!(!covers(Identity::Etag("bb".to_owned())));
+        let other = ItemUri::parse("file:///b.png").unwrap();
+        assert!(!marks.cover(&Item { uri: other, identity: Identity::Unversioned, size: None }));
+    }
+}
