@@ -354,13 +354,14 @@ impl EngineHandle {
     pub async fn watch_pulse(&self, limit: Duration) {
         loop {
             let at_it = self.pulse.running().map_or(Duration::ZERO, |step| step.elapsed());
-            if at_it >= limit {
+            // Until then no step takes too long.
+            let left = limit.saturating_sub(at_it);
+            if left.is_zero() {
                 self.hung.get_or_init(|| EngineError::Hung { seconds: limit.as_secs() });
                 self.gone.cancel();
                 return;
             }
-            // No step takes too long before.
-            tokio::time::sleep(limit - at_it).await;
+            tokio::time::sleep(left).await;
         }
     }
 
