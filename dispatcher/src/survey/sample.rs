@@ -118,7 +118,7 @@ async fn look_into(
             continue;
         };
         if let Some(place) = place_of(&path, &film, *minute, &limits).await? {
-            outline.fill(place.start, (place.end - place.start).min(MOST_BYTES)).await?;
+            outline.fill(place.start, place.end - place.start).await?;
             seen.look_at(&path, &film, *minute, sampling, &limits).await?;
         } else {
             let reach = outline.size().min(MOST_BYTES);
@@ -134,7 +134,8 @@ async fn look_into(
     Ok(())
 }
 
-/// Where the frames of `span` lie in the file, with those that decoding begins with; `None` if it has no index.
+/// Where the frames of `span` lie in the file, with those that decoding begins with; `None` if it has no index, or they are too
+/// many bytes.
 async fn place_of(
     path: &Path,
     film: &Film,
@@ -143,19 +144,23 @@ async fn place_of(
 ) -> anyhow::Result<Option<Range<u64>>> {
     let mut packets = Packets::of(path, film, Some(span.start_ms.saturating_sub(LEAD_MS)), limits)?;
     let mut place: Option<Range<u64>> = None;
-    let mut is_reached = false;
+    let (end_ms, mut seen_until) = (span.end_ms.into_iter().chain(film.end_ms).min(), 0);
     while let Some(packet) = packets.next().await? {
         let Some(bytes) = packet.bytes else { return Ok(None) };
         place = Some(match place {
             Some(place) => place.start.min(bytes.start)..place.end.max(bytes.end),
+            // Without an index it may be the file's end that was found instead.
+            None if span.start_ms > 0 && packet.ms > span.start_ms => return Ok(None),
             None => bytes,
         });
+        seen_until = packet.end_ms.max(seen_until);
         if span.end_ms.is_some_and(|end| packet.ms > end + LEAD_MS) {
             break;
         }
-        is_reached |= packet.ms >= span.start_ms;
     }
-    Ok(place.filter(|_| is_reached))
+    // Without one, the file's beginning, and perhaps its end, are all that is found of the minute.
+    let is_whole = end_ms.is_none_or(|end| seen_until + LEAD_MS >= end);
+    Ok(place.filter(|place| is_whole && place.end - place.start <= MOST_BYTES))
 }
 
 impl Seen {
