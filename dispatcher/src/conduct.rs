@@ -226,6 +226,14 @@ impl<'a> Submission<'a> {
         TrackWriter { archive, location: self.settings.archive.to_string(), way: self.way }
     }
 
+    /// Where outcomes are heard of, if somebody waits for them.
+    async fn mailbox(&self, runs: &[(RunManifest, Vec<PlannedJob>)]) -> anyhow::Result<Option<QueueName>> {
+        let (false, Some((manifest, _))) = (self.way.detach, runs.last()) else { return Ok(None) };
+        // Of this submission alone: whoever shared it would take the other's outcomes.
+        let name = format!("run-{}-{}", manifest.run, new_id()?);
+        Ok(Some(self.fleet.broker.open_mailbox(&name).await?))
+    }
+
     /// Jobs are let go of as the broker confirms them: what they hold is in the archive.
     async fn publish_and_follow(&mut self, runs: Begun, report: &mut Report) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -233,14 +241,7 @@ impl<'a> Submission<'a> {
             spans::note(|| [KeyValue::new("run.id", manifest.run.to_string())]);
         }
         let broker = self.fleet.broker.clone();
-        let mailbox = match (self.way.detach, runs.last()) {
-            (false, Some((manifest, _))) => {
-                // Of this submission alone: whoever shared it would take the other's outcomes.
-                let name = format!("run-{}-{}", manifest.run, new_id()?);
-                Some(broker.open_mailbox(&name).await?)
-            }
-            _ => None,
-        };
+        let mailbox = self.mailbox(&runs).await?;
         let destination = Destination {
             broker: &*broker,
             queue: lane_for_run(&*broker, &self.fleet.topology).await,

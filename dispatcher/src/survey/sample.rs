@@ -11,7 +11,7 @@ use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::ItemUri;
 use captionfleet_worker::video::{Approach, Decoding, Film, Packets, Sampler, Span, VideoLimits, probe};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Minutes that are looked at.
@@ -103,23 +103,19 @@ async fn look_into(
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
     let limits = VideoLimits::default();
-    let outline;
-    let (path, outline): (PathBuf, Option<&Outline>) = match stores.local_path(uri).await? {
-        Some(path) => (path, None),
-        None => {
-            outline = Outline::fetch(uri, stores).await?;
-            (outline.path().to_owned(), Some(&outline))
+    if let Some(path) = stores.local_path(uri).await? {
+        let film = probe(&path, &limits).await?;
+        for minute in minutes {
+            seen.look_at(&path, &film, *minute, sampling, &limits).await?;
         }
-    };
-    let film = probe(&path, &limits).await?;
+        return Ok(());
+    }
+    let outline = Outline::fetch(uri, stores).await?;
+    let film = probe(outline.path(), &limits).await?;
     for minute in minutes {
-        let Some(outline) = outline else {
-            seen.look_at(&path, &film, *minute, sampling, &limits).await?;
-            continue;
-        };
-        if let Some(place) = place_of(&path, &film, *minute, &limits).await? {
+        if let Some(place) = place_of(outline.path(), &film, *minute, &limits).await? {
             outline.fill(place.start, place.end - place.start).await?;
-            seen.look_at(&path, &film, *minute, sampling, &limits).await?;
+            seen.look_at(outline.path(), &film, *minute, sampling, &limits).await?;
         } else {
             let reach = outline.size().min(MOST_BYTES);
             outline.fill(0, reach).await?;
@@ -128,7 +124,7 @@ async fn look_into(
             let shown = u128::from(length) * u128::from(reach) / u128::from(outline.size().max(1)) / 2;
             let start_ms = (shown as u64).saturating_sub(anchor).min(minute.start_ms) / anchor * anchor;
             let span = Span { start_ms, end_ms: Some(start_ms + anchor) };
-            return seen.look_at(&path, &film, span, sampling, &limits).await;
+            return seen.look_at(outline.path(), &film, span, sampling, &limits).await;
         }
     }
     Ok(())

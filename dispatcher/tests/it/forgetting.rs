@@ -5,6 +5,7 @@ use crate::faltering::Faltering;
 use captionfleet_dispatcher::forget::{Forgotten, Wanted, forget};
 use captionfleet_dispatcher::index::Shelf;
 use captionfleet_proto::layout;
+use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_world::film::of_scenes;
@@ -154,7 +155,7 @@ fn a_run_that_goes_on_leaves_out_what_was_forgotten_meanwhile() {
     assert_eq!((&again["ok"], &again["runs"]), (&3.into(), &first["runs"]), "{again}");
     let rows: Vec<_> =
         desk.rows().into_iter().filter(|row| row.item.as_str().ends_with(&scenes[1].file)).collect();
-    assert!(rows.len() == 2 && rows.iter().all(|row| row.is_forgotten()), "{rows:?}");
+    assert!(rows.len() == 2 && rows.iter().all(Row::is_forgotten), "{rows:?}");
     assert_eq!(desk.verify().json()["whole"], true);
 }
 
@@ -175,7 +176,7 @@ fn the_rest_of_a_forgotten_film_is_not_looked_at() {
     assert_eq!((&told["items"], &told["parts"]), (&1.into(), &3.into()), "{told}");
     let again = desk.caption(&options).json();
     assert_eq!((&again["ok"], &again["already_done"]), (&0.into(), &1.into()), "{again}");
-    assert!(desk.rows().iter().all(|row| row.is_forgotten()));
+    assert!(desk.rows().iter().all(Row::is_forgotten));
     let verified = desk.verify().json();
     assert_eq!(verified["whole"], true, "{verified}");
 }
@@ -188,7 +189,7 @@ fn what_an_unfinished_run_left_of_a_forgotten_film_goes_as_well() {
     desk.caption(&["--thumbnails", "--job-size", "1"]).json();
     let archive = desk.archive();
     // The run was stopped when the first film was done, and has no table of its films yet.
-    let is_left = |row: &captionfleet_proto::rows::Row| row.item.as_str().ends_with("left.mp4");
+    let is_left = |row: &Row| row.item.as_str().ends_with("left.mp4");
     let parts = below(&archive.join("parts"));
     let unfinished = parts.iter().find(|part| Desk::rows_in(part).iter().any(is_left)).unwrap();
     std::fs::remove_file(unfinished).unwrap();
