@@ -8,11 +8,23 @@ use captionfleet_proto::codec;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::uri::ItemUri;
 
-use crate::bench::{Bench, verdicts};
+use crate::bench::{Bench, Running, verdicts};
 
 /// Puts the archive where nobody, not even root, can make a file.
 fn lead_astray(bench: &Bench) {
     std::os::unix::fs::symlink("/sys", bench.archive()).unwrap();
+}
+
+/// Waits until a job has come back so many times, or is given up.
+async fn goes_round(worker: &Running, times: f64) {
+    crate::bench::eventually("it goes round, or is given up", async || {
+        let told = |outcome: &str| {
+            worker
+                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
+        };
+        (told("retried") >= times || told("dead") > 0.0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,14 +180,7 @@ async fn a_job_that_failed_hours_ago_goes_round_as_long_as_others() {
     let failed = Message::new("job-1", codec::encode_job(&job).unwrap()).retried(long_ago);
     bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), failed).await.unwrap();
     let worker = bench.start();
-    crate::bench::eventually("it goes round, or is given up", async || {
-        let told = |outcome: &str| {
-            worker
-                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
-        };
-        (told("retried") >= 3.0 || told("dead") > 0.0).then_some(())
-    })
-    .await;
+    goes_round(&worker, 3.0).await;
     assert_eq!(worker.stop().await.dead, 0);
     let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((passed_on.attempts, passed_on.first_failed_at), (1, Some(long_ago)));
@@ -191,11 +196,7 @@ async fn an_archive_that_is_away_costs_no_attempt_until_it_has_been_away_for_lon
     bench.publish(Lane::Bulk, &job).await;
     let worker = bench.start();
     let often = f64::from(bench.topology.max_attempts() + 2);
-    let rounds = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}";
-    crate::bench::eventually("more rounds than a job has attempts", || async {
-        (worker.metric(rounds) >= often).then_some(())
-    })
-    .await;
+    goes_round(&worker, often).await;
     assert_eq!(worker.stop().await.dead, 0);
     let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
@@ -217,14 +218,7 @@ async fn a_store_of_pictures_that_is_away_costs_no_attempt() {
     bench.publish(Lane::Bulk, &bench.job("job-1", vec![item])).await;
     let worker = bench.start();
     let often = f64::from(bench.topology.max_attempts());
-    crate::bench::eventually("more rounds than a job has attempts, or its end", async || {
-        let told = |outcome: &str| {
-            worker
-                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
-        };
-        (told("retried") >= often || told("dead") > 0.0).then_some(())
-    })
-    .await;
+    goes_round(&worker, often).await;
     assert_eq!(worker.stop().await.dead, 0);
     let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((waiting.attempts, &waiting.dead), (0, &None));
@@ -240,14 +234,7 @@ async fn a_job_that_has_waited_for_its_archive_for_hours_goes_round_at_workers_o
     let waiting = Message::new("job-1", codec::encode_job(&job).unwrap()).waiting(long_ago);
     bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), waiting).await.unwrap();
     let worker = bench.start();
-    crate::bench::eventually("it goes round, or is given up", async || {
-        let told = |outcome: &str| {
-            worker
-                .metric(&format!("captionfleet_worker_jobs_total{{kind=\"caption\",outcome=\"{outcome}\"}}"))
-        };
-        (told("retried") >= 3.0 || told("dead") > 0.0).then_some(())
-    })
-    .await;
+    goes_round(&worker, 3.0).await;
     assert_eq!(worker.stop().await.dead, 0);
     let passed_on = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
     assert_eq!((passed_on.attempts, passed_on.waiting_since), (0, Some(long_ago)));
