@@ -7,14 +7,12 @@ use std::time::Duration;
 use captionfleet_proto::chain;
 use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
 use futures::future::join_all;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::Pipeline;
-use super::drain::Drain;
 
 /// The readiness condition that appears when an archive cannot be used.
 const ARCHIVE: &str = "archive";
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long an archive has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// So many are looked at; when the last of them is back, others are as likely to be.
@@ -76,19 +74,5 @@ impl Pipeline {
             Some(first) => self.readiness.not_ready(ARCHIVE, first.reason.clone()),
             None => self.readiness.recovered(ARCHIVE),
         }
-    }
-}
-
-/// Looks until the worker drains: the archives' jobs may be with other workers by then.
-pub(super) async fn watch(pipeline: Arc<Pipeline>, drain: Drain) {
-    let look = async {
-        loop {
-            sleep(LOOK_EVERY).await;
-            pipeline.look_at_archives().await;
-        }
-    };
-    tokio::select! {
-        () = drain.soft.cancelled() => {}
-        () = look => {}
     }
 }

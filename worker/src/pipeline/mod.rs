@@ -267,8 +267,7 @@ impl Pipeline {
         let pipeline = Arc::new(self);
         let drain = Drain::new(shutdown.child_token());
         let watch = tokio::spawn(watch::broker(Arc::clone(&pipeline), drain.clone()));
-        let archives = tokio::spawn(archive_watch::watch(Arc::clone(&pipeline), drain.clone()));
-        let spool = tokio::spawn(spool_watch::watch(Arc::clone(&pipeline), drain.clone()));
+        let stores = tokio::spawn(watch::stores(Arc::clone(&pipeline), drain.clone()));
         let lanes = Lane::ALL.map(|lane| intake::consume_lane(Arc::clone(&pipeline), lane, drain.clone()));
         let consumed = tokio::select! {
             consumed = join_all(lanes) => consumed,
@@ -277,7 +276,7 @@ impl Pipeline {
         // All lanes may have ended because the broker was closed.
         drain.soft.cancel();
         // They ended with the drain; waiting for them lets go of the last handles to the engine.
-        let _ = tokio::join!(watch, archives, spool);
+        let _ = tokio::join!(watch, stores);
         pipeline.notices.finish(drain::TIDY_UP).await;
         consumed.into_iter().collect::<anyhow::Result<()>>()?;
         Ok(pipeline.tally.report())

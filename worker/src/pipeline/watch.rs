@@ -1,4 +1,5 @@
-//! Looks at the broker now and then: is it there, and how much waits in its queues. Looks at the device: does it move.
+//! Looks at the broker now and then: is it there, and how much waits in its queues. Looks at the device: does it move. Looks
+//! at what could not be used: archives, and the disk of copies.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ const BROKER: &str = "broker";
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Every how many looks at the state the depths are asked for.
 const DEPTHS_EVERY: u32 = 10;
+const STORES_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Watches until the drain, then says that the worker takes no more jobs.
 pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {
@@ -29,6 +31,20 @@ pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {
 pub(super) async fn device(pipeline: &Pipeline) -> Infallible {
     pipeline.engine.watch_pulse(pipeline.options.item_deadline).await;
     std::future::pending().await
+}
+
+/// Looks until the worker drains whether what could not be used can be again: the jobs for it may be with other workers by then.
+pub(super) async fn stores(pipeline: Arc<Pipeline>, drain: Drain) {
+    let look = async {
+        loop {
+            tokio::time::sleep(STORES_INTERVAL).await;
+            tokio::join!(pipeline.look_at_archives(), pipeline.look_at_spool());
+        }
+    };
+    tokio::select! {
+        () = drain.soft.cancelled() => {}
+        () = look => {}
+    }
 }
 
 async fn watch(pipeline: &Pipeline) {
