@@ -13,19 +13,31 @@ template <Then then> static __device__ __forceinline__ float followed(float y, f
     }
 }
 
-// Block (row, tile) takes `blockDim.x * 4` columns of a row; `bias` may be null, `residual` is read by ADD alone.
+// Values that are read and written in one go.
+template <typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
+
+// Block (row, tile) takes `blockDim.x * 4` columns of a row, each thread four beside each other; `bias` may be null, `residual` is read by
+// ADD alone. Rows of a multiple of four values, and all that is given for them, begin where four values may be read at once.
 template <typename T, typename O, Then then>
 static __device__ __forceinline__ void finish(const T *product, const float *bias, const float *residual, O *out, uint32_t width) {
-    const uint64_t row = (uint64_t)blockIdx.x * width;
-    const uint32_t first = blockIdx.y * blockDim.x * 4 + threadIdx.x;
+    const uint32_t first = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
+    const uint64_t start = (uint64_t)blockIdx.x * width + first;
+    if (width % 4 == 0) {
+        if (first >= width) return;
+        const Four<T> ys = *(const Four<T> *)&product[start];
+        Four<float> biases = {{0.0f, 0.0f, 0.0f, 0.0f}}, residuals = {{0.0f, 0.0f, 0.0f, 0.0f}};
+        if (bias != nullptr) biases = *(const Four<float> *)&bias[first];
+        if (then == ADD) residuals = *(const Four<float> *)&residual[start];
+        Four<O> outs;
 #pragma unroll
-    for (uint32_t i = 0; i < 4; i++) {
-        const uint32_t column = first + i * blockDim.x;
-        if (column < width) {
-            float y = widened(product[row + column]);
-            if (bias != nullptr) y += bias[column];
-            put(&out[row + column], followed<then>(y, then == ADD ? residual[row + column] : 0.0f));
-        }
+        for (uint32_t i = 0; i < 4; i++) put(&outs.of[i], followed<then>(widened(ys.of[i]) + biases.of[i], residuals.of[i]));
+        *(Four<O> *)&out[start] = outs;
+        return;
+    }
+    for (uint32_t i = 0; i < 4 && first + i < width; i++) {
+        float y = widened(product[start + i]);
+        if (bias != nullptr) y += bias[first + i];
+        put(&out[start + i], followed<then>(y, then == ADD ? residual[start + i] : 0.0f));
     }
 }
 

@@ -28,24 +28,30 @@ impl Element {
 /// A file of kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Module {
+    /// Which token follows.
+    Choice,
     /// What follows a product.
     Finish,
     /// Residual and norm.
     Norm,
-    /// Attention of a decode step.
-    Decode,
+    /// Attention of many tokens at once, between its products.
+    Heads,
+    /// Attention of new tokens in slots.
+    Slots,
 }
 
 impl Module {
     /// Every file.
-    pub const ALL: [Self; 3] = [Self::Finish, Self::Norm, Self::Decode];
+    pub const ALL: [Self; 5] = [Self::Choice, Self::Finish, Self::Norm, Self::Heads, Self::Slots];
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Choice => "choice",
             Self::Finish => "finish",
             Self::Norm => "norm",
-            Self::Decode => "decode",
+            Self::Heads => "heads",
+            Self::Slots => "slots",
         }
     }
 
@@ -53,9 +59,11 @@ impl Module {
     #[cfg(feature = "nvcc")]
     pub fn ptx(self) -> &'static str {
         match self {
+            Self::Choice => compiled::CHOICE,
             Self::Finish => compiled::FINISH,
             Self::Norm => compiled::NORM,
-            Self::Decode => compiled::DECODE,
+            Self::Heads => compiled::HEADS,
+            Self::Slots => compiled::SLOTS,
         }
     }
 }

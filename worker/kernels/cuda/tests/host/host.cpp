@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "../../kernels/decode.cu"
+#include "../../kernels/choice.cu"
+#include "../../kernels/heads.cu"
+#include "../../kernels/slots.cu"
 #include "../../kernels/finish.cu"
 #include "../../kernels/norm.cu"
 
@@ -134,9 +136,10 @@ struct Kernel {
 #define KERNEL(name) {#name, Entry<name>::count, Entry<name>::run}
 #define KERNELS(T)                                                                                        \
     KERNEL(finish_##T), KERNEL(finish_add_##T), KERNEL(finish_gelu_erf_##T), KERNEL(finish_gelu_tanh_##T), \
-        KERNEL(layer_norm_##T), KERNEL(rms_norm_##T), KERNEL(decode_append_##T), KERNEL(decode_attention_##T)
+        KERNEL(layer_norm_##T), KERNEL(rms_norm_##T), KERNEL(slot_append_##T), KERNEL(slot_attention_##T), \
+        KERNEL(split_heads_##T), KERNEL(join_heads_##T), KERNEL(softmax_##T)
 
-const Kernel kernels[] = {KERNELS(float), KERNELS(f16), KERNELS(bf16)};
+const Kernel kernels[] = {KERNELS(float), KERNELS(f16), KERNELS(bf16), KERNEL(likeliest)};
 
 }  // namespace
 

@@ -1,4 +1,4 @@
-//! Attention of a decode step: one new token in each of many slots of a key-value cache.
+//! Attention of new tokens in the slots of a key-value cache: one in each of many, or whole prompts.
 
 use crate::launch::{Argument, Element, Launch, Module};
 use crate::{SCRATCH, SHARED_LIMIT, THREADS};
@@ -12,10 +12,10 @@ const APPENDING_THREADS: u32 = 128;
 
 /// Sizes of heads and cache. The cache is `(2, slots, heads, capacity, width)`, keys before values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DecodeShape {
+pub struct SlotShape {
     /// Type of the cache.
     pub element: Element,
-    /// Rows of the step.
+    /// Rows of the step, one for each new token.
     pub rows: u32,
     /// Heads of a token.
     pub heads: u32,
@@ -38,25 +38,26 @@ pub struct Tokens {
     pub cosines: u64,
     /// Its sines.
     pub sines: u64,
-    /// The row's slot, as u32. No two rows have the same.
+    /// The row's slot, as u32.
     pub slots: u64,
-    /// Tokens that the slot holds already, as u32.
-    pub held: u64,
+    /// The row's place in its slot, as u32; no two rows have the same in one slot. What lies before it is there already, or
+    /// comes with other rows of the step.
+    pub places: u64,
 }
 
 /// Everything between the fused projection and the output projection: norms of query and key, rotation, the cache, and
 /// attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DecodeAttention {
+pub struct SlotAttention {
     /// Sizes.
-    pub shape: DecodeShape,
+    pub shape: SlotShape,
     /// What comes.
     pub tokens: Tokens,
     /// Keeps the norms' divisors from zero.
     pub eps: f32,
 }
 
-impl DecodeAttention {
+impl SlotAttention {
     /// Writes keys and values of the new tokens into the cache; `weight` and `shift` `(width)` are those of the keys' norm.
     pub fn append(&self, weight: u64, shift: u64, cache: u64) -> Launch {
         let shape = self.shape;
@@ -64,8 +65,8 @@ impl DecodeAttention {
         arguments.push(Argument::F32(self.eps));
         arguments.extend([shape.width, shape.turned, shape.capacity, shape.slots].map(Argument::U32));
         Launch {
-            module: Module::Decode,
-            function: format!("decode_append_{}", shape.element.suffix()),
+            module: Module::Slots,
+            function: format!("slot_append_{}", shape.element.suffix()),
             grid: (shape.heads, shape.rows),
             threads: APPENDING_THREADS,
             shared_bytes: 4 * (SCRATCH + shape.width),
@@ -73,7 +74,7 @@ impl DecodeAttention {
         }
     }
 
-    /// What each row's query sees in its slot, which holds the new token by now, into `out` `(rows, heads * width)` in f32.
+    /// What each row's query sees in its slot up to its own place, which the new tokens are in by now, into `out` `(rows, heads * width)` in f32.
     /// `weight` and `shift` are those of the queries' norm, `longest` is the longest context, the new token included.
     pub fn attend(&self, weight: u64, shift: u64, cache: u64, longest: u32, out: u64) -> Launch {
         let shape = self.shape;
@@ -83,8 +84,8 @@ impl DecodeAttention {
         arguments
             .extend([shape.width, shape.turned, shape.capacity, shape.slots, longest].map(Argument::U32));
         Launch {
-            module: Module::Decode,
-            function: format!("decode_attention_{}", shape.element.suffix()),
+            module: Module::Slots,
+            function: format!("slot_attention_{}", shape.element.suffix()),
             grid: (shape.heads, shape.rows),
             threads: THREADS,
             shared_bytes: attention_bytes(shape.width, longest),
@@ -93,12 +94,12 @@ impl DecodeAttention {
     }
 
     fn operands(&self, weight: u64, shift: u64, cache: u64) -> Vec<Argument> {
-        let Tokens { fused, cosines, sines, slots, held } = self.tokens;
-        [fused, weight, shift, cosines, sines, slots, held, cache].map(Argument::Pointer).to_vec()
+        let Tokens { fused, cosines, sines, slots, places } = self.tokens;
+        [fused, weight, shift, cosines, sines, slots, places, cache].map(Argument::Pointer).to_vec()
     }
 }
 
-impl DecodeShape {
+impl SlotShape {
     /// Whether the kernels take heads of that width and contexts of that length.
     pub fn is_served(width: usize, longest: usize) -> bool {
         let (Ok(width), Ok(longest)) = (u32::try_from(width), u32::try_from(longest)) else { return false };

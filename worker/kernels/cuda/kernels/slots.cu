@@ -1,5 +1,6 @@
-// Attention of a decode step: one new token in each of many slots. A block has one head of one sequence; it knows nothing of
-// the others, so that a row's numbers do not depend on its neighbours.
+// Attention of new tokens in the slots of a cache. A row is one token, a decode step's or a prompt's, and knows its slot and its
+// place there; a block has one head of one row. It knows nothing of the others, so that a row's numbers do not depend on its
+// neighbours.
 #include "portable.cuh"
 
 // The most columns of a head that a lane adds up: heads are at most 128 wide.
@@ -46,16 +47,16 @@ static __device__ __forceinline__ void normed_and_turned(const float *fused, uin
     __syncthreads();
 }
 
-// Writes the new token's key, normed and rotated, and its value behind what the slot holds. `cache` is
+// Writes the token's key, normed and rotated, and its value to its place. `cache` is
 // `(2, slots, heads, capacity, width)`, keys before values. Block (head, row); shared: SCRATCH + width floats.
 template <typename T>
-static __device__ __forceinline__ void decode_append(const float *fused, const float *weight, const float *shift, const float *cosines,
-    const float *sines, const uint32_t *slots, const uint32_t *held, T *cache, float eps, uint32_t width, uint32_t turned,
+static __device__ __forceinline__ void slot_append(const float *fused, const float *weight, const float *shift, const float *cosines,
+    const float *sines, const uint32_t *slots, const uint32_t *places, T *cache, float eps, uint32_t width, uint32_t turned,
     uint32_t capacity, uint32_t all_slots) {
     SHARED_FLOATS(scratch);
     float *values = scratch + SCRATCH;
     const Token token = {blockIdx.y, blockIdx.x, gridDim.x, width, turned, eps};
-    const uint32_t slot = slots[token.row], place = held[token.row];
+    const uint32_t slot = slots[token.row], place = places[token.row];
     // The caller has made sure of it; a kernel that writes elsewhere would be found by nobody.
     if (slot >= all_slots || place >= capacity) return;
     normed_and_turned(fused, 1, weight, shift, cosines, sines, token, values, scratch);
@@ -68,18 +69,18 @@ static __device__ __forceinline__ void decode_append(const float *fused, const f
     }
 }
 
-// Each row's query against all that its slot holds, the new token included; `(row, heads * width)` in f32. Block (head, row);
+// Each row's query against all that its slot holds up to its own place, for which all rows' keys and values are there by now; `(row, heads * width)` in f32. Block (head, row);
 // shared: SCRATCH + width + the longest context + width for each warp.
 template <typename T>
-static __device__ __forceinline__ void decode_attention(const float *fused, const float *weight, const float *shift, const float *cosines,
-    const float *sines, const uint32_t *slots, const uint32_t *held, const T *cache, float *out, float eps, float scale,
+static __device__ __forceinline__ void slot_attention(const float *fused, const float *weight, const float *shift, const float *cosines,
+    const float *sines, const uint32_t *slots, const uint32_t *places, const T *cache, float *out, float eps, float scale,
     uint32_t width, uint32_t turned, uint32_t capacity, uint32_t all_slots, uint32_t longest) {
     SHARED_FLOATS(scratch);
     float *query = scratch + SCRATCH;
     float *weights = query + width;
     float *parts = weights + longest;
     const Token token = {blockIdx.y, blockIdx.x, gridDim.x, width, turned, eps};
-    const uint32_t slot = slots[token.row], context = held[token.row] + 1;
+    const uint32_t slot = slots[token.row], context = places[token.row] + 1;
     if (slot >= all_slots || context > longest || context > capacity) return;
     normed_and_turned(fused, 0, weight, shift, cosines, sines, token, query, scratch);
 
@@ -130,20 +131,20 @@ static __device__ __forceinline__ void decode_attention(const float *fused, cons
     }
 }
 
-#define DECODE(T)                                                                                                             \
-    extern "C" __global__ void decode_append_##T(const float *fused, const float *weight, const float *shift,                 \
-        const float *cosines, const float *sines, const uint32_t *slots, const uint32_t *held, T *cache, float eps,           \
+#define IN_SLOTS(T)                                                                                                             \
+    extern "C" __global__ void slot_append_##T(const float *fused, const float *weight, const float *shift,                 \
+        const float *cosines, const float *sines, const uint32_t *slots, const uint32_t *places, T *cache, float eps,           \
         uint32_t width, uint32_t turned, uint32_t capacity, uint32_t all_slots) {                                             \
-        decode_append<T>(                                                                                                     \
-            fused, weight, shift, cosines, sines, slots, held, cache, eps, width, turned, capacity, all_slots);               \
+        slot_append<T>(                                                                                                     \
+            fused, weight, shift, cosines, sines, slots, places, cache, eps, width, turned, capacity, all_slots);               \
     }                                                                                                                         \
-    extern "C" __global__ void decode_attention_##T(const float *fused, const float *weight, const float *shift,              \
-        const float *cosines, const float *sines, const uint32_t *slots, const uint32_t *held, const T *cache, float *out,    \
+    extern "C" __global__ void slot_attention_##T(const float *fused, const float *weight, const float *shift,              \
+        const float *cosines, const float *sines, const uint32_t *slots, const uint32_t *places, const T *cache, float *out,    \
         float eps, float scale, uint32_t width, uint32_t turned, uint32_t capacity, uint32_t all_slots, uint32_t longest) {   \
-        decode_attention<T>(fused, weight, shift, cosines, sines, slots, held, cache, out, eps, scale, width, turned,         \
+        slot_attention<T>(fused, weight, shift, cosines, sines, slots, places, cache, out, eps, scale, width, turned,         \
             capacity, all_slots, longest);                                                                                    \
     }
 
-DECODE(float)
-DECODE(f16)
-DECODE(bf16)
+IN_SLOTS(float)
+IN_SLOTS(f16)
+IN_SLOTS(bf16)

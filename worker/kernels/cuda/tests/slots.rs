@@ -1,11 +1,11 @@
-//! Attention of a decode step, run on a CPU, against f64.
+//! Attention of new tokens in slots, run on a CPU, against f64.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used)]
 
 #[path = "host/mod.rs"]
 mod host;
 
-use captionfleet_cuda_kernels::{DecodeAttention, DecodeShape, Element, Tokens};
+use captionfleet_cuda_kernels::{Element, SlotAttention, SlotShape, Tokens};
 use host::{Values, rounding, run};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -16,7 +16,7 @@ const EPS: f32 = 1e-5;
 /// A step of random sizes with random operands.
 #[derive(Clone)]
 struct Step {
-    shape: DecodeShape,
+    shape: SlotShape,
     fused: Vec<f32>,
     cosines: Vec<f32>,
     sines: Vec<f32>,
@@ -49,8 +49,14 @@ impl Step {
         seats.truncate(rows as usize);
         let mut held: Vec<u32> = (0..rows).map(|_| random.random_range(0..capacity)).collect();
         held[0] = capacity - 1;
+        // A prompt: each further row is the next token of the last one's slot.
+        if rows > 1 && rows <= capacity && random.random_bool(0.5) {
+            let seat = seats[0];
+            seats.fill(seat);
+            held = (capacity - rows..capacity).collect();
+        }
         Self {
-            shape: DecodeShape { element, rows, heads, width, turned, slots, capacity },
+            shape: SlotShape { element, rows, heads, width, turned, slots, capacity },
             fused,
             cosines: angles.iter().map(|angle| angle.cos()).collect(),
             sines: angles.iter().map(|angle| angle.sin()).collect(),
@@ -61,15 +67,15 @@ impl Step {
         }
     }
 
-    fn kernel(&self) -> DecodeAttention {
+    fn kernel(&self) -> SlotAttention {
         let tokens = Tokens {
             fused: self.fused.as_ptr() as u64,
             cosines: self.cosines.as_ptr() as u64,
             sines: self.sines.as_ptr() as u64,
             slots: self.slots.as_ptr() as u64,
-            held: self.held.as_ptr() as u64,
+            places: self.held.as_ptr() as u64,
         };
-        DecodeAttention { shape: self.shape, tokens, eps: EPS }
+        SlotAttention { shape: self.shape, tokens, eps: EPS }
     }
 
     /// Appends and attends; the cache as it is afterwards, and the output.
@@ -216,17 +222,19 @@ fn a_row_is_the_same_alone_and_in_company() {
     let mut random = StdRng::seed_from_u64(7);
     for (element, heads, capacity) in sizes() {
         let step = Step::draw(&mut random, element, heads, capacity);
-        let (_, together) = step.run(false);
+        let (cache, together) = step.run(false);
         let rows = step.shape.rows as usize;
         let of = |all: &[f32], row: usize| all[row * all.len() / rows..(row + 1) * all.len() / rows].to_vec();
         for row in 0..rows {
             let alone = Step {
-                shape: DecodeShape { rows: 1, ..step.shape },
+                shape: SlotShape { rows: 1, ..step.shape },
                 fused: of(&step.fused, row),
                 cosines: of(&step.cosines, row),
                 sines: of(&step.sines, row),
                 slots: vec![step.slots[row]],
                 held: vec![step.held[row]],
+                // Earlier tokens of a prompt are there already.
+                cache: cache.clone(),
                 ..step.clone()
             };
             let (_, alone) = alone.run(false);
@@ -249,9 +257,9 @@ fn a_token_for_no_slot_writes_nothing() {
 
 #[test]
 fn heads_and_contexts_that_do_not_fit_are_not_served() {
-    assert!(DecodeShape::is_served(80, 2048));
-    assert!(DecodeShape::is_served(128, 11_000));
-    assert!(!DecodeShape::is_served(129, 10));
-    assert!(!DecodeShape::is_served(80, 12_000));
-    assert!(!DecodeShape::is_served(80, usize::MAX));
+    assert!(SlotShape::is_served(80, 2048));
+    assert!(SlotShape::is_served(128, 11_000));
+    assert!(!SlotShape::is_served(129, 10));
+    assert!(!SlotShape::is_served(80, 12_000));
+    assert!(!SlotShape::is_served(80, usize::MAX));
 }
