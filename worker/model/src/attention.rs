@@ -1,10 +1,11 @@
-//! Scaled dot-product attention: of one sequence, and of single queries of several.
+//! Scaled dot-product attention: of one sequence, of several at once, and of single queries of several.
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Error, Layout, Result, Shape, Tensor, bail};
 use captionfleet_kernels::{Attention, Backend, Heads, Past, SingleQueries};
 
 use crate::{
     activation::softmax,
     kv_cache::{LayerCache, Span},
+    own_kernels::{OwnKernels, SplitHeads},
 };
 
 /// Attends with `queries` `(heads, t, d)`, times `scale`, to `keys` and `values` `(heads, s, d)`; returns
@@ -35,6 +36,48 @@ pub(crate) fn attend(
     };
     let weights = softmax(&scores)?.to_dtype(dtype)?;
     weights.matmul(&readable(values)?)?.to_dtype(DType::F32)?.transpose(0, 1)?.reshape((rows, heads * width))
+}
+
+/// As [`attend`] for several sequences `(B, heads, t, d)`; returns `(B, t, heads * d)`, in f32 or, on a GPU, in the type of the keys.
+/// On a CPU one after the other; on a GPU, where launches are dear, all in one.
+pub(crate) fn attend_each(
+    [queries, keys, values]: [&Tensor; 3],
+    scale: f64,
+    mask: Option<&Tensor>,
+    kernels: OwnKernels,
+) -> Result<Tensor> {
+    if queries.device().is_cpu() {
+        let one = |at: usize| attend(&queries.get(at)?, &keys.get(at)?, &values.get(at)?, scale, mask);
+        return Tensor::stack(&(0..queries.dim(0)?).map(one).collect::<Result<Vec<_>>>()?, 0);
+    }
+    let queries = (queries * scale)?.to_dtype(keys.dtype())?.contiguous()?;
+    let seen =
+        attend_together([&queries, &keys.contiguous()?, &values.contiguous()?], keys.dim(2)?, mask, kernels)?;
+    seen.transpose(1, 2)?.flatten_from(2)
+}
+
+/// Attends within each of several sequences whose heads a kernel has split; returns `(B, tokens, heads * d)` in their type.
+pub(crate) fn attend_split(split: &SplitHeads, kernels: OwnKernels) -> Result<Tensor> {
+    let seen = attend_together(split.parts.each_ref(), split.tokens, None, kernels)?;
+    OwnKernels::join_heads(&seen, split.tokens)
+}
+
+/// Attends on a GPU, for several sequences at once, with queries that are scaled already, to the first `valid` keys: all
+/// `(B, heads, t, d)`, of one type and contiguous, and so is what is returned.
+fn attend_together(
+    [queries, keys, values]: [&Tensor; 3],
+    valid: usize,
+    mask: Option<&Tensor>,
+    kernels: OwnKernels,
+) -> Result<Tensor> {
+    let mut scores = queries.matmul(&keys.t()?)?;
+    if let Some(mask) = mask {
+        scores = scores.to_dtype(DType::F32)?.broadcast_add(mask)?;
+    }
+    if !kernels.softmax(&scores, valid)? {
+        scores = softmax(&scores.to_dtype(DType::F32)?)?;
+    }
+    scores.to_dtype(values.dtype())?.matmul(values)
 }
 
 /// Appends keys and values `(heads, T, d)` to their slots, and attends with each sequence's queries `(heads, T, d)` to what its

@@ -3,7 +3,9 @@ use std::{collections::HashSet, sync::Arc};
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::{Adapter, ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep};
+use crate::{
+    Adapter, ConfigError, ModelError, PhiConfig, TinyGptV, error::DuringStep, own_kernels::Recordings,
+};
 
 /// The key-value cache of all layers.
 ///
@@ -16,6 +18,19 @@ pub struct KvCache {
     /// What each slot's keys and values were made with, and its sequence goes on with.
     adapters: Vec<Option<Arc<Adapter>>>,
     max_len: usize,
+    fixed_rows: Option<FixedRows>,
+    /// Decode steps that a GPU's driver has recorded with this cache.
+    recordings: Recordings,
+}
+
+/// Rows of every step, however few are wanted: the others are filled up and thrown away. A GPU chooses its kernels by the number of
+/// rows, and each rounds in its own way; with always the same number a row's bits are the same in any company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedRows {
+    /// Sequences of a decode step, and of the output head; as many as the cache has slots, or more.
+    pub sequences: usize,
+    /// Tokens that a prefill reads at a time. A prompt lies in one such piece, or begins one.
+    pub tokens: usize,
 }
 
 /// Keys and values of one layer, `(2, slots, heads, max_len, head_dim)`: in one tensor, so that one kernel can write both.
@@ -30,6 +45,26 @@ pub(crate) struct Span {
     pub(crate) held: usize,
     /// Tokens that come.
     pub(crate) tokens: usize,
+}
+
+/// The spans' tokens in pieces of at most `size`: whole prompts side by side, longer ones in pieces of their own.
+pub(crate) fn pieces(spans: &[Span], size: usize) -> Vec<Vec<Span>> {
+    let mut pieces: Vec<Vec<Span>> = Vec::new();
+    let mut room = 0;
+    for span in spans {
+        let mut rest = *span;
+        while rest.tokens > 0 {
+            let first = Span { tokens: rest.tokens.min(size), ..rest };
+            if first.tokens > room {
+                pieces.push(Vec::new());
+                room = size;
+            }
+            room -= first.tokens;
+            pieces.last_mut().into_iter().for_each(|piece| piece.push(first));
+            rest = Span { held: rest.held + first.tokens, tokens: rest.tokens - first.tokens, ..rest };
+        }
+    }
+    pieces
 }
 
 impl Span {
@@ -60,7 +95,14 @@ impl KvCache {
             .map(|_| Ok(LayerCache(Tensor::ones(shape, dtype, device)?)))
             .collect::<Result<_>>()
             .during("allocation of the key-value cache")?;
-        Ok(Self { layers, lengths: vec![0; slots], adapters: vec![None; slots], max_len })
+        Ok(Self {
+            layers,
+            lengths: vec![0; slots],
+            adapters: vec![None; slots],
+            max_len,
+            fixed_rows: None,
+            recordings: Recordings::default(),
+        })
     }
 
     /// A cache in f32 on the model's device, for callers that run a batch from prefill to end.
@@ -70,6 +112,15 @@ impl KvCache {
         max_len: usize,
     ) -> std::result::Result<Self, ModelError> {
         Self::new(&model.config().lm, slots, max_len, DType::F32, model.device())
+    }
+
+    /// From now on every step has so many rows.
+    pub fn fix_rows(&mut self, rows: FixedRows) {
+        self.fixed_rows = Some(rows);
+    }
+
+    pub(crate) fn fixed_rows(&self) -> Option<FixedRows> {
+        self.fixed_rows
     }
 
     /// Seats there are.
@@ -124,6 +175,15 @@ impl KvCache {
         self.lengths[to] = tokens;
         self.adapters[to] = self.adapters[from].clone();
         Ok(())
+    }
+
+    /// Steps recorded with this cache, for a while.
+    pub(crate) fn take_recordings(&mut self) -> Recordings {
+        std::mem::take(&mut self.recordings)
+    }
+
+    pub(crate) fn put_recordings(&mut self, recordings: Recordings) {
+        self.recordings = recordings;
     }
 
     pub(crate) fn layers(&self) -> &[LayerCache] {
@@ -260,6 +320,23 @@ mod tests {
         cache.rewind(0, 0);
         cache.rewind(9, 0);
         assert!(cache.is_empty());
+    }
+
+    #[test]
+    fn prompts_are_read_in_pieces_that_their_neighbours_do_not_choose() {
+        let of = |spans: &[(usize, usize)], size| -> Vec<Vec<(usize, usize, usize)>> {
+            let spans: Vec<Span> = (spans.iter().enumerate())
+                .map(|(slot, &(held, tokens))| Span { slot, held, tokens })
+                .collect();
+            let told = |span: &Span| (span.slot, span.held, span.tokens);
+            pieces(&spans, size).iter().map(|piece| piece.iter().map(told).collect()).collect()
+        };
+        assert_eq!(of(&[(0, 3), (0, 4), (0, 4)], 8), [vec![(0, 0, 3), (1, 0, 4)], vec![(2, 0, 4)]]);
+        // The cuts of a long one are its own.
+        let long = [vec![(0, 5, 4)], vec![(0, 9, 4)], vec![(0, 13, 1), (1, 0, 3)]];
+        assert_eq!(of(&[(5, 9), (0, 3)], 4), long);
+        assert_eq!(of(&[(0, 2), (5, 9)], 4)[1..], [vec![(1, 5, 4)], vec![(1, 9, 4)], vec![(1, 13, 1)]]);
+        assert!(of(&[], 4).is_empty());
     }
 
     #[test]

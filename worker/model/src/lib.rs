@@ -52,7 +52,7 @@ pub use config::{
 pub use error::ModelError;
 pub use error_chain::chain;
 pub use inventory::{TensorKind, TensorSpec, tensor_inventory};
-pub use kv_cache::KvCache;
+pub use kv_cache::{FixedRows, KvCache};
 pub use linear::Linear;
 pub use own_kernels::OwnKernels;
 pub use probe::Pause;

@@ -9,7 +9,7 @@ use captionfleet_kernels::Activation;
 
 use crate::{
     norm::{LayerNorm, RmsNorm},
-    own_kernels::{OwnKernels, Unfinished},
+    own_kernels::{OwnKernels, SplitHeads, Unfinished},
     packed::{Packed, Then},
     weight_memory::HoldsWeights,
 };
@@ -52,6 +52,11 @@ impl Linear {
     /// The same layer, which uses these kernels of ours on its GPU.
     pub(crate) fn with_kernels(self, kernels: OwnKernels) -> Self {
         Self { kernels, ..self }
+    }
+
+    /// Whether its products are those of floats on a GPU.
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(self.weight, Matrix::Dense(_))
     }
 
     /// Weight `(outputs, inputs)` in f32, and bias: a copy that may learn.
@@ -127,10 +132,27 @@ impl Linear {
         ys.reshape(shape)
     }
 
+    /// Queries times `scale`, keys and values of a fused projection of `(B, tokens, …)`, by heads and in the type of the product. `None` where no kernel of ours makes them.
+    pub(crate) fn split_into_heads(
+        &self,
+        xs: &Tensor,
+        heads: usize,
+        scale: f64,
+    ) -> Result<Option<SplitHeads>> {
+        let tokens = xs.dim(D::Minus2)?;
+        let Some(product) = self.gpu_product(xs, self.kernels.splits_heads())? else { return Ok(None) };
+        self.kernels.split_heads(self.unfinished(&product), (tokens, heads), scale)
+    }
+
     /// The product alone, where a kernel of ours takes care of its bias and of the norm of its `width` outputs.
     fn product_for_norm(&self, xs: &Tensor, width: usize) -> Result<Option<Tensor>> {
+        self.gpu_product(xs, self.kernels.norms(width))
+    }
+
+    /// The product alone `(rows, outputs)`, if it is wanted and made on a GPU.
+    fn gpu_product(&self, xs: &Tensor, wanted: bool) -> Result<Option<Tensor>> {
         match &self.weight {
-            _ if !self.kernels.norms(width) => Ok(None),
+            _ if !wanted => Ok(None),
             Matrix::Packed(_) => Ok(None),
             Matrix::Dense(weight) => Ok(Some(dense_product(weight, &rows(xs)?)?)),
             Matrix::Quantised(weight) => Ok(Some(quantised_product(weight, &rows(xs)?)?)),
@@ -230,6 +252,11 @@ pub(crate) enum TokenTable {
 }
 
 impl TokenTable {
+    /// Whether it is a table of floats on a GPU.
+    pub(crate) fn is_dense(&self) -> bool {
+        matches!(self, Self::Dense(_))
+    }
+
     /// Rows `(ids, width)` in f32.
     pub(crate) fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         match self {

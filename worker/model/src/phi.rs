@@ -12,8 +12,8 @@ use crate::{
     kv_cache::{KvCache, LayerCache, Span},
     linear::{Linear, TokenTable},
     norm::{LayerNorm, RmsNorm},
-    own_kernels::{DecodeStep, OwnKernels},
-    probe::{Point, Probe},
+    own_kernels::{OwnKernels, SlotStep},
+    probe::{Point, Probe, unwatched},
     rotary::{Rotary, RotaryRows},
 };
 
@@ -68,7 +68,7 @@ impl Phi {
     }
 
     /// Appends the rows' embeddings, one behind the other in `stream` `(T, H)`, to their slots;
-    /// returns the normed stream `(T, H)`. The caller records the new lengths when all went well. `shares` says which
+    /// returns the normed stream `(T, H)`. Rows of the stream behind the spans' belong to nobody. The caller records the new lengths when all went well. `shares` says which
     /// rows use which adapter.
     pub(crate) fn forward(
         &self,
@@ -78,19 +78,55 @@ impl Phi {
         shares: &Shares<'_>,
         probe: Probe,
     ) -> Result<Tensor> {
-        let positions: Vec<u32> = spans.iter().flat_map(Span::positions).collect();
+        let mut positions: Vec<u32> = spans.iter().flat_map(Span::positions).collect();
+        positions.resize(stream.dim(0)?, 0);
         let rotary = self.rotary.rows(&positions)?;
-        let decode = self.kernels.decode_step(spans, self.head_dim, stream.device())?;
-        let batch = Batch { spans, rotary, decode };
+        let step = self.kernels.slot_step(spans, positions.len(), self.head_dim, stream.device())?;
+        self.through_layers(stream, &Batch { spans, rotary, step }, cache, shares, probe)
+    }
+
+    /// Whether its decode steps in that cache can be recorded. Products of blocks cannot: what they need beside their operands moves
+    /// when a larger one comes.
+    pub(crate) fn can_be_recorded(&self, cache: &KvCache) -> bool {
+        let matrices = self.layers.iter().flat_map(Layer::matrices).chain([&self.head]);
+        self.kernels.can_be_recorded(self.head_dim, cache.max_len())
+            && self.tokens.is_dense()
+            && matrices.into_iter().all(Linear::is_dense)
+    }
+
+    /// Logits `(rows, vocab)` of a decode step, of token, slot and place of each row `(3, rows)` as u32; nothing but kernels.
+    pub(crate) fn decode_on_device(&self, rows: &Tensor, cache: &KvCache) -> Result<Tensor> {
+        let stream = self.embed(&rows.get(0)?)?;
+        let (slots, places) = (rows.get(1)?, rows.get(2)?);
+        let rotary = self.rotary.rows_at(&places)?;
+        let step = Some(SlotStep::on_device(slots, places, cache.max_len()));
+        let batch = Batch { spans: &[], rotary, step };
+        let normed = self.through_layers(&stream, &batch, cache, &Shares::default(), &mut unwatched)?;
+        self.logits(&normed)
+    }
+
+    fn through_layers(
+        &self,
+        stream: &Tensor,
+        batch: &Batch<'_>,
+        cache: &KvCache,
+        shares: &Shares<'_>,
+        probe: Probe,
+    ) -> Result<Tensor> {
         let mut stream = stream.clone();
         for (index, (layer, cache)) in self.layers.iter().zip(cache.layers()).enumerate() {
             let own = Own { layer: index, shares };
-            stream = layer.forward(&stream, &batch, cache, own)?;
+            stream = layer.forward(&stream, batch, cache, own)?;
             probe(Point::LanguageLayer(index + 1), &stream);
         }
         let normed = shares.through(&self.norm, &stream, |adapter| adapter.final_norm.as_ref())?;
         probe(Point::LanguageNorm, &normed);
         Ok(normed)
+    }
+
+    /// Of logits `(rows, vocab)`, what [`OwnKernels::likeliest`] makes of their first `valid`.
+    pub(crate) fn likeliest(&self, logits: &Tensor, valid: usize) -> Result<Option<Tensor>> {
+        self.kernels.likeliest(logits, valid)
     }
 
     /// Logits `(rows, vocab)` of normed rows `(rows, H)`.
@@ -99,12 +135,21 @@ impl Phi {
     }
 }
 
+/// `xs` `(rows, H)` with rows of zeros behind it, `wanted` rows in all.
+pub(crate) fn filled_up(xs: &Tensor, wanted: usize) -> Result<Tensor> {
+    let (rows, width) = xs.dims2()?;
+    if rows >= wanted {
+        return Ok(xs.clone());
+    }
+    Tensor::cat(&[xs, &Tensor::zeros((wanted - rows, width), xs.dtype(), xs.device())?], 0)
+}
+
 /// The rows of a step.
 struct Batch<'a> {
     spans: &'a [Span],
     rotary: RotaryRows,
-    /// For a kernel, if the step is one of decoding and there is one.
-    decode: Option<DecodeStep>,
+    /// For a kernel, if there is one for them.
+    step: Option<SlotStep>,
 }
 
 /// What the rows' adapters have of their own for one layer.
@@ -249,7 +294,7 @@ impl Attention {
         let fused = own.changed(&self.query_key_value, normed, |layer| layer.query_key_value.as_ref())?;
         let fused = fused.reshape((tokens, self.heads, 3, self.head_dim))?;
         let changes_norms = |layer: &LayerAdapter| layer.query_norm.is_some() || layer.key_norm.is_some();
-        if let Some(step) = batch.decode.as_ref().filter(|_| !own.any(changes_norms)) {
+        if let Some(step) = batch.step.as_ref().filter(|_| !own.any(changes_norms)) {
             return step.attend(
                 &fused,
                 (self.query_norm.parts(), self.key_norm.parts()),
@@ -263,6 +308,7 @@ impl Attention {
         let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
         let keys = batch.rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
-        attend_in_slots([&queries, &keys, &values], batch.spans, cache)
+        let seen = attend_in_slots([&queries, &keys, &values], batch.spans, cache)?;
+        filled_up(&seen, tokens)
     }
 }

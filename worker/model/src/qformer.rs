@@ -8,9 +8,10 @@ use self::own::Own;
 use crate::{
     QFormerConfig, WeightError, Weights,
     adapter::{AttentionAdapter, QFormerLayerAdapter, Shares},
-    attention::attend,
+    attention::attend_each,
     linear::{Linear, TokenTable},
     norm::LayerNorm,
+    own_kernels::OwnKernels,
     probe::{Point, Probe, unwatched},
 };
 
@@ -219,6 +220,7 @@ pub(crate) struct Attention {
     pub(crate) value: Linear,
     pub(crate) output: Linear,
     pub(crate) norm: LayerNorm,
+    kernels: OwnKernels,
 }
 
 impl Attention {
@@ -235,6 +237,7 @@ impl Attention {
             value: weights.linear(source_width, width, "self.value")?,
             output: weights.linear(width, width, "output.dense")?,
             norm: LayerNorm::load(&weights.pp("output.LayerNorm"), width, config.layer_norm_eps)?,
+            kernels: weights.kernels(),
         })
     }
 
@@ -254,10 +257,7 @@ impl Attention {
         let queries = split(own.changed(&self.query, stream, |layer| of(layer).query.as_ref())?)?;
         let keys = split(own.changed(&self.key, source, |layer| of(layer).key.as_ref())?)?;
         let values = split(own.changed(&self.value, source, |layer| of(layer).value.as_ref())?)?;
-        let rows = (0..batch)
-            .map(|row| attend(&queries.get(row)?, &keys.get(row)?, &values.get(row)?, scale, mask))
-            .collect::<Result<Vec<_>>>()?;
-        let seen = Tensor::stack(&rows, 0)?;
+        let seen = attend_each([&queries, &keys, &values], scale, mask, self.kernels)?;
         own.added_and_normed(&self.output, &self.norm, stream, &seen, |layer| of(layer).output.as_ref())
     }
 }

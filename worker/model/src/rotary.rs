@@ -42,10 +42,14 @@ impl Rotary {
     }
 
     pub(crate) fn rows(&self, positions: &[u32]) -> Result<RotaryRows> {
-        let positions = Tensor::new(positions, self.cos.device())?;
+        self.rows_at(&Tensor::new(positions, self.cos.device())?)
+    }
+
+    /// Of positions `(rows)` that lie on the device already.
+    pub(crate) fn rows_at(&self, positions: &Tensor) -> Result<RotaryRows> {
         Ok(RotaryRows {
-            cos: self.cos.index_select(&positions, 0)?,
-            sin: self.sin.index_select(&positions, 0)?,
+            cos: self.cos.index_select(positions, 0)?,
+            sin: self.sin.index_select(positions, 0)?,
             dim: self.dim,
         })
     }

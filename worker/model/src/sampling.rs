@@ -40,7 +40,7 @@ pub struct Sampled {
 }
 
 /// The logits hold a NaN or nothing finite: the output would be noise.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the model produced logits that are not numbers")]
 pub struct DegenerateLogits;
 
@@ -94,6 +94,17 @@ impl Sampler {
         };
         self.seen.insert(token);
         Ok(Sampled { token, logprob: logits[token as usize] - log_total })
+    }
+
+    /// Whether it takes the likeliest token whatever it is, and nothing else need be known of the logits.
+    pub fn is_greedy(&self) -> bool {
+        self.draw.is_none() && (self.repetition_penalty - 1.0).abs() < f32::EPSILON
+    }
+
+    /// Takes a token that was found elsewhere, as [`Sampler::next`] would have.
+    pub fn take(&mut self, likeliest: Sampled) -> Sampled {
+        self.seen.insert(likeliest.token);
+        likeliest
     }
 
     /// The likeliest of `allowed`, whose ids are ascending, and the natural logarithm of its share among them; `None`

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Module, Tensor};
 
 use crate::{
-    Adapter, KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Weights,
+    Adapter, DegenerateLogits, KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Sampled,
+    Weights,
     adapter::Shares,
     error::DuringStep,
-    kv_cache::Span,
+    kv_cache::{FixedRows, Span, pieces},
     norm::LayerNorm,
-    phi::Phi,
+    phi::{Phi, filled_up},
     probe::{Pause, Point, Probe, unwatched},
     projector::Projector,
     qformer::QFormer,
@@ -172,10 +173,7 @@ impl TinyGptV {
 
     /// Embeddings `(T, H)` of plain tokens.
     pub fn embed_tokens(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
-        let vocabulary = self.config.lm.vocab_size;
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(ModelError::UnknownToken { id, vocabulary });
-        }
+        self.check_tokens(ids.iter().copied())?;
         Tensor::new(ids, self.device())
             .and_then(|ids| self.language.embed(&ids))
             .during("embedding of tokens")
@@ -197,8 +195,8 @@ impl TinyGptV {
         pause: Pause,
     ) -> Result<Tensor, ModelError> {
         let (normed, spans) = self.hidden(rows, cache, &mut |_, _| pause())?;
-        let logits = last_rows(&normed, &spans).and_then(|last| self.language.logits(&last));
-        let logits = logits.during("the output head")?;
+        let last = last_rows(&normed, &spans).during("the choice of last rows")?;
+        let logits = self.logits_in(cache, &last)?;
         count(rows, &spans, cache);
         Ok(logits)
     }
@@ -212,14 +210,74 @@ impl TinyGptV {
         if let Some(span) = spans.iter().find(|span| span.held == 0) {
             return Err(ModelError::Slot { slot: span.slot, reason: "it holds no prompt to go on from" });
         }
+        if let Some(logits) = self.decode_recorded(rows, &spans, cache)? {
+            cache.commit(&spans);
+            return Ok(logits);
+        }
         let tokens: Vec<u32> = rows.iter().map(|row| row.token).collect();
         let stream = self.embed_tokens(&tokens)?;
         let adapters: Vec<_> = rows.iter().map(|row| cache.adapter(row.slot)).collect();
         let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
         let normed = self.forward(&stream, &spans, &shares, cache, &mut unwatched)?;
-        let logits = self.logits(&normed)?;
+        let logits = self.logits_in(cache, &normed)?;
         cache.commit(&spans);
         Ok(logits)
+    }
+
+    /// The likeliest of the first `valid` tokens of each row of logits `(rows, vocab)`, if the device finds them itself: then a
+    /// number or two of each row leave it instead of a vocabulary.
+    pub fn likeliest(
+        &self,
+        logits: &Tensor,
+        valid: usize,
+    ) -> Result<Option<Vec<Result<Sampled, DegenerateLogits>>>, ModelError> {
+        let found = (self.language.likeliest(logits, valid))
+            .and_then(|found| found.map(|rows| rows.to_vec2::<f32>()).transpose());
+        let sampled = |row: Vec<f32>| match row[..] {
+            [token, logprob] if logprob.is_finite() => Ok(Sampled { token: token as u32, logprob }),
+            _ => Err(DegenerateLogits),
+        };
+        Ok(found.during("the choice of tokens")?.map(|rows| rows.into_iter().map(sampled).collect()))
+    }
+
+    /// A decode step as it was recorded, on a GPU where that can be done.
+    fn decode_recorded(
+        &self,
+        rows: &[DecodeRow],
+        spans: &[Span],
+        cache: &mut KvCache,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let has_adapter = rows.iter().any(|row| cache.adapter(row.slot).is_some());
+        if has_adapter || !self.language.can_be_recorded(cache) {
+            return Ok(None);
+        }
+        // Before one is looked up on the device.
+        self.check_tokens(rows.iter().map(|row| row.token))?;
+        let mut inputs: Vec<[u32; 3]> = rows
+            .iter()
+            .zip(spans)
+            .map(|(row, span)| [row.token, span.slot as u32, span.held as u32])
+            .collect();
+        // A row that belongs to nobody: no cache has its slot.
+        let filling = [0, u32::MAX, 0];
+        if let Some(fixed) = cache.fixed_rows() {
+            inputs.resize(fixed.sequences.max(rows.len()), filling);
+        }
+        let mut recordings = cache.take_recordings();
+        let step = |inputs: &Tensor| self.language.decode_on_device(inputs, cache);
+        let logits = recordings.run(self.device(), &inputs, filling, step);
+        cache.put_recordings(recordings);
+        logits
+            .and_then(|logits| logits.map(|logits| logits.narrow(0, 0, rows.len())).transpose())
+            .during("the language model")
+    }
+
+    fn check_tokens(&self, ids: impl IntoIterator<Item = u32>) -> Result<(), ModelError> {
+        let vocabulary = self.config.lm.vocab_size;
+        match ids.into_iter().find(|&id| id as usize >= vocabulary) {
+            Some(id) => Err(ModelError::UnknownToken { id, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn vision_features_watched(
@@ -276,6 +334,13 @@ impl TinyGptV {
         self.language.logits(normed).during("the output head")
     }
 
+    /// The same of sequences in a cache, with as many rows as its steps have.
+    fn logits_in(&self, cache: &KvCache, normed: &Tensor) -> Result<Tensor, ModelError> {
+        let Some(fixed) = cache.fixed_rows() else { return self.logits(normed) };
+        let of_all = |rows| self.language.logits(&filled_up(normed, fixed.sequences)?)?.narrow(0, 0, rows);
+        normed.dim(0).and_then(of_all).during("the output head")
+    }
+
     /// Writes each row's embeddings behind what its slot holds, which the cache does not count yet: the normed stream
     /// `(T, H)` of all rows' positions, one row behind the other, and where they lie.
     pub(crate) fn hidden(
@@ -305,7 +370,33 @@ impl TinyGptV {
         cache: &KvCache,
         probe: Probe,
     ) -> Result<Tensor, ModelError> {
-        self.language.forward(stream, spans, cache, shares, probe).during("the language model")
+        match cache.fixed_rows() {
+            None => self.language.forward(stream, spans, cache, shares, probe),
+            Some(fixed) => self.forward_in_pieces(stream, spans, shares, (cache, fixed), probe),
+        }
+        .during("the language model")
+    }
+
+    /// Piece by piece, each filled up to the same number of rows.
+    fn forward_in_pieces(
+        &self,
+        stream: &Tensor,
+        spans: &[Span],
+        shares: &Shares<'_>,
+        (cache, fixed): (&KvCache, FixedRows),
+        probe: Probe,
+    ) -> candle_core::Result<Tensor> {
+        let is_decoding = spans.iter().all(|span| span.tokens == 1);
+        let size = if is_decoding { fixed.sequences } else { fixed.tokens };
+        let (mut start, mut normed) = (0, Vec::new());
+        for piece in pieces(spans, size) {
+            let rows = piece.iter().map(|span| span.tokens).sum();
+            let own = filled_up(&stream.narrow(0, start, rows)?, size)?;
+            let shares = shares.part(start, rows, size - rows);
+            normed.push(self.language.forward(&own, &piece, cache, &shares, probe)?.narrow(0, 0, rows)?);
+            start += rows;
+        }
+        Tensor::cat(&normed, 0)
     }
 }
 

@@ -5,10 +5,11 @@ use captionfleet_kernels::Activation;
 
 use crate::{
     ModelError, VisionConfig, WeightError, Weights,
-    attention::attend,
+    attention::{attend_each, attend_split},
     error::DuringStep,
     linear::Linear,
     norm::LayerNorm,
+    own_kernels::OwnKernels,
     position,
     probe::{Point, Probe},
 };
@@ -107,6 +108,7 @@ struct Attention {
     heads: usize,
     qkv: Linear,
     proj: Linear,
+    kernels: OwnKernels,
 }
 
 impl Attention {
@@ -122,6 +124,7 @@ impl Attention {
             heads: config.num_heads,
             qkv: weights.pp("qkv").linear_with_bias(width, 3 * width, Some(bias))?,
             proj: weights.linear(width, width, "proj")?,
+            kernels: weights.kernels(),
         })
     }
 
@@ -129,14 +132,12 @@ impl Attention {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (batch, tokens, width) = xs.dims3()?;
         let head_dim = width / self.heads;
-        let qkv = self.qkv.forward(xs)?.reshape((batch, tokens, 3, self.heads, head_dim))?;
         let scale = (head_dim as f64).powf(-0.5);
-        let pictures = (0..batch)
-            .map(|picture| {
-                let qkv = qkv.get(picture)?.permute((1, 2, 0, 3))?;
-                attend(&qkv.get(0)?, &qkv.get(1)?, &qkv.get(2)?, scale, None)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Tensor::stack(&pictures, 0)
+        if let Some(split) = self.qkv.split_into_heads(xs, self.heads, scale)? {
+            return attend_split(&split, self.kernels);
+        }
+        let qkv = self.qkv.forward(xs)?.reshape((batch, tokens, 3, self.heads, head_dim))?;
+        let qkv = qkv.permute((2, 0, 3, 1, 4))?;
+        attend_each([&qkv.get(0)?, &qkv.get(1)?, &qkv.get(2)?], scale, None, self.kernels)
     }
 }

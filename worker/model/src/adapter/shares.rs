@@ -33,6 +33,16 @@ impl<'a> Shares<'a> {
         if shares.iter().all(|share| share.adapter.is_none()) { Self::default() } else { Self(shares) }
     }
 
+    /// Of `rows` rows from `start` on, and behind them `filling` that use no adapter.
+    pub(crate) fn part(&self, start: usize, rows: usize, filling: usize) -> Self {
+        let within = |share: &Share<'a>| {
+            let (from, to) = (share.start.max(start), (share.start + share.rows).min(start + rows));
+            (to.saturating_sub(from), share.adapter)
+        };
+        let shares = self.0.iter().map(within).filter(|(rows, _)| *rows > 0);
+        Self::of(shares.chain((filling > 0).then_some((filling, None))))
+    }
+
     /// Whether the adapter of any row is such a one.
     pub(crate) fn any(&self, is: impl Fn(&'a Adapter) -> bool) -> bool {
         self.0.iter().filter_map(|share| share.adapter).any(is)

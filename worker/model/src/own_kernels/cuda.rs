@@ -1,14 +1,16 @@
 //! The kernels on tensors: sizes are checked here, before addresses are all that is left of them.
 mod launching;
+mod recording;
 
 use candle_core::{
     CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Shape, Tensor, backend::BackendStorage, bail,
 };
-use captionfleet_cuda_kernels::{self as kernels, DecodeAttention, DecodeShape, Element, Finish, Tokens};
+use captionfleet_cuda_kernels::{self as kernels, Element, Finish, SlotAttention, SlotShape, Tokens};
 use captionfleet_kernels::Activation;
 
-use self::launching::{Operand, Output, address_in_place, element, launch};
-use super::{DecodeStep, LayerNormParts, RmsNormParts, Unfinished};
+use self::launching::{Operand, Output, address_in_place, element, launch, rows_of};
+pub(crate) use self::recording::Recordings;
+use super::{LayerNormParts, RmsNormParts, SlotStep, SplitHeads, Unfinished};
 use crate::{kv_cache::LayerCache, packed::Then, rotary::RotaryRows};
 
 pub(super) fn finish(of: Unfinished<'_>, then: &Then<'_>) -> Result<Tensor> {
@@ -105,12 +107,101 @@ pub(super) fn norms_serve(width: usize) -> bool {
     kernels::norms_serve(width)
 }
 
-pub(super) fn attention_serves(width: usize, longest: usize) -> bool {
-    DecodeShape::is_served(width, longest)
+pub(super) fn split_heads(
+    of: Unfinished<'_>,
+    (tokens, heads): (usize, usize),
+    scale: f64,
+) -> Result<SplitHeads> {
+    let (product, bias) = (Operand::of(of.product)?, of.bias.map(Operand::of).transpose()?);
+    let (rows, columns) = product.rows()?;
+    let (sequences, width) = (rows as usize / tokens.max(1), columns as usize / (3 * heads.max(1)));
+    if (sequences * tokens, 3 * heads * width) != (rows as usize, columns as usize) {
+        bail!("{rows} rows of {columns} values are not {tokens} tokens of {heads} heads each")
+    }
+    let shape = head_shape(product.element()?, [sequences, tokens, heads, width]);
+    let bias_at = bias.as_ref().map(|bias| bias.vector(columns)).transpose()?;
+    let out_shape = Shape::from((3, sequences, heads, shape.padded() as usize, width));
+    let mut out = Output::new(product.device()?, shape.element, &out_shape)?;
+    let Some(call) = shape.split(product.address()?, bias_at, scale as f32, out.address()?) else {
+        bail!("{rows} rows are more than a kernel counts")
+    };
+    let reads: Vec<_> = [Some(&product), bias.as_ref()].into_iter().flatten().collect();
+    // SAFETY: as above.
+    unsafe { launch(product.device()?, &call, &reads, &mut [out.storage()])? };
+    let parts = out.tensor();
+    Ok(SplitHeads { parts: [parts.get(0)?, parts.get(1)?, parts.get(2)?], tokens })
 }
 
-pub(super) fn decode(
-    step: &DecodeStep,
+pub(super) fn join_heads(seen: &Tensor, tokens: usize) -> Result<Tensor> {
+    let operand = Operand::of(seen)?;
+    let (sequences, heads, padded, width) = seen.dims4()?;
+    let shape = head_shape(operand.element()?, [sequences, tokens, heads, width]);
+    if shape.padded() as usize != padded {
+        bail!("heads of {padded} tokens are not those of {tokens} and what is filled up")
+    }
+    let out_shape = Shape::from((sequences, tokens, heads * width));
+    let mut out = Output::new(operand.device()?, shape.element, &out_shape)?;
+    let Some(call) = shape.join(operand.address()?, out.address()?) else {
+        bail!("{sequences} sequences of {tokens} tokens are more than a kernel counts")
+    };
+    // SAFETY: as above.
+    unsafe { launch(operand.device()?, &call, &[&operand], &mut [out.storage()])? };
+    Ok(out.tensor())
+}
+
+fn head_shape(element: Element, sizes: [usize; 4]) -> kernels::HeadShape {
+    let [sequences, tokens, heads, width] = sizes.map(|size| size as u32);
+    kernels::HeadShape { element, sequences, tokens, heads, width }
+}
+
+pub(super) fn softmax(scores: &Tensor, valid: usize) -> Result<()> {
+    scores.inplace_op1(&Softmax { valid })
+}
+
+struct Softmax {
+    valid: usize,
+}
+
+impl InplaceOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax-in-place"
+    }
+
+    fn cpu_fwd(&self, _: &mut CpuStorage, _: &Layout) -> Result<()> {
+        bail!("a kernel of the GPU was given scores that lie elsewhere")
+    }
+
+    fn cuda_fwd(&self, scores: &mut CudaStorage, layout: &Layout) -> Result<()> {
+        let (rows, width) = rows_of(layout.shape())?;
+        let valid = u32::try_from(self.valid).unwrap_or(u32::MAX);
+        let softmax = kernels::Softmax { element: element(scores.dtype())?, rows, width, valid };
+        let call = softmax.launch(address_in_place(scores, layout)?);
+        let device = scores.device.clone();
+        // SAFETY: the scores have as many rows as the launch, which reads nothing else.
+        unsafe { launch(&device, &call, &[], &mut [scores]) }
+    }
+}
+
+pub(super) fn likeliest(logits: &Tensor, valid: usize) -> Result<Tensor> {
+    let operand = Operand::of(logits)?;
+    let (rows, width) = operand.rows()?;
+    operand.expect(DType::F32, rows as usize * width as usize)?;
+    let mut out = Output::new(operand.device()?, Element::F32, &Shape::from((rows as usize, 2)))?;
+    let likeliest = kernels::Likeliest { rows, width, valid: u32::try_from(valid).unwrap_or(u32::MAX) };
+    let Some(call) = likeliest.launch(operand.address()?, out.address()?) else {
+        bail!("a kernel was asked for {valid} tokens of {width} logits")
+    };
+    // SAFETY: as above.
+    unsafe { launch(operand.device()?, &call, &[&operand], &mut [out.storage()])? };
+    Ok(out.tensor())
+}
+
+pub(super) fn attention_serves(width: usize, longest: usize) -> bool {
+    SlotShape::is_served(width, longest)
+}
+
+pub(super) fn in_slots(
+    step: &SlotStep,
     fused: &Tensor,
     (query_norm, key_norm): (LayerNormParts<'_>, LayerNormParts<'_>),
     rotary: &RotaryRows,
@@ -139,23 +230,23 @@ struct StepOperands<'a> {
     cosines: Operand<'a>,
     sines: Operand<'a>,
     slots: Operand<'a>,
-    held: Operand<'a>,
+    places: Operand<'a>,
 }
 
 impl<'a> StepOperands<'a> {
-    fn of(step: &'a DecodeStep, fused: &'a Tensor, rotary: &'a RotaryRows) -> Result<Self> {
+    fn of(step: &'a SlotStep, fused: &'a Tensor, rotary: &'a RotaryRows) -> Result<Self> {
         let (cosines, sines) = rotary.tables();
         Ok(Self {
             fused: Operand::of(fused)?,
             cosines: Operand::of(cosines)?,
             sines: Operand::of(sines)?,
             slots: Operand::of(&step.slots)?,
-            held: Operand::of(&step.held)?,
+            places: Operand::of(&step.places)?,
         })
     }
 
     fn all(&self) -> [&Operand<'a>; 5] {
-        [&self.fused, &self.cosines, &self.sines, &self.slots, &self.held]
+        [&self.fused, &self.cosines, &self.sines, &self.slots, &self.places]
     }
 
     /// For a cache of that shape and type, and one of the two norms.
@@ -165,7 +256,7 @@ impl<'a> StepOperands<'a> {
         element: Element,
         (_, _, eps): LayerNormParts<'_>,
         longest: usize,
-    ) -> Result<DecodeAttention> {
+    ) -> Result<SlotAttention> {
         let (rows, heads, parts, width) = self.fused.shape().dims4()?;
         let (halves, slots, cache_heads, capacity, cache_width) = cache.dims5()?;
         let turned = self.cosines.shape().dims2()?.1;
@@ -181,17 +272,17 @@ impl<'a> StepOperands<'a> {
         self.cosines.expect(DType::F32, rows * turned)?;
         self.sines.expect(DType::F32, rows * turned)?;
         self.slots.expect(DType::U32, rows)?;
-        self.held.expect(DType::U32, rows)?;
+        self.places.expect(DType::U32, rows)?;
         let [rows, heads, width, turned, slots, capacity] =
             [rows, heads, width, turned, slots, capacity].map(|size| size as u32);
-        Ok(DecodeAttention {
-            shape: DecodeShape { element, rows, heads, width, turned, slots, capacity },
+        Ok(SlotAttention {
+            shape: SlotShape { element, rows, heads, width, turned, slots, capacity },
             tokens: Tokens {
                 fused: self.fused.address()?,
                 cosines: self.cosines.address()?,
                 sines: self.sines.address()?,
                 slots: self.slots.address()?,
-                held: self.held.address()?,
+                places: self.places.address()?,
             },
             eps: eps as f32,
         })
@@ -225,7 +316,7 @@ impl InplaceOp1 for Append<'_> {
         let mut reads = self.tokens.all().to_vec();
         reads.extend([&weight, &shift]);
         let device = cache.device.clone();
-        // SAFETY: as above; no two rows have the same slot, which the cache's plan makes sure of.
+        // SAFETY: as above; no two rows have the same place of a slot, which the cache's plan makes sure of.
         unsafe { launch(&device, &call, &reads, &mut [cache]) }
     }
 }

@@ -2,8 +2,9 @@
 use candle_core::{D, DType, Device, Result, Shape, Tensor};
 use captionfleet_kernels::Activation;
 
-use super::{DecodeStep, LayerNormParts, OwnKernels, RmsNormParts, Unfinished, cuda};
+use super::{LayerNormParts, OwnKernels, RmsNormParts, SlotStep, SplitHeads, Unfinished, cuda};
 use crate::{
+    activation::softmax,
     attention::attend_in_slots,
     kv_cache::{LayerCache, Span},
     norm::LayerNorm,
@@ -15,7 +16,7 @@ use crate::{
 const LIMIT: f32 = 0.015;
 /// Rows and their width, which is more than a block has threads, and not round.
 const ROWS: (usize, usize) = (3, 300);
-/// Heads of the decode step, their width, and the pairs of it that are turned.
+/// Heads of the step, their width, and the pairs of it that are turned.
 const HEADS: (usize, usize, usize) = (3, 80, 16);
 /// Slots of its cache, and tokens that each can hold.
 const SLOTS: (usize, usize) = (4, 40);
@@ -33,7 +34,10 @@ impl OwnKernels {
             products: agrees("products", products(device, cuda::finish)),
             norms: agrees("norms", layer_norm(device, cuda::layer_norm))
                 && agrees("norms", rms_norm(device, cuda::rms_norm)),
-            attention: agrees("attention", attention(device, cuda::decode)),
+            heads: agrees("heads", heads(device, cuda::split_heads, cuda::join_heads))
+                && agrees("heads", softmax_in_place(device, cuda::softmax)),
+            choice: agrees("choice", likeliest(device, cuda::likeliest)),
+            attention: agrees("attention", attention(device, cuda::in_slots)),
         }
     }
 }
@@ -149,18 +153,76 @@ fn rms_norm(
     })
 }
 
+/// Heads split, and joined again.
+fn heads(
+    device: &Device,
+    split: impl Fn(Unfinished<'_>, (usize, usize), f64) -> Result<SplitHeads>,
+    join: impl Fn(&Tensor, usize) -> Result<Tensor>,
+) -> Result<f32> {
+    let ((heads, width, _), scale) = (HEADS, 0.25);
+    let (sequences, tokens) = (2, 5);
+    let bias = drawn(3 * heads * width, DType::F32)?;
+    let bias_there = bias.to_device(device)?;
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let product = drawn((sequences * tokens, 3 * heads * width), dtype)?;
+        let there = product.to_device(device)?;
+        let found = split(Unfinished { product: &there, bias: Some(&bias_there) }, (tokens, heads), scale)?;
+        let sum = product.to_dtype(DType::F32)?.broadcast_add(&bias)?;
+        let parts = sum.reshape((sequences, tokens, 3, heads, width))?.permute((2, 0, 3, 1, 4))?;
+        for (part, found) in found.parts.iter().enumerate() {
+            let expected = (parts.get(part)? * if part == 0 { scale } else { 1.0 })?;
+            let padding = found.dim(2)? - tokens;
+            most = larger(most, distance(&found.narrow(2, 0, tokens)?, &expected)?);
+            let zeros = Tensor::zeros((sequences, heads, padding, width), DType::F32, &Device::Cpu)?;
+            most = larger(most, distance(&found.narrow(2, tokens, padding)?, &zeros)?);
+        }
+        let values = parts.get(2)?.transpose(1, 2)?.reshape((sequences, tokens, heads * width))?;
+        most = larger(most, distance(&join(&found.parts[2], tokens)?, &values)?);
+    }
+    Ok(most)
+}
+
+fn softmax_in_place(device: &Device, own: impl Fn(&Tensor, usize) -> Result<()>) -> Result<f32> {
+    let valid = ROWS.1 - 7;
+    let mut most = 0f32;
+    for dtype in TYPES {
+        let scores = (drawn(ROWS, DType::F32)? * 4.0)?.to_dtype(dtype)?;
+        let there = scores.force_contiguous()?.to_device(device)?;
+        own(&there, valid)?;
+        let expected = softmax(&scores.narrow(1, 0, valid)?.to_dtype(DType::F32)?)?;
+        most = larger(most, distance(&there, &expected.pad_with_zeros(1, 0, ROWS.1 - valid)?)?);
+    }
+    Ok(most)
+}
+
+fn likeliest(device: &Device, own: impl Fn(&Tensor, usize) -> Result<Tensor>) -> Result<f32> {
+    let logits = drawn(ROWS, DType::F32)?;
+    // What lies behind the tokens is not looked at.
+    let valid = ROWS.1 - 1;
+    let beyond = Tensor::full(100f32, (ROWS.0, 1), &Device::Cpu)?;
+    let tokens = logits.narrow(1, 0, valid)?.contiguous()?;
+    let logits = Tensor::cat(&[&tokens, &beyond], 1)?;
+    let largest = tokens.argmax_keepdim(1)?;
+    let share = softmax(&tokens)?.gather(&largest, 1)?.log()?;
+    let expected = Tensor::cat(&[largest.to_dtype(DType::F32)?, share], 1)?;
+    distance(&own(&logits.to_device(device)?, valid)?, &expected)
+}
+
 /// Norms of queries and of keys.
 type Norms<'a> = (LayerNormParts<'a>, LayerNormParts<'a>);
 
 fn attention(
     device: &Device,
-    own: impl Fn(&DecodeStep, &Tensor, Norms<'_>, &RotaryRows, &LayerCache) -> Result<Tensor>,
+    own: impl Fn(&SlotStep, &Tensor, Norms<'_>, &RotaryRows, &LayerCache) -> Result<Tensor>,
 ) -> Result<f32> {
     let ((heads, width, pairs), (slots, capacity)) = (HEADS, SLOTS);
-    // A full slot, an empty one, and one between.
-    let spans = [(2, capacity - 1), (0, 0), (3, 17)].map(|(slot, held)| Span { slot, held, tokens: 1 });
-    let fused = drawn((spans.len(), heads, 3, width), DType::F32)?;
-    let angles = drawn((spans.len(), pairs), DType::F32)?;
+    // A full slot, an empty one, and a prompt behind what another one holds.
+    let spans =
+        [(2, capacity - 1, 1), (0, 0, 1), (3, 17, 5)].map(|(slot, held, tokens)| Span { slot, held, tokens });
+    let rows: usize = spans.iter().map(|span| span.tokens).sum();
+    let fused = drawn((rows, heads, 3, width), DType::F32)?;
+    let angles = drawn((rows, pairs), DType::F32)?;
     let norms = drawn((4, width), DType::F32)?;
     let operands = |device: &Device| -> Result<_> {
         let there = |tensor: Tensor| tensor.to_device(device);
@@ -175,7 +237,7 @@ fn attention(
     for dtype in TYPES {
         let store = drawn((2, slots, heads, capacity, width), dtype)?;
         let own_cache = LayerCache::of(store.force_contiguous()?.to_device(device)?);
-        let step = DecodeStep::of(&spans, capacity, device)?;
+        let step = SlotStep::of(&spans, rows, capacity, device)?;
         let found = own(
             &step,
             &fused.to_device(device)?,
@@ -191,7 +253,7 @@ fn attention(
     Ok(most)
 }
 
-/// The decode step as the language model takes it where there is no kernel.
+/// The step as the language model takes it where there is no kernel.
 fn step_by_step(
     fused: &Tensor,
     spans: &[Span],
@@ -222,6 +284,33 @@ mod tests {
         of.bias.map_or_else(|| Ok(ys.clone()), |bias| ys.broadcast_add(bias))
     }
 
+    fn plain_softmax(scores: &Tensor, valid: usize) -> Result<()> {
+        let of = softmax(&scores.narrow(1, 0, valid)?.to_dtype(DType::F32)?)?;
+        let of = of.pad_with_zeros(1, 0, scores.dim(1)? - valid)?;
+        scores.slice_set(&of.to_dtype(scores.dtype())?.contiguous()?, 0, 0)
+    }
+
+    /// Heads split with two tokens of zeros behind each sequence.
+    fn plain_split(of: Unfinished<'_>, (tokens, heads): (usize, usize), scale: f64) -> Result<SplitHeads> {
+        let parts = plain(of)?.reshape(((), tokens, 3, heads, HEADS.1))?.permute((2, 0, 3, 1, 4))?;
+        let part = |part: usize, scale: f64| (parts.get(part)? * scale)?.pad_with_zeros(2, 0, 2);
+        Ok(SplitHeads { parts: [part(0, scale)?, part(1, 1.0)?, part(2, 1.0)?], tokens })
+    }
+
+    fn plain_join(seen: &Tensor, tokens: usize) -> Result<Tensor> {
+        seen.narrow(2, 0, tokens)?.transpose(1, 2)?.flatten_from(2)
+    }
+
+    fn plain_likeliest(logits: &Tensor, valid: usize) -> Result<Tensor> {
+        let rows: Vec<f32> = (logits.to_vec2::<f32>()?.iter())
+            .flat_map(|row| {
+                let (id, most) = (row[..valid].iter().enumerate()).max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+                [id as f32, -row[..valid].iter().map(|x| (x - most).exp()).sum::<f32>().ln()]
+            })
+            .collect();
+        Tensor::from_vec(rows, (logits.dim(0)?, 2), logits.device())
+    }
+
     fn added(of: Unfinished<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
         residual.map_or_else(|| plain(of), |residual| plain(of)? + residual)
     }
@@ -242,10 +331,13 @@ mod tests {
             residual.map_or_else(|| Ok(normed.clone()), |residual| &normed + residual)
         });
         assert!(agrees("norms", rms_norms));
+        assert!(agrees("heads", heads(cpu, plain_split, plain_join)));
+        assert!(agrees("heads", softmax_in_place(cpu, plain_softmax)));
+        assert!(agrees("choice", likeliest(cpu, plain_likeliest)));
         let steps = attention(cpu, |step, fused, norms, rotary, cache| {
-            let held = step.held.to_vec1::<u32>()?;
-            let spans: Vec<Span> = (step.slots.to_vec1::<u32>()?.into_iter().zip(held))
-                .map(|(slot, held)| Span { slot: slot as usize, held: held as usize, tokens: 1 })
+            let places = step.places.to_vec1::<u32>()?;
+            let spans: Vec<Span> = (step.slots.to_vec1::<u32>()?.into_iter().zip(places))
+                .map(|(slot, place)| Span { slot: slot as usize, held: place as usize, tokens: 1 })
                 .collect();
             // In f32, as there is no product of bf16 on a CPU.
             let wide = LayerCache::of(cache.store().to_dtype(DType::F32)?.force_contiguous()?);
@@ -269,6 +361,16 @@ mod tests {
             Ok((sum, normed))
         });
         assert!(!agrees("norms", wrong));
+        // Queries that are not scaled.
+        assert!(!agrees("heads", heads(cpu, |of, sizes, _| plain_split(of, sizes, 1.0), plain_join)));
+        // Heads that are not put back beside each other.
+        let stacked = |seen: &Tensor, tokens| seen.narrow(2, 0, tokens)?.reshape((2, 5, HEADS.0 * HEADS.1));
+        assert!(!agrees("heads", heads(cpu, plain_split, stacked)));
+        // A softmax that does nothing, and one of too many values.
+        assert!(!agrees("heads", softmax_in_place(cpu, |_, _| Ok(()))));
+        assert!(!agrees("heads", softmax_in_place(cpu, |scores, _| plain_softmax(scores, ROWS.1))));
+        // A choice among what is no token.
+        assert!(!agrees("choice", likeliest(cpu, |logits, valid| plain_likeliest(logits, valid + 1))));
         // Attention that writes nothing to the cache.
         let silent = attention(cpu, |_, fused, _, _, _| {
             Tensor::zeros(fused.dims4().map(|(r, h, _, w)| (r, h * w))?, DType::F32, cpu)

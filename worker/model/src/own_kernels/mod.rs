@@ -13,6 +13,8 @@ mod cuda;
 
 use candle_core::{Device, Result, Tensor};
 
+pub(crate) use self::cuda::Recordings;
+
 use crate::{
     kv_cache::{LayerCache, Span},
     packed::Then,
@@ -24,7 +26,9 @@ use crate::{
 pub struct OwnKernels {
     products: bool,
     norms: bool,
+    heads: bool,
     attention: bool,
+    choice: bool,
 }
 
 /// Weight and bias of a LayerNorm `(width)`, and what keeps its divisor from zero.
@@ -42,25 +46,43 @@ pub(crate) struct Unfinished<'a> {
     pub(crate) bias: Option<&'a Tensor>,
 }
 
-/// One new token in each of many slots, as a kernel is told of it.
+/// Queries, keys and values of several sequences, each `(B, heads, padded, width)`: behind the tokens there are zeros.
+#[derive(Debug)]
+pub(crate) struct SplitHeads {
+    pub(crate) parts: [Tensor; 3],
+    /// Of each sequence, without the zeros.
+    pub(crate) tokens: usize,
+}
+
+/// New tokens in slots, as a kernel is told of them: a row for each.
 #[cfg_attr(not(feature = "cuda"), allow(dead_code, reason = "only kernels read it"))]
 #[derive(Debug)]
-pub(crate) struct DecodeStep {
+pub(crate) struct SlotStep {
     /// The rows' slots `(rows)`.
     slots: Tensor,
-    /// Tokens that they hold already `(rows)`.
-    held: Tensor,
-    /// Tokens of the longest, the new one included.
+    /// Their places in them `(rows)`.
+    places: Tensor,
+    /// Tokens of the longest slot, the new ones included.
     longest: usize,
 }
 
+/// The longest prompt that a kernel reads: it looks at all earlier tokens anew for each one, and products share that work.
+const LONGEST_PROMPT: usize = 256;
+
 impl OwnKernels {
     /// None of them: the backend's operations alone.
-    pub const NONE: Self = Self { products: false, norms: false, attention: false };
+    pub const NONE: Self =
+        Self { products: false, norms: false, heads: false, attention: false, choice: false };
 
     /// Their names, for people.
     pub fn names(self) -> Vec<&'static str> {
-        let all = [(self.products, "products"), (self.norms, "norms"), (self.attention, "attention")];
+        let all = [
+            (self.products, "products"),
+            (self.norms, "norms"),
+            (self.heads, "heads"),
+            (self.attention, "attention"),
+            (self.choice, "choice"),
+        ];
         all.into_iter().filter_map(|(is_used, name)| is_used.then_some(name)).collect()
     }
 
@@ -105,27 +127,77 @@ impl OwnKernels {
         cuda::rms_norm(of, Some(residual), norm)
     }
 
-    /// A step, if it is one of decoding: one token for each of its sequences, with heads of `width` values.
-    pub(crate) fn decode_step(
+    /// Whether fused projections are split into heads by a kernel.
+    pub(crate) fn splits_heads(self) -> bool {
+        self.heads
+    }
+
+    /// Fused projections `(B * tokens, 3 * heads * width)` with their bias, by heads; queries times `scale`.
+    pub(crate) fn split_heads(
+        self,
+        of: Unfinished<'_>,
+        (tokens, heads): (usize, usize),
+        scale: f64,
+    ) -> Result<Option<SplitHeads>> {
+        self.heads.then(|| cuda::split_heads(of, (tokens, heads), scale)).transpose()
+    }
+
+    /// What the heads saw, `(B, heads, padded, width)`, as `(B, tokens, heads * width)`. Only where [`OwnKernels::splits_heads`].
+    pub(crate) fn join_heads(seen: &Tensor, tokens: usize) -> Result<Tensor> {
+        cuda::join_heads(seen, tokens)
+    }
+
+    /// Softmax of the first `valid` values of rows `(…, width)` where they lie, zeros behind them; false where no kernel does it and
+    /// nothing was done.
+    pub(crate) fn softmax(self, scores: &Tensor, valid: usize) -> Result<bool> {
+        if self.heads {
+            cuda::softmax(scores, valid)?;
+        }
+        Ok(self.heads)
+    }
+
+    /// Of the first `valid` logits of each row `(rows, vocab)` in f32: the first of the largest, and the natural logarithm of its
+    /// share among them, `(rows, 2)` in f32. The logarithm is not finite where the logits are no numbers.
+    pub(crate) fn likeliest(self, logits: &Tensor, valid: usize) -> Result<Option<Tensor>> {
+        self.choice.then(|| cuda::likeliest(logits, valid)).transpose()
+    }
+
+    /// Whether decode steps of a cache with slots of `longest` tokens, with heads of `width` values, do nothing but queue kernels, so that
+    /// they can be recorded.
+    pub(crate) fn can_be_recorded(self, width: usize, longest: usize) -> bool {
+        self.products && self.norms && self.attention && cuda::attention_serves(width, longest)
+    }
+
+    /// A step of `rows` rows for a kernel, with heads of `width` values; rows behind the spans' belong to nobody.
+    pub(crate) fn slot_step(
         self,
         spans: &[Span],
+        rows: usize,
         width: usize,
         device: &Device,
-    ) -> Result<Option<DecodeStep>> {
-        let longest = spans.iter().map(|span| span.held + 1).max().unwrap_or(0);
-        let is_decoding = spans.iter().all(|span| span.tokens == 1);
-        let is_served = self.attention && is_decoding && cuda::attention_serves(width, longest);
-        is_served.then(|| DecodeStep::of(spans, longest, device)).transpose()
+    ) -> Result<Option<SlotStep>> {
+        let longest = spans.iter().map(|span| span.held + span.tokens).max().unwrap_or(0);
+        let are_short = spans.iter().all(|span| span.tokens <= LONGEST_PROMPT);
+        let is_served = self.attention && are_short && cuda::attention_serves(width, longest);
+        is_served.then(|| SlotStep::of(spans, rows, longest, device)).transpose()
     }
 }
 
-impl DecodeStep {
-    fn of(spans: &[Span], longest: usize, device: &Device) -> Result<Self> {
-        let rows = |of: fn(&Span) -> usize| {
-            let rows: Vec<u32> = spans.iter().map(|span| of(span) as u32).collect();
-            Tensor::new(rows, device)
+impl SlotStep {
+    /// From slots and places `(rows)` as u32 that lie on the device already, of a cache with slots of `longest` tokens.
+    pub(crate) fn on_device(slots: Tensor, places: Tensor, longest: usize) -> Self {
+        Self { slots, places, longest }
+    }
+
+    fn of(spans: &[Span], rows: usize, longest: usize, device: &Device) -> Result<Self> {
+        let slots = spans.iter().flat_map(|span| std::iter::repeat_n(span.slot as u32, span.tokens));
+        let places = spans.iter().flat_map(Span::positions);
+        // The kernels leave rows alone whose slot no cache has.
+        let filled = |mut values: Vec<u32>| {
+            values.resize(rows, u32::MAX);
+            Tensor::new(values, device)
         };
-        Ok(Self { slots: rows(|span| span.slot)?, held: rows(|span| span.held)?, longest })
+        Ok(Self { slots: filled(slots.collect())?, places: filled(places.collect())?, longest })
     }
 
     /// From the fused projections `(rows, heads, 3, width)` to what is seen `(rows, heads * width)` in f32: norms of queries
@@ -137,6 +209,6 @@ impl DecodeStep {
         rotary: &RotaryRows,
         cache: &LayerCache,
     ) -> Result<Tensor> {
-        cuda::decode(self, fused, norms, rotary, cache)
+        cuda::in_slots(self, fused, norms, rotary, cache)
     }
 }

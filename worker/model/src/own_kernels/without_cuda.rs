@@ -1,8 +1,25 @@
 //! A program without CUDA has no kernels: none is ever in use, so that none of this is called.
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
-use super::{DecodeStep, LayerNormParts, RmsNormParts, Unfinished};
+use super::{LayerNormParts, RmsNormParts, SlotStep, SplitHeads, Unfinished};
 use crate::{kv_cache::LayerCache, packed::Then, rotary::RotaryRows};
+
+/// Decode steps that a driver remembers: none.
+#[derive(Debug, Default)]
+pub(crate) struct Recordings;
+
+impl Recordings {
+    #[allow(clippy::unnecessary_wraps, reason = "as with CUDA")]
+    pub(crate) fn run(
+        &mut self,
+        _: &Device,
+        _: &[[u32; 3]],
+        _: [u32; 3],
+        _: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+}
 
 const REASON: &str = "this program was built without CUDA";
 
@@ -26,12 +43,28 @@ pub(super) fn norms_serve(_: usize) -> bool {
     false
 }
 
+pub(super) fn split_heads(_: Unfinished<'_>, _: (usize, usize), _: f64) -> Result<SplitHeads> {
+    bail!("{REASON}")
+}
+
+pub(super) fn join_heads(_: &Tensor, _: usize) -> Result<Tensor> {
+    bail!("{REASON}")
+}
+
+pub(super) fn softmax(_: &Tensor, _: usize) -> Result<()> {
+    bail!("{REASON}")
+}
+
+pub(super) fn likeliest(_: &Tensor, _: usize) -> Result<Tensor> {
+    bail!("{REASON}")
+}
+
 pub(super) fn attention_serves(_: usize, _: usize) -> bool {
     false
 }
 
-pub(super) fn decode(
-    _: &DecodeStep,
+pub(super) fn in_slots(
+    _: &SlotStep,
     _: &Tensor,
     _: (LayerNormParts<'_>, LayerNormParts<'_>),
     _: &RotaryRows,

@@ -39,12 +39,7 @@ impl<'a> Operand<'a> {
 
     /// Rows and their width.
     pub(super) fn rows(&self) -> Result<(u32, u32)> {
-        let width = self.shape().dims().last().copied().unwrap_or(1);
-        let rows = self.shape().elem_count() / width.max(1);
-        match (i32::try_from(rows), u32::try_from(width)) {
-            (Ok(rows), Ok(width)) => Ok((rows as u32, width)),
-            _ => bail!("{rows} rows of {width} values are more than a kernel counts"),
-        }
+        rows_of(self.shape())
     }
 
     pub(super) fn expect(&self, dtype: DType, count: usize) -> Result<()> {
@@ -80,6 +75,16 @@ impl<'a> Operand<'a> {
             Storage::Cuda(storage) => Ok(storage),
             _ => bail!("a kernel of the GPU was given a tensor that lies elsewhere"),
         }
+    }
+}
+
+/// Rows of a tensor, and their width.
+pub(super) fn rows_of(shape: &Shape) -> Result<(u32, u32)> {
+    let width = shape.dims().last().copied().unwrap_or(1);
+    let rows = shape.elem_count() / width.max(1);
+    match (i32::try_from(rows), u32::try_from(width)) {
+        (Ok(rows), Ok(width)) => Ok((rows as u32, width)),
+        _ => bail!("{rows} rows of {width} values are more than a kernel counts"),
     }
 }
 
