@@ -68,6 +68,7 @@ fn open_gpu(index: usize) -> candle_core::Result<Device> {
     if let Device::Cuda(device) = &device {
         // SAFETY: events are needed between streams, and this process has one: work is done in the order in which it is queued.
         unsafe { device.disable_event_tracking() };
+        crate::engine::memory::keep_freed(device);
     }
     Ok(device)
 }

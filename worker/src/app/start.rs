@@ -18,6 +18,8 @@ pub struct EngineSettings {
     pub device: DeviceChoice,
     /// On a GPU, none of our own kernels.
     pub stock_kernels: bool,
+    /// On a GPU, steps that always have all their rows.
+    pub batch_invariant: bool,
     /// Sequences that decode together; as many as memory and the model's size suggest otherwise.
     pub slots: Option<usize>,
     /// Tokens of one slot: picture, prompt and caption.
@@ -111,6 +113,7 @@ impl ReadyModel {
             slots: budget.slots,
             vision_batch: budget.vision.rows,
             prefill_batch: budget.prefill.rows,
+            batch_invariant: settings.batch_invariant,
             ..wished
         };
         Ok(Engine::start(Arc::clone(&self.loaded), options, budget, observer)?)

@@ -22,7 +22,7 @@ use super::pulse::Pulse;
 use super::request::{RequestId, Work};
 use super::scheduler::{NextBatch, Scheduler, Seat};
 use super::sequence::Live;
-use super::step::Wanted;
+use super::step::{Scores, Wanted};
 use super::throttle::Throttle;
 use super::{EngineError, EngineOptions};
 
@@ -333,16 +333,18 @@ impl DeviceThread {
         }
     }
 
-    fn prefill(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn prefill(&mut self, seats: &[Seat]) -> Result<Vec<Scores>, EngineError> {
         let rows = contained(Stage::Prefill, || self.prefill_rows(seats))?;
+        let (loaded, likeliest) = (self.loaded.clone(), self.likeliest_is_enough(seats));
         self.attentively(&[], |network, cache, _, pause| {
-            contained(Stage::Prefill, || network.prefill(&rows, cache, pause))
+            contained(Stage::Prefill, || network.prefill(&rows, cache, pause)?.scores(&loaded, &likeliest))
         })
     }
 
-    fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&mut self, seats: &[Seat]) -> Result<Vec<Scores>, EngineError> {
         let rows = self.decode_rows(seats)?;
-        self.network.decode(&rows, &mut self.cache)
+        let likeliest = self.likeliest_is_enough(seats);
+        self.network.decode(&rows, &mut self.cache)?.scores(&self.loaded, &likeliest)
     }
 }
 

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use super::*;
 use crate::demo_model;
 use crate::engine::memory::{Limit, StepMemory};
-use crate::engine::step::{Sight, Wanted};
+use crate::engine::step::{Logits, Sight, Wanted};
 use crate::engine::{Priority, Stage, Unobserved};
 
 pub(super) fn loaded() -> Arc<LoadedModel> {
@@ -30,6 +30,7 @@ fn options(slots: usize) -> EngineOptions {
         max_len: 96,
         pass: usize::MAX,
         feature_cache: 0,
+        batch_invariant: false,
     }
 }
 
@@ -195,11 +196,11 @@ impl Network for Tight {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Logits, EngineError> {
         self.short(rows.len(), || loaded().prefill(rows, cache, pause))
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         self.short(rows.len(), || loaded().decode(rows, cache))
     }
 

@@ -9,7 +9,7 @@ use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow};
 
 use super::tests::{loaded, request, start};
 use super::{Engine, EngineHandle, Network};
-use crate::engine::step::{Sight, Wanted};
+use crate::engine::step::{Logits, Sight, Wanted};
 use crate::engine::{CaptionResult, EngineError, Stage, Unobserved};
 
 /// What goes wrong in a step.
@@ -55,7 +55,8 @@ impl Faulty {
         }
     }
 
-    fn spoil(&self, stage: Stage, mut rows: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    fn spoil(&self, stage: Stage, logits: &Logits) -> Result<Logits, EngineError> {
+        let mut rows = logits.rows()?;
         if self.stage == stage && self.fault == Fault::NotANumber {
             for row in &mut rows {
                 row.fill(f32::NAN);
@@ -72,7 +73,7 @@ impl Faulty {
                 *score *= scale;
             }
         }
-        rows
+        Ok(Logits::of(rows))
     }
 }
 
@@ -92,14 +93,14 @@ impl Network for Faulty {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Logits, EngineError> {
         self.strike(Stage::Prefill)?;
-        Ok(self.spoil(Stage::Prefill, loaded().prefill(rows, cache, pause)?))
+        self.spoil(Stage::Prefill, &loaded().prefill(rows, cache, pause)?)
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         self.strike(Stage::Decode)?;
-        Ok(self.spoil(Stage::Decode, loaded().decode(rows, cache)?))
+        self.spoil(Stage::Decode, &loaded().decode(rows, cache)?)
     }
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
@@ -276,11 +277,11 @@ impl Network for Attentive {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Logits, EngineError> {
         loaded().prefill(rows, cache, pause)
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         loaded().decode(rows, cache)
     }
 
@@ -316,16 +317,11 @@ impl Network for NoRoomBeside {
         loaded().vision(rows, &mut || {})
     }
 
-    fn prefill(
-        &self,
-        rows: &[PrefillRow],
-        cache: &mut KvCache,
-        _: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn prefill(&self, rows: &[PrefillRow], cache: &mut KvCache, _: Pause<'_>) -> Result<Logits, EngineError> {
         loaded().prefill(rows, cache, &mut || {})
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         loaded().decode(rows, cache)
     }
 

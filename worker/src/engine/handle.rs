@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::device::DeviceThread;
 use super::memory::MemoryBudget;
-use super::network::Network;
+use super::network::{Network, network};
 use super::observer::EngineObserver;
 use super::pulse::Pulse;
 use super::request::{Ask, CaptionRequest, CaptionResult, Manner, MatchText, Reply, Work};
@@ -82,7 +82,7 @@ impl Engine {
         memory: MemoryBudget,
         observer: Arc<dyn EngineObserver>,
     ) -> Result<Self, EngineError> {
-        let network = Box::new(Arc::clone(&loaded));
+        let network = network(&loaded, &options);
         Self::start_on(network, loaded, options, memory, observer)
     }
 
@@ -97,7 +97,10 @@ impl Engine {
         let config = model.config().clone();
         let limits = options.limits();
         let dtype = EngineOptions::cache_dtype(model.device());
-        let cache = KvCache::new(&config.lm, limits.all_slots(), options.max_len, dtype, model.device())?;
+        let mut cache = KvCache::new(&config.lm, limits.all_slots(), options.max_len, dtype, model.device())?;
+        if let Some(rows) = options.fixed_rows(model.device()) {
+            cache.fix_rows(rows);
+        }
         let info = EngineInfo {
             bundle: loaded.manifest.digest.clone(),
             embedding_space: loaded.manifest.embedding_space.clone(),

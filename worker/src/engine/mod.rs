@@ -18,6 +18,7 @@ mod network;
 mod null;
 mod observer;
 mod options;
+mod pace;
 mod pulse;
 mod repetition;
 mod request;

@@ -1,10 +1,13 @@
 //! What the device thread asks of the network.
 
+use std::sync::Arc;
+
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow};
 
-use super::EngineError;
-use super::step::{self, Sight, Wanted};
+use super::pace::Pace;
+use super::step::{self, Logits, Sight, Wanted};
+use super::{EngineError, EngineOptions};
 
 /// The four steps. A seam: tests put a device that runs out of memory in front of the real network. The long ones pause
 /// between their layers, when what was asked for so far is done.
@@ -18,10 +21,10 @@ pub(super) trait Network: Send {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError>;
+    ) -> Result<Logits, EngineError>;
 
     /// One more token for each row; one row of logits each.
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError>;
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError>;
 
     /// The embedding of a text query.
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError>;
@@ -33,7 +36,7 @@ pub(super) trait Network: Send {
     fn lives(&self) -> Result<(), EngineError>;
 }
 
-impl Network for std::sync::Arc<LoadedModel> {
+impl Network for Arc<LoadedModel> {
     fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
         step::vision(self, rows, &mut settled(self, pause))
     }
@@ -43,11 +46,11 @@ impl Network for std::sync::Arc<LoadedModel> {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Logits, EngineError> {
         step::prefill(self, rows, cache, &mut settled(self, pause))
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         step::decode(self, rows, cache)
     }
 
@@ -60,13 +63,62 @@ impl Network for std::sync::Arc<LoadedModel> {
     }
 }
 
-/// Pauses when the device has done what it was given: a GPU is given work far ahead, and would look free at once.
-fn settled(loaded: &LoadedModel, pause: Pause<'_>) -> impl FnMut() {
-    let device = loaded.model.device();
-    move || {
-        // A device that fails here fails at the next layer, too, and is told there.
-        if device.is_cpu() || device.synchronize().is_ok() {
-            pause();
+/// The network of a loaded model, with steps as the options want them.
+pub(super) fn network(loaded: &Arc<LoadedModel>, options: &EngineOptions) -> Box<dyn Network> {
+    match options.fixed_rows(loaded.model.device()) {
+        Some(_) => Box::new(Filled { loaded: Arc::clone(loaded), pictures: options.limits().vision_batch }),
+        None => Box::new(Arc::clone(loaded)),
+    }
+}
+
+/// Vision batches that are always of the same number of pictures. (The cache sees to the other steps.)
+struct Filled {
+    loaded: Arc<LoadedModel>,
+    pictures: usize,
+}
+
+impl Network for Filled {
+    fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
+        // What one of them is wanted for is made of all.
+        let (caption, embed) = (rows.iter().any(|row| row.caption), rows.iter().any(|row| row.embed));
+        let mut all: Vec<_> = rows.iter().map(|row| Wanted { caption, embed, ..*row }).collect();
+        let filling = rows.first().map(|row| Wanted { adapter: None, text: None, caption, embed, ..*row });
+        all.extend(filling.into_iter().cycle().take(self.pictures.saturating_sub(rows.len())));
+        let mut sights = self.loaded.vision(&all, pause)?;
+        sights.truncate(rows.len());
+        for (sight, row) in sights.iter_mut().zip(rows) {
+            sight.keep_only(row);
         }
+        Ok(sights)
+    }
+
+    fn prefill(
+        &self,
+        rows: &[PrefillRow],
+        cache: &mut KvCache,
+        pause: Pause<'_>,
+    ) -> Result<Logits, EngineError> {
+        self.loaded.prefill(rows, cache, pause)
+    }
+
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
+        self.loaded.decode(rows, cache)
+    }
+
+    fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
+        self.loaded.text(query)
+    }
+
+    fn lives(&self) -> Result<(), EngineError> {
+        self.loaded.lives()
+    }
+}
+
+/// Pauses when the device has done nearly all that it was given.
+fn settled(loaded: &LoadedModel, pause: Pause<'_>) -> impl FnMut() {
+    let mut pace = Pace::of(loaded.model.device());
+    move || {
+        pace.keep();
+        pause();
     }
 }

@@ -1,7 +1,7 @@
 //! How much the engine holds at a time.
 
 use candle_core::{DType, Device};
-use captionfleet_model::ModelConfig;
+use captionfleet_model::{FixedRows, ModelConfig};
 
 use super::scheduler::Limits;
 
@@ -20,6 +20,8 @@ pub struct EngineOptions {
     pub pass: usize,
     /// Pictures whose vision output is kept for a second prompt.
     pub feature_cache: usize,
+    /// Every step has all the rows it can have, so that a row's bits are the same in any company. On a CPU they are anyway.
+    pub batch_invariant: bool,
 }
 
 /// More sequences than this gain little per step on a CPU.
@@ -30,6 +32,8 @@ const MOST_SLOTS_GPU: usize = 32;
 const USUAL_LEN: usize = 320;
 /// Below this width the per-step overhead outweighs the arithmetic, so batches are large.
 const SMALL_WIDTH: usize = 512;
+/// Tokens that are read at a time where that number is fixed: a few usual prompts.
+const FIXED_TOKENS: usize = 256;
 /// Rows that are enough to see what a small model's steps take.
 const SMALL_TRIAL: usize = 2;
 
@@ -50,7 +54,8 @@ impl EngineOptions {
         let batch = match (Self::is_small(config), device.is_cpu()) {
             (true, _) => 16,
             (false, true) => 4,
-            (false, false) => 8,
+            // Half as many reach nine tenths of the speed of many on an H100, and take half the memory of these.
+            (false, false) => 16,
         };
         Self {
             slots: if device.is_cpu() { MOST_SLOTS_CPU } else { MOST_SLOTS_GPU },
@@ -60,6 +65,7 @@ impl EngineOptions {
             // A CPU gains nothing from more, and whoever searches waits for a layer of all of them.
             pass: if device.is_cpu() { 1 } else { usize::MAX },
             feature_cache: 64,
+            batch_invariant: false,
         }
     }
 
@@ -112,6 +118,12 @@ impl EngineOptions {
     /// Rows with which the memory of a step of `rows` rows is measured.
     pub(super) fn trial_rows(config: &ModelConfig, rows: usize) -> usize {
         if Self::is_small(config) { rows.min(SMALL_TRIAL) } else { rows }
+    }
+
+    /// Rows of the language model's steps, if they are to be always the same.
+    pub(super) fn fixed_rows(&self, device: &Device) -> Option<FixedRows> {
+        let sequences = self.limits().all_slots();
+        (self.batch_invariant && !device.is_cpu()).then_some(FixedRows { sequences, tokens: FIXED_TOKENS })
     }
 
     /// No step holds more than one pass: between two of them the scheduler is asked again.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use captionfleet_model::constraint::{Constraint, State};
 use captionfleet_model::{
-    CaptionTokenizer, End, PromptTokens, Sampler, StopCondition, StopReason, clean_caption, clean_unended,
-    log_probability,
+    CaptionTokenizer, End, PromptTokens, Sampled, Sampler, StopCondition, StopReason, clean_caption,
+    clean_unended, log_probability,
 };
 
 use super::feature_cache::{PictureKey, Seen};
 use super::repetition::is_endless;
 use super::request::{Ask, Manner, Said, Work};
+use super::step::Scores;
 use super::{DeviceTime, EngineError};
 
 /// A request that the device thread knows.
@@ -93,14 +94,28 @@ impl Sequence {
         self.stop.tokens().last().copied()
     }
 
-    /// Chooses the next token from its row of logits; tells if it was the last.
-    pub(super) fn say(&mut self, logits: &[f32]) -> Result<Option<StopReason>, EngineError> {
+    /// Whether it goes on with the likeliest token, whatever it is, and need know nothing else.
+    pub(super) fn takes_the_likeliest(&self) -> bool {
+        matches!(&self.choice, Choice::Free { sampler, .. } if sampler.is_greedy())
+    }
+
+    /// Chooses the next token; tells if it was the last.
+    pub(super) fn say(&mut self, scores: &Scores) -> Result<Option<StopReason>, EngineError> {
         let degenerate = |_| EngineError::Degenerate("the network's output is not a number");
+        let logits = match (scores, &mut self.choice) {
+            (Scores::All(logits), _) => logits,
+            (Scores::Likeliest(found), Choice::Free { sampler, .. }) => {
+                let sampled = sampler.take(found.map_err(degenerate)?);
+                return self.said(sampled);
+            }
+            (Scores::Likeliest(_), _) => {
+                return Err(EngineError::Model("it cannot go on with the likeliest token alone".to_owned()));
+            }
+        };
         match &mut self.choice {
             Choice::Free { sampler, .. } => {
                 let sampled = sampler.next(logits).map_err(degenerate)?;
-                self.logprob += f64::from(sampled.logprob);
-                Ok(self.stop.push(sampled.token)?)
+                self.said(sampled)
             }
             Choice::Exactly { tokens, .. } => {
                 let said = self.stop.tokens().len();
@@ -131,6 +146,11 @@ impl Sequence {
                 }
             }
         }
+    }
+
+    fn said(&mut self, sampled: Sampled) -> Result<Option<StopReason>, EngineError> {
+        self.logprob += f64::from(sampled.logprob);
+        Ok(self.stop.push(sampled.token)?)
     }
 
     /// The answer of a sequence that has ended.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
-use captionfleet_model::{Adapter, DecodeRow, KvCache, Pause, PrefillRow, RetrievalHead};
+use captionfleet_model::{
+    Adapter, DecodeRow, DegenerateLogits, KvCache, Pause, PrefillRow, RetrievalHead, Sampled,
+};
 use half::f16;
 
 use super::EngineError;
@@ -39,6 +41,12 @@ pub(super) struct Sight {
 }
 
 impl Sight {
+    /// Forgets what was not asked for.
+    pub(super) fn keep_only(&mut self, row: &Wanted<'_>) {
+        self.image_tokens.take_if(|_| !row.caption);
+        self.embedding.take_if(|_| !row.embed);
+    }
+
     /// What a caption goes on with.
     pub(super) fn for_caption(self) -> Option<Seen> {
         Some(Seen { image_tokens: self.image_tokens?, embedding: self.embedding })
@@ -58,10 +66,14 @@ pub(super) fn vision(
     if model.shares_vision_pass() {
         let pixels = caption_pixels(loaded, rows, &(0..rows.len()).collect::<Vec<_>>())?;
         let features = model.vision_features_pausing(&pixels, pause)?;
-        let captions = select(&features, &captioned, rows.len())?;
-        fill_tokens(loaded, &captions, rows, &captioned, &mut tokens, pause)?;
-        let retrieval = select(&features, &retrieved, rows.len())?;
-        retrieve(loaded, &retrieval, rows, &retrieved, &mut found, pause)?;
+        if !captioned.is_empty() {
+            let features = select(&features, &captioned, rows.len())?;
+            fill_tokens(loaded, &features, rows, &captioned, &mut tokens, pause)?;
+        }
+        if !retrieved.is_empty() {
+            let features = select(&features, &retrieved, rows.len())?;
+            retrieve(loaded, &features, rows, &retrieved, &mut found, pause)?;
+        }
     } else {
         if !captioned.is_empty() {
             let pixels = caption_pixels(loaded, rows, &captioned)?;
@@ -90,7 +102,7 @@ struct Retrieved {
     log_odds: Option<f32>,
 }
 
-fn indices(rows: &[Wanted<'_>], wanted: impl Fn(&Wanted<'_>) -> bool) -> Vec<usize> {
+fn indices<T>(rows: &[T], wanted: impl Fn(&T) -> bool) -> Vec<usize> {
     (0..rows.len()).filter(|&row| wanted(&rows[row])).collect()
 }
 
@@ -103,7 +115,8 @@ fn caption_pixels(
     Ok(pixel_values(&pictures, loaded.model.device())?)
 }
 
-/// The chosen rows of `features`, which is passed on as it is where all are chosen.
+/// The chosen rows of `features`, of which there is at least one, as a GPU copies nothing else; passed on as it is where all are
+/// chosen.
 fn select(features: &Tensor, chosen: &[usize], all: usize) -> Result<Tensor, EngineError> {
     if chosen.len() == all {
         return Ok(features.clone());
@@ -120,9 +133,6 @@ fn fill_tokens(
     tokens: &mut [Option<Tensor>],
     pause: Pause<'_>,
 ) -> Result<(), EngineError> {
-    if chosen.is_empty() {
-        return Ok(());
-    }
     let adapters: Vec<_> = chosen.iter().map(|&row| rows[row].adapter.cloned()).collect();
     let batch = loaded.model.image_tokens_with(features, &adapters, pause)?;
     for (index, &row) in chosen.iter().enumerate() {
@@ -141,9 +151,6 @@ fn retrieve(
     found: &mut [Retrieved],
     pause: Pause<'_>,
 ) -> Result<(), EngineError> {
-    if chosen.is_empty() {
-        return Ok(());
-    }
     let head = head(loaded)?;
     let embedded: Vec<usize> = (0..chosen.len()).filter(|&place| rows[chosen[place]].embed).collect();
     if !embedded.is_empty() {
@@ -192,14 +199,64 @@ fn head(loaded: &LoadedModel) -> Result<&RetrievalHead, EngineError> {
     loaded.model.retrieval().ok_or(EngineError::NoRetrievalHead)
 }
 
+/// Logits of a step's rows `(rows, vocab)`, where the network left them.
+#[derive(Debug)]
+pub(super) struct Logits(Tensor);
+
+/// What is known of the token that follows.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Scores {
+    /// The logit of every token.
+    All(Vec<f32>),
+    /// The likeliest token alone.
+    Likeliest(Result<Sampled, DegenerateLogits>),
+}
+
+impl Logits {
+    /// Of each row what it is asked for: `likeliest` says whether the likeliest token is enough, where the device finds it.
+    pub(super) fn scores(
+        &self,
+        loaded: &LoadedModel,
+        likeliest: &[bool],
+    ) -> Result<Vec<Scores>, EngineError> {
+        let found = match likeliest.contains(&true) {
+            true => loaded.model.likeliest(&self.0, loaded.tokenizer.vocab_len())?,
+            false => None,
+        };
+        let Some(found) = found else { return Ok(self.rows()?.into_iter().map(Scores::All).collect()) };
+        let others = indices(likeliest, |enough| !enough);
+        let mut rows = match others.is_empty() {
+            true => Vec::new(),
+            false => Self(select(&self.0, &others, likeliest.len())?).rows()?,
+        }
+        .into_iter();
+        let one = |(found, enough)| match enough {
+            true => Scores::Likeliest(found),
+            false => Scores::All(rows.next().unwrap_or_default()),
+        };
+        Ok(found.into_iter().zip(likeliest.iter().copied()).map(one).collect())
+    }
+
+    /// All of them, row by row.
+    pub(super) fn rows(&self) -> Result<Vec<Vec<f32>>, EngineError> {
+        Ok(self.0.to_vec2::<f32>()?)
+    }
+
+    /// Of numbers.
+    #[cfg(test)]
+    pub(super) fn of(rows: Vec<Vec<f32>>) -> Self {
+        Self(Tensor::new(rows, &Device::Cpu).expect("rows of one length make a tensor"))
+    }
+}
+
 /// Reads prompts into their slots; one row of logits each.
 pub(super) fn prefill(
     loaded: &LoadedModel,
     rows: &[PrefillRow],
     cache: &mut KvCache,
     pause: Pause<'_>,
-) -> Result<Vec<Vec<f32>>, EngineError> {
-    Ok(loaded.model.prefill_pausing(rows, cache, pause)?.to_vec2::<f32>()?)
+) -> Result<Logits, EngineError> {
+    Ok(Logits(loaded.model.prefill_pausing(rows, cache, pause)?))
 }
 
 /// One more token for each row; one row of logits each.
@@ -207,6 +264,6 @@ pub(super) fn decode(
     loaded: &LoadedModel,
     rows: &[DecodeRow],
     cache: &mut KvCache,
-) -> Result<Vec<Vec<f32>>, EngineError> {
-    Ok(loaded.model.decode(rows, cache)?.to_vec2::<f32>()?)
+) -> Result<Logits, EngineError> {
+    Ok(Logits(loaded.model.decode(rows, cache)?))
 }

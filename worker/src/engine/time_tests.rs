@@ -10,7 +10,7 @@ use futures::future::join_all;
 
 use super::tests::{loaded, mixed_requests, request, start};
 use super::{EngineError, EngineHandle, EngineObserver, Network};
-use crate::engine::step::{Sight, Wanted};
+use crate::engine::step::{Logits, Sight, Wanted};
 use crate::engine::{CaptionResult, Stage, Unobserved};
 
 /// The seconds of all steps.
@@ -120,12 +120,12 @@ impl Network for Attentive {
         rows: &[PrefillRow],
         cache: &mut KvCache,
         pause: Pause<'_>,
-    ) -> Result<Vec<Vec<f32>>, EngineError> {
+    ) -> Result<Logits, EngineError> {
         self.answer(pause);
         loaded().prefill(rows, cache, pause)
     }
 
-    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, EngineError> {
+    fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
         loaded().decode(rows, cache)
     }
 

@@ -72,7 +72,8 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     if args.invariance {
         let is_random = model.is_random();
         let start = || model.start(args.model.engine(), Arc::new(Unobserved));
-        let count = invariance::run(start, is_random, &pictures, args.max_tokens as usize).await?;
+        let (max_tokens, is_exact) = (args.max_tokens as usize, args.model.batch_invariant);
+        let count = invariance::run(start, is_random, &pictures, max_tokens, is_exact).await?;
         printer.invariance(&count);
         let is_invariant = count.is_as_it_should_be();
         report.invariance = Some(count);

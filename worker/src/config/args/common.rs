@@ -48,6 +48,11 @@ pub struct ModelArgs {
     #[arg(long, env = "CAPTIONFLEET_STOCK_KERNELS")]
     pub stock_kernels: bool,
 
+    /// On a GPU, run every step at its full size: an answer is the same to the last bit whatever else is asked at the time. It
+    /// costs time where slots are empty, and answers with an adapter are the same only nearly. On a CPU it is always so
+    #[arg(long, env = "CAPTIONFLEET_BATCH_INVARIANT")]
+    pub batch_invariant: bool,
+
     /// Pictures captioned at the same time; more use the device better and take memory
     #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOTS", value_parser = at_least_one())]
     pub slots: Option<usize>,
@@ -71,6 +76,7 @@ impl ModelArgs {
         EngineSettings {
             device: self.device,
             stock_kernels: self.stock_kernels,
+            batch_invariant: self.batch_invariant,
             slots: self.slots,
             slot_tokens: self.slot_tokens,
             memory_budget: self.memory_budget.map(|size| size.as_u64()),

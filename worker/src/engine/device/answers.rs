@@ -10,7 +10,7 @@ use crate::engine::EngineError;
 use crate::engine::request::{OneAnswer, RequestId, Work};
 use crate::engine::scheduler::Seat;
 use crate::engine::sequence::{Live, Sequence};
-use crate::engine::step::{Sight, vectors};
+use crate::engine::step::{Scores, Sight, vectors};
 
 impl DeviceThread {
     pub(super) fn seen(&mut self, id: RequestId, sight: Sight) {
@@ -47,9 +47,9 @@ impl DeviceThread {
     }
 
     /// Chooses the rows' next tokens, side by side, while the device waits, and ends the sequences whose last ones they are.
-    pub(super) fn say(&mut self, seats: &[Seat], rows: Vec<Vec<f32>>) {
+    pub(super) fn say(&mut self, seats: &[Seat], rows: Vec<Scores>) {
         let since = Instant::now();
-        let mut speaking: Vec<(Seat, Sequence, Vec<f32>)> = Vec::with_capacity(seats.len());
+        let mut speaking: Vec<(Seat, Sequence, Scores)> = Vec::with_capacity(seats.len());
         for (seat, row) in seats.iter().zip(rows) {
             let sequence = self.live.get_mut(&seat.request).and_then(|live| live.sequence.take());
             speaking.extend(sequence.map(|sequence| (*seat, sequence, row)));

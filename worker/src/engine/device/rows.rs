@@ -8,6 +8,7 @@ use super::DeviceThread;
 use crate::engine::EngineError;
 use crate::engine::request::Work;
 use crate::engine::scheduler::Seat;
+use crate::engine::sequence::Sequence;
 use crate::engine::step::Wanted;
 
 impl DeviceThread {
@@ -37,6 +38,12 @@ impl DeviceThread {
                 Ok(PrefillRow { slot: seat.slot, embeds, adapter })
             })
             .collect()
+    }
+
+    /// Of each seat whether its sequence takes the likeliest token, whatever it is.
+    pub(super) fn likeliest_is_enough(&self, seats: &[Seat]) -> Vec<bool> {
+        let sequence = |seat: &Seat| self.live.get(&seat.request)?.sequence.as_ref();
+        seats.iter().map(|seat| sequence(seat).is_some_and(Sequence::takes_the_likeliest)).collect()
     }
 
     pub(super) fn decode_rows(&self, seats: &[Seat]) -> Result<Vec<DecodeRow>, EngineError> {

@@ -6,7 +6,8 @@ use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};
 
 use sys::CUmemPool_attribute_enum::{
-    CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_HIGH,
+    CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT,
+    CU_MEMPOOL_ATTR_USED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_HIGH,
 };
 
 /// More than a context and the libraries' workspaces take; beyond it, other processes use the GPU.
@@ -18,6 +19,17 @@ pub(super) struct Pool {
     device: CudaDevice,
     /// The context and the libraries' workspaces: in use, but not by tensors.
     overhead: u64,
+}
+
+/// What tensors leave stays with the pool for the next ones. By default it goes back to the driver whenever the device is waited
+/// for, after every step, and the next step maps its memory anew.
+pub fn keep_freed(device: &CudaDevice) {
+    let pool = Pool { device: device.clone(), overhead: 0 };
+    if pool.write(CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, u64::MAX).is_none() {
+        tracing::debug!(
+            "the GPU's memory is given back after every step: its driver does not let us keep it"
+        );
+    }
 }
 
 impl Pool {
@@ -56,20 +68,23 @@ impl Pool {
     }
 
     pub(super) fn forget_peak(&self) {
-        let reset = self.with_pool(|pool| {
-            let mut zero = 0u64;
-            // SAFETY: the pool is the device's current one, and this attribute is a 64-bit number which may be set to 0.
+        if self.write(CU_MEMPOOL_ATTR_USED_MEM_HIGH, 0).is_none() {
+            tracing::debug!("the memory high-water mark of the GPU cannot be reset");
+        }
+    }
+
+    /// `attribute` is one that may be set: the high-water mark to 0 alone.
+    fn write(&self, attribute: sys::CUmemPool_attribute, mut value: u64) -> Option<()> {
+        self.with_pool(|pool| {
+            // SAFETY: the pool is the device's current one, and the attributes named here are 64-bit numbers.
             unsafe {
                 result::mem_pool::set_attribute(
                     pool,
-                    CU_MEMPOOL_ATTR_USED_MEM_HIGH,
-                    std::ptr::from_mut(&mut zero).cast::<c_void>(),
+                    attribute,
+                    std::ptr::from_mut(&mut value).cast::<c_void>(),
                 )
             }
-        });
-        if reset.is_none() {
-            tracing::debug!("the memory high-water mark of the GPU cannot be reset");
-        }
+        })
     }
 
     fn read(&self, attribute: sys::CUmemPool_attribute) -> Option<u64> {

@@ -9,5 +9,7 @@ mod meter;
 mod trial;
 
 pub use budget::{BudgetError, Limit, Measured, MemoryBudget, StepMemory, Wish, plan};
+#[cfg(feature = "cuda")]
+pub use cuda::keep_freed;
 pub use meter::Meter;
 pub use trial::{Trial, try_steps};

@@ -79,7 +79,7 @@ fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
     let dtype = EngineOptions::cache_dtype(model.device());
     let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
     let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, embeds.clone())).collect();
-    step::prefill(loaded, &rows, &mut cache, &mut || {}).map(drop)
+    step::prefill(loaded, &rows, &mut cache, &mut || {})?.rows().map(drop)
 }
 
 #[cfg(test)]
