@@ -6,7 +6,7 @@ same size. Weights are drawn, so nothing is downloaded and every answer has the 
 captions a second at each batch size, and the best of them.
 
     python3 -m pip install torch transformers
-    python3 deploy/cuda/peer.py --batches 1,8,16,32,64
+    python3 deploy/cuda/peer.py --batches 1,8,16,32,64,128,256
     python3 deploy/cuda/peer.py --device cpu --small --batches 1,2      only to see that the script runs
 """
 
@@ -21,7 +21,7 @@ import transformers
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--batches", default="1,8,16,32,64", help="batch sizes, separated by commas")
+    parser.add_argument("--batches", default="1,8,16,32,64,128,256", help="batch sizes, separated by commas")
     parser.add_argument("--tokens", type=int, default=30, help="new tokens of each caption")
     parser.add_argument("--prompt", type=int, default=20, help="tokens of the prompt beside the picture's 32")
     parser.add_argument("--runs", type=int, default=3, help="runs of each batch size, of which the best counts")

@@ -76,9 +76,9 @@ class Check(unittest.TestCase):
             "--stage itc",
             "evaluate",
             "random-bundle",
-            "--invariance",
+            "--batch-invariant",
             "--steps-only",
-            "--slots-list 16,32",
+            "--slots-list 16,32,64,128",
             "--slots-list 16 ",
             "--soak",
         ]:
@@ -104,7 +104,7 @@ class Check(unittest.TestCase):
     def test_a_gpu_is_asked_for_its_own_memory_and_about_enough_pictures(self):
         for device, is_small in [("cuda", False), ("cuda:0", False), ("cuda:1", True)]:
             with self.subTest(device=device):
-                ran = self.run_with("--invariance --count 2000", device)
+                ran = self.run_with("--batch-invariant --count 600", device)
                 self.assertEqual("left out: weights" in ran.stdout, is_small, ran.stdout + ran.stderr)
                 failures = [line for line in ran.stdout.splitlines() if line.startswith("FAILED: ")]
                 self.assertEqual(len(failures), 1, ran.stdout + ran.stderr)
