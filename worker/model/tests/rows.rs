@@ -5,7 +5,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use captionfleet_model::{
-    DecodeRow, KvCache, ModelError, PrefillRow, TinyGptV,
+    DecodeRow, FixedRows, KvCache, ModelError, PrefillRow, TinyGptV,
     checkpoint::{self, GoldenStage},
 };
 
@@ -75,6 +75,27 @@ fn sequences_of_a_batch_equal_sequences_alone() {
             assert_eq!(bits(&next), bits(&expected), "step {step} of row {row}");
         }
     }
+}
+
+#[test]
+fn steps_with_rows_that_belong_to_nobody_change_no_row() {
+    let model = model();
+    let (slots, lengths) = ([4, 0, 5, 2], [30, 1, 57, 24]);
+    let rows = || -> Vec<PrefillRow> {
+        (0..4).map(|row| PrefillRow::plain(slots[row], prompt(&model, lengths[row], row as u32))).collect()
+    };
+    let said = |cache: &mut KvCache| {
+        let mut logits = bits(&model.prefill(&rows(), cache).unwrap());
+        for step in 0..3 {
+            let next: Vec<DecodeRow> =
+                slots.iter().map(|&slot| DecodeRow { slot, token: 7 + step }).collect();
+            logits.extend(bits(&model.decode(&next, cache).unwrap()));
+        }
+        (logits, slots.map(|slot| cache.len(slot)))
+    };
+    let mut filled = cache(&model, 6);
+    filled.fix_rows(FixedRows { sequences: 7, tokens: 64 });
+    assert_eq!(said(&mut filled), said(&mut cache(&model, 6)));
 }
 
 #[test]

@@ -113,7 +113,7 @@ impl ReadyModel {
             slots: budget.slots,
             vision_batch: budget.vision.rows,
             prefill_batch: budget.prefill.rows,
-            batch_invariant: settings.batch_invariant,
+            batch_invariant: settings.batch_invariant && !model.device().is_cpu(),
             ..wished
         };
         Ok(Engine::start(Arc::clone(&self.loaded), options, budget, observer)?)

@@ -34,8 +34,8 @@ fn options(slots: usize) -> EngineOptions {
     }
 }
 
-pub(super) fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
-    let memory = MemoryBudget {
+fn memory(slots: usize) -> MemoryBudget {
+    MemoryBudget {
         limit: None,
         limit_from: Limit::Unknown,
         held: 0,
@@ -47,8 +47,11 @@ pub(super) fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn E
         slot: 0,
         max_len: 96,
         reserve: 0,
-    };
-    Engine::start_on(network, loaded(), options(slots), memory, observer).unwrap()
+    }
+}
+
+pub(super) fn start(network: Box<dyn Network>, slots: usize, observer: Arc<dyn EngineObserver>) -> Engine {
+    Engine::start_on(network, loaded(), options(slots), memory(slots), observer).unwrap()
 }
 
 pub(super) fn request(seed: u64, prompt: &str, max_new_tokens: usize) -> CaptionRequest {
@@ -99,6 +102,23 @@ async fn an_answer_is_the_same_in_any_company() {
         backwards.reverse();
         assert_eq!(backwards, alone, "{slots} slots, in reverse");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_that_are_filled_up_change_no_answer() {
+    let usual = start(Box::new(loaded()), 5, Arc::new(Unobserved));
+    let options = EngineOptions { batch_invariant: true, ..options(5) };
+    let filled = Engine::start(loaded(), options, memory(5), Arc::new(Unobserved)).unwrap();
+    let requests = || {
+        let mut requests = mixed_requests();
+        // Some are captioned alone.
+        requests.iter_mut().step_by(2).for_each(|request| request.embed = false);
+        requests
+    };
+    assert_eq!(all(&filled.handle(), requests()).await, all(&usual.handle(), requests()).await);
+    let picture = || requests().swap_remove(0).picture;
+    let embedded = filled.handle().embed_picture(picture()).await.unwrap();
+    assert_eq!(embedded, usual.handle().embed_picture(picture()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ impl Engine {
         let limits = options.limits();
         let dtype = EngineOptions::cache_dtype(model.device());
         let mut cache = KvCache::new(&config.lm, limits.all_slots(), options.max_len, dtype, model.device())?;
-        if let Some(rows) = options.fixed_rows(model.device()) {
+        if let Some(rows) = options.fixed_rows() {
             cache.fix_rows(rows);
         }
         let info = EngineInfo {

@@ -65,7 +65,7 @@ impl Network for Arc<LoadedModel> {
 
 /// The network of a loaded model, with steps as the options want them.
 pub(super) fn network(loaded: &Arc<LoadedModel>, options: &EngineOptions) -> Box<dyn Network> {
-    match options.fixed_rows(loaded.model.device()) {
+    match options.fixed_rows() {
         Some(_) => Box::new(Filled { loaded: Arc::clone(loaded), pictures: options.limits().vision_batch }),
         None => Box::new(Arc::clone(loaded)),
     }

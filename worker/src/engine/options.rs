@@ -20,7 +20,7 @@ pub struct EngineOptions {
     pub pass: usize,
     /// Pictures whose vision output is kept for a second prompt.
     pub feature_cache: usize,
-    /// Every step has all the rows it can have, so that a row's bits are the same in any company. On a CPU they are anyway.
+    /// Every step has all the rows it can have, so that a row's bits are the same in any company: on a GPU; on a CPU they are anyway.
     pub batch_invariant: bool,
 }
 
@@ -121,9 +121,9 @@ impl EngineOptions {
     }
 
     /// Rows of the language model's steps, if they are to be always the same.
-    pub(super) fn fixed_rows(&self, device: &Device) -> Option<FixedRows> {
+    pub(super) fn fixed_rows(&self) -> Option<FixedRows> {
         let sequences = self.limits().all_slots();
-        (self.batch_invariant && !device.is_cpu()).then_some(FixedRows { sequences, tokens: FIXED_TOKENS })
+        self.batch_invariant.then_some(FixedRows { sequences, tokens: FIXED_TOKENS })
     }
 
     /// No step holds more than one pass: between two of them the scheduler is asked again.
