@@ -114,7 +114,9 @@ impl Fleet {
         let pipeline = PipelineOptions { topology: self.topology.clone(), ..PipelineOptions::default() };
         let config = WorkerConfig { metrics, pipeline, ..WorkerConfig::default() };
         let shutdown = CancellationToken::new();
-        let (broker, stores, stop) = (self.broker.clone(), self.stores.clone(), shutdown.clone());
+        // A job that fails is tried again, and says so meanwhile.
+        let stores = Arc::new(Stores::new(self.stores.options().brief()));
+        let (broker, stop) = (self.broker.clone(), shutdown.clone());
         let served = Served::Model(Box::new(model.bundle));
         let task =
             tokio::spawn(async move { run_worker(config, broker, stores, served, stop).await.map(drop) });

@@ -157,7 +157,9 @@ impl Fleet {
         self.options_at(&self.endpoints)
     }
 
-    fn options_at(&self, Endpoints { broker, s3 }: &Endpoints) -> Vec<String> {
+    /// The options that point either program at these services.
+    #[must_use]
+    pub fn options_at(&self, Endpoints { broker, s3 }: &Endpoints) -> Vec<String> {
         ["--broker", broker, "--queue-prefix", self.queue_prefix(), "--s3-endpoint", s3]
             .map(str::to_owned)
             .to_vec()

@@ -13,7 +13,7 @@ use captionfleet_worker::doctor::{self, Finding};
 /// Runs the command.
 pub async fn run(args: DoctorArgs) -> anyhow::Result<Ended> {
     let settings = FleetSettings::new(&args.fleet);
-    let stores = Stores::new(settings.storage.clone());
+    let stores = Stores::new(settings.storage.brief());
     let management = args.management.of(&settings.broker)?;
     let mut found = Vec::new();
     let mut tell = |finding: Finding| {

@@ -6,6 +6,7 @@ use crate::config::shared_args::FleetArgs;
 use crate::exit::Ended;
 use crate::fleet::Fleet;
 use crate::output::{self, plain};
+use bytes::Bytes;
 use captionfleet_proto::broker::{Broker, Delivery, Message, Requeue, Topology};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobKind, Lane, RunId};
@@ -80,7 +81,7 @@ async fn sort_out(
         let Ok(next) = tokio::time::timeout(PATIENCE, consumer.next()).await else {
             break;
         };
-        let Some(delivery) = next? else {
+        let Some(mut delivery) = next? else {
             break;
         };
         waiting -= 1;
@@ -93,7 +94,13 @@ async fn sort_out(
                 letter.retried = true;
             }
             // Handed back only at the end: the broker would deliver it again at once.
-            _ => kept.push(delivery),
+            _ => {
+                if !is_published_anew(&delivery) {
+                    // Thousands are held, and each may be of megabytes.
+                    delivery.message.body = Bytes::new();
+                }
+                kept.push(delivery);
+            }
         }
         letters.push(letter);
     }
@@ -106,14 +113,19 @@ async fn sort_out(
     }
     consumer.cancel().await?;
     for delivery in kept {
-        if delivery.delivery_count < HANDED_BACK {
-            delivery.nack(Requeue::Yes).await?;
-        } else {
+        if is_published_anew(&delivery) {
             broker.publish(&queue, delivery.message.clone()).await?;
             delivery.ack().await?;
+        } else {
+            delivery.nack(Requeue::Yes).await?;
         }
     }
     Ok(letters)
+}
+
+/// Whether a letter that stays is put into its queue as a new one.
+fn is_published_anew(delivery: &Delivery) -> bool {
+    delivery.delivery_count >= HANDED_BACK
 }
 
 fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName {

@@ -60,11 +60,14 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("listen at {address}; choose another address with --listen"))?;
-    let stores = Arc::new(Stores::new(settings.storage.clone()));
-    let archive = archive::open(&stores, &uri).await?;
+    let patient_stores = Stores::new(settings.storage.clone());
+    let patient = archive::open(&patient_stores, &uri).await?;
+    // Whoever looks at a page is told soon that the archive is away.
+    let stores = Arc::new(Stores::new(settings.storage.brief()));
+    let archive = stores.archive(&uri).await?;
     let model = match (settings.is_remote(), &settings.model) {
         (true, None) => None,
-        _ => Some(Model::resolve(&settings, &stores).await?),
+        _ => Some(Model::resolve(&settings, &patient_stores).await?),
     };
     let mut fleet = if settings.is_remote() {
         let connecting = Fleet::remote_within(BROKER_PATIENCE, &settings, stores);
@@ -85,6 +88,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Ended> {
         fleet: fleet.shared(),
         uri,
         archive,
+        patient,
+        patient_stores,
         settings,
         sources,
         price_per_hour: args.price.price_per_hour,

@@ -7,7 +7,7 @@ use crate::catalog::{CatalogOptions, Source};
 use crate::wish::Wish;
 use captionfleet_proto::broker::rabbitmq::RabbitMqOptions;
 use captionfleet_proto::job::{SampleBy, Sampling};
-use captionfleet_proto::storage::{LocalRoots, StorageOptions};
+use captionfleet_proto::storage::{LocalRoots, S3Patience, StorageOptions};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_worker::telemetry::admin::AdminAddr;
 use std::fmt;
@@ -57,9 +57,11 @@ impl fmt::Debug for FleetSettings {
     }
 }
 
-/// The user's own rights decide which local files may be read.
+/// The user's own rights decide which local files may be read. Nobody comes again for a command: one request of the thousands that
+/// copy, list and write down a run must not end it where a store fails for a while.
 pub fn storage(s3_endpoint: Option<String>) -> StorageOptions {
-    StorageOptions { s3_endpoint, local_roots: LocalRoots::Any, ..StorageOptions::default() }
+    let (local_roots, s3_patience) = (LocalRoots::Any, S3Patience::Long);
+    StorageOptions { s3_endpoint, local_roots, s3_patience, ..StorageOptions::default() }
 }
 
 /// The archive named by the user.

@@ -164,7 +164,11 @@ impl<'a> Follower<'a> {
                     None => anyhow::bail!("the mailbox of this run was closed"),
                 },
                 gone = &mut worker => return Err(gone),
-                _ = tick.tick() => self.look_around(published).await?,
+                // The archive may be asked for minutes.
+                _ = tick.tick() => match stop.run_until_cancelled(self.look_around(published)).await {
+                    Some(looked) => looked?,
+                    None => return Ok(Followed::Interrupted),
+                },
             }
             if self.nothing_since.is_some_and(|since| since.elapsed() >= self.times.lost) {
                 self.nothing_since = None;

@@ -222,8 +222,8 @@ impl Desk {
 
     /// The runs that an earlier service began and left, and that nobody paused or cancelled.
     pub async fn left(&self) -> anyhow::Result<Vec<RunManifest>> {
-        let (manifests, _) = archive::manifests(&*self.ground.archive).await?;
-        let parts = archive::parts(&*self.ground.archive, None).await?;
+        let (manifests, _) = archive::manifests(&*self.ground.patient).await?;
+        let parts = archive::parts(&*self.ground.patient, None).await?;
         let mut left = Vec::new();
         for manifest in manifests.into_iter().filter(is_by_service) {
             let done = parts.get(&manifest.run).map_or(0, |parts| parts.len() as u64);
@@ -239,7 +239,7 @@ impl Desk {
     /// # Errors
     /// When the archive cannot be listed.
     pub async fn write_owed_tracks(&self) -> anyhow::Result<()> {
-        let archive = &*self.ground.archive;
+        let archive = &*self.ground.patient;
         let (mut films, _) = archive::manifests(archive).await?;
         let parts = archive::parts(archive, None).await?;
         let done = |run: &RunId| parts.get(run).map_or(0, |parts| parts.len() as u64);
@@ -283,7 +283,7 @@ impl Desk {
     }
 
     async fn is_wanted(&self, run: &RunId) -> Result<bool, ArchiveError> {
-        let marks = super::progress::marks(&*self.ground.archive, run).await?;
+        let marks = super::progress::marks(&*self.ground.patient, run).await?;
         Ok(!marks.cancelled && !marks.paused)
     }
 
@@ -308,7 +308,7 @@ impl Desk {
         // What was said against the run that the order names was taken back with it; since then it may have been cancelled.
         let found = prepared.plan.continued.iter().map(|run| &run.manifest.run);
         for run in found.filter(|run| Some(*run) != order.run()) {
-            submission::wanted_again(&*ground.archive, run).await?;
+            submission::wanted_again(&*ground.patient, run).await?;
         }
         let way = Way {
             detach: false,
@@ -369,12 +369,12 @@ impl Desk {
 
 /// A plan of nothing but the jobs that a run still owes.
 async fn owed(ground: &Ground, manifest: &RunManifest) -> anyhow::Result<Option<ContinuedRun>> {
-    let parts = archive::parts(&*ground.archive, Some(&manifest.run)).await?;
+    let parts = archive::parts(&*ground.patient, Some(&manifest.run)).await?;
     let done: HashSet<_> = parts.into_values().flatten().map(|(job, _)| job).collect();
     if done.len() as u64 >= manifest.jobs {
         return Ok(None);
     }
-    let jobs = history::unfinished_jobs(&*ground.archive, manifest, &done).await?;
+    let jobs = history::unfinished_jobs(&*ground.patient, manifest, &done).await?;
     Ok((!jobs.is_empty()).then(|| ContinuedRun { manifest: manifest.clone(), jobs }))
 }
 
@@ -397,6 +397,6 @@ fn prepared(
     now: Timestamp,
 ) -> Prepared {
     let wish = settings.wish.clone();
-    let (archive, films) = (ground.archive.clone(), Vec::new());
+    let (archive, films) = (ground.patient.clone(), Vec::new());
     Prepared { archive, wish, plan, model: None, shape: None, films, now }
 }

@@ -27,7 +27,7 @@ use crate::config::FleetSettings;
 use crate::config::serve_args::SourceRules;
 use crate::fleet::Fleet;
 use crate::index::Shelf;
-use captionfleet_proto::storage::Storage;
+use captionfleet_proto::storage::{Storage, Stores};
 use captionfleet_proto::uri::ArchiveUri;
 use std::sync::Arc;
 use tokio::sync::{Mutex, Semaphore};
@@ -37,8 +37,12 @@ use tokio_util::sync::CancellationToken;
 pub struct Ground {
     /// The archive's name.
     pub uri: ArchiveUri,
-    /// The archive.
+    /// The archive, for whoever waits for an answer.
     pub archive: Arc<dyn Storage>,
+    /// The archive, for submissions: a request that fails undoes all that was done before it.
+    pub patient: Arc<dyn Storage>,
+    /// What submissions read their sources from.
+    pub patient_stores: Stores,
     /// Queue and storage.
     pub fleet: Fleet,
     /// How they were chosen.

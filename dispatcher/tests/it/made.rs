@@ -90,6 +90,8 @@ impl Made {
         };
         Ground {
             archive: stores.archive(&uri).await.unwrap(),
+            patient: stores.archive(&uri).await.unwrap(),
+            patient_stores: Stores::new(StorageOptions::default()),
             fleet: Fleet::embedded(&settings, stores).await.unwrap(),
             uri,
             settings,

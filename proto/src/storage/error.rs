@@ -12,8 +12,10 @@ pub enum StorageErrorKind {
     PermissionDenied,
     /// There are no credentials, or they are refused.
     Unauthenticated,
-    /// The bucket does not exist, or is not in this region.
+    /// The bucket does not exist.
     NoSuchBucket,
+    /// The bucket is in another region, or behind another endpoint.
+    WrongRegion,
     /// The server asks to slow down, and kept doing so.
     Throttled,
     /// The server cannot be reached or fails.
@@ -42,6 +44,7 @@ impl StorageErrorKind {
             Self::PermissionDenied => "permission_denied",
             Self::Unauthenticated => "unauthenticated",
             Self::NoSuchBucket => "no_such_bucket",
+            Self::WrongRegion => "wrong_region",
             Self::Throttled => "throttled",
             Self::Unavailable => "unavailable",
             Self::Timeout => "timeout",

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 pub use copy::{CopyError, copy_to_file};
 pub use error::{StorageError, StorageErrorKind};
 pub use local::{LocalStorage, etag_of_file};
-pub use options::{LocalRoots, S3Checksums, StorageOptions};
+pub use options::{LocalRoots, S3Checksums, S3Patience, StorageOptions};
 pub use stores::Stores;
 
 /// The bytes of an object.

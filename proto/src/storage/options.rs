@@ -16,8 +16,28 @@ pub struct StorageOptions {
     pub s3_path_style: Option<bool>,
     /// When checksums are sent and asked for.
     pub s3_checksums: S3Checksums,
+    /// For how long S3 is asked again that fails.
+    pub s3_patience: S3Patience,
     /// Which local files [`super::Stores::read_item`] may read, and where [`super::Stores::archive`] may be a folder.
     pub local_roots: LocalRoots,
+}
+
+impl StorageOptions {
+    /// The same with [`S3Patience::Brief`].
+    #[must_use]
+    pub fn brief(&self) -> Self {
+        Self { s3_patience: S3Patience::Brief, ..self.clone() }
+    }
+}
+
+/// For how long a request is tried again that S3 fails to answer, or asks to come again with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum S3Patience {
+    /// A few times within seconds: somebody waits for the answer, or whoever asks comes again much later.
+    #[default]
+    Brief,
+    /// For a minute or two: nobody comes again, and one request that fails undoes all that was done before it.
+    Long,
 }
 
 /// When checksums beyond the protocol's own are sent and asked for.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use aws_sdk_s3::config::Credentials;
 use bytes::Bytes;
 use captionfleet_proto::storage::{
-    PutMode, S3Checksums, Storage, StorageError, StorageErrorKind as Kind, StorageOptions, Stores,
+    PutMode, S3Checksums, S3Patience, Storage, StorageError, StorageErrorKind as Kind, StorageOptions, Stores,
 };
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use futures::TryStreamExt;
@@ -68,23 +68,113 @@ async fn passes_the_suite_with_exact_conditions() {
     storage_suite(archive(&endpoint, &format!("s3://{bucket}/a")).await, Conditional::Exact).await;
 }
 
+/// Whether a request writes an object unless it is there.
+fn is_conditional(head: &str) -> bool {
+    head.starts_with("PUT ") && head.to_ascii_lowercase().contains("\r\nif-none-match:")
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn passes_the_suite_on_a_server_that_refuses_conditions() {
+async fn passes_the_suite_on_servers_that_refuse_conditions() {
     let server = setting("CAPTIONFLEET_TEST_S3");
     let bucket = bucket(&server, "unconditional").await;
-    let refused = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&refused);
-    let endpoint = front(&server, move |head| {
-        let is_conditional = head.to_ascii_lowercase().contains("\r\nif-none-match:");
-        (head.starts_with("PUT ") && is_conditional).then(|| {
-            count.fetch_add(1, Ordering::Relaxed);
-            error("501 Not Implemented", "NotImplemented")
+    for (status, code) in [
+        ("501 Not Implemented", "NotImplemented"),
+        ("400 Bad Request", "InvalidArgument"),
+        ("405 Method Not Allowed", "MethodNotAllowed"),
+    ] {
+        let refused = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&refused);
+        let endpoint = front(&server, move |head| {
+            is_conditional(head).then(|| {
+                count.fetch_add(1, Ordering::Relaxed);
+                error(status, code)
+            })
         })
+        .await;
+        storage_suite(archive(&endpoint, &format!("s3://{bucket}/{code}")).await, Conditional::Settled).await;
+        let refused = refused.load(Ordering::Relaxed);
+        assert!((1..=8).contains(&refused), "it is remembered: {refused} writes were refused with {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_is_refused_without_a_condition_too_tells_nothing_of_conditions() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "refused").await;
+    let conditional = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&conditional);
+    let mut refusals = 2;
+    let endpoint = front(&server, move |head| {
+        count.fetch_add(u32::from(is_conditional(head)), Ordering::Relaxed);
+        let is_met = refusals > 0 && head.starts_with("PUT ");
+        refusals -= i32::from(is_met);
+        is_met.then(|| error("400 Bad Request", "InvalidRequest"))
     })
     .await;
-    storage_suite(archive(&endpoint, &format!("s3://{bucket}/a")).await, Conditional::Settled).await;
-    let refused = refused.load(Ordering::Relaxed);
-    assert!((1..=8).contains(&refused), "it is remembered: {refused} writes were refused");
+    let store = archive(&endpoint, &format!("s3://{bucket}")).await;
+    let refused = store.put("a", Bytes::from("x"), PutMode::IfAbsent).await.unwrap_err();
+    line(&refused, &["writing", "the server refused the request (InvalidRequest): no"]);
+    store.put("a", Bytes::from("x"), PutMode::IfAbsent).await.unwrap();
+    assert_eq!(conditional.load(Ordering::Relaxed), 2, "the second write has its condition");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asks_on_where_nobody_comes_again() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "patient").await;
+    for (s3_patience, succeeds) in [(S3Patience::Brief, false), (S3Patience::Long, true)] {
+        let mut left = 6;
+        let endpoint = front(&server, move |head| {
+            let is_met = left > 0 && head.starts_with("PUT ");
+            left -= i32::from(is_met);
+            is_met.then(|| error("503 Slow Down", "SlowDown"))
+        })
+        .await;
+        let options = StorageOptions { s3_patience, ..options(&endpoint) };
+        let store = Stores::new(options).bucket(&bucket).await.unwrap();
+        let written = store.put("a", Bytes::from("x"), PutMode::Overwrite).await;
+        assert_eq!(written.is_ok(), succeeds, "{s3_patience:?}: {written:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waits_for_a_server_that_sends_elsewhere_and_names_another_region() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "elsewhere").await;
+    let mut left = 2;
+    let endpoint = front(&server, move |head| {
+        left -= i32::from(head.starts_with("GET "));
+        (left >= 0 && head.starts_with("GET ")).then(|| error("307 Temporary Redirect", "TemporaryRedirect"))
+    })
+    .await;
+    let store = archive(&endpoint, &format!("s3://{bucket}")).await;
+    store.put("a", Bytes::from("x"), PutMode::Overwrite).await.unwrap();
+    assert_eq!(store.get("a", 1).await.unwrap().bytes, "x");
+
+    let endpoint = front(&server, |_| Some(error("307 Temporary Redirect", "TemporaryRedirect"))).await;
+    let elsewhere = archive(&endpoint, "s3://bucket/a").await.get("a", 1).await.unwrap_err();
+    assert_eq!(elsewhere.kind(), Kind::Unavailable);
+    line(&elsewhere, &["the server sends elsewhere (TemporaryRedirect)"]);
+
+    for (status, code) in
+        [("301 Moved Permanently", "PermanentRedirect"), ("400 Bad Request", "AuthorizationHeaderMalformed")]
+    {
+        let endpoint = front(&server, move |head| {
+            Some(if head.starts_with("HEAD ") { bare(status) } else { error(status, code) })
+        })
+        .await;
+        let store = archive(&endpoint, "s3://bucket/a").await;
+        let errors = [
+            store.check().await.unwrap_err(),
+            store.get("a", 1).await.unwrap_err(),
+            // The answer to this one has no body, and so no reason.
+            store.head("a").await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.kind(), Kind::WrongRegion, "{code}: {error}");
+            line(&error, &["s3://bucket/a", "the bucket is in another region", "set AWS_REGION"]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,6 +219,23 @@ async fn works_without_optional_checksums() {
     let store = Stores::new(options).bucket(&bucket).await.unwrap();
     store.put("a", Bytes::from("x"), PutMode::IfAbsent).await.unwrap();
     assert_eq!(store.get("a", 1).await.unwrap().bytes, "x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_files_need_no_optional_checksums_either() {
+    for server in ["CAPTIONFLEET_TEST_S3", "CAPTIONFLEET_TEST_S3_CONDITIONAL"] {
+        let server = setting(server);
+        let bucket = bucket(&server, "pieces").await;
+        let endpoint = front(&server, |head| {
+            let head = head.to_ascii_lowercase();
+            let has_checksum =
+                ["\r\nx-amz-checksum-", "\r\nx-amz-sdk-checksum-"].iter().any(|it| head.contains(it));
+            has_checksum.then(|| error("400 Bad Request", "InvalidArgument"))
+        })
+        .await;
+        let options = StorageOptions { s3_checksums: S3Checksums::WhenRequired, ..options(&endpoint) };
+        takes_large_files(Stores::new(options).bucket(&bucket).await.unwrap()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,10 +135,14 @@ impl Scenario {
     /// The arguments of the run over this case's pictures.
     #[must_use]
     pub fn caption_arguments(&self, options: &[&str]) -> Vec<String> {
+        self.caption_arguments_at(self.fleet.endpoints(), options)
+    }
+
+    fn caption_arguments_at(&self, services: &Endpoints, options: &[&str]) -> Vec<String> {
         let source = self.fleet.folder().join("in").display().to_string();
         let mut arguments = vec!["caption".to_owned(), source, "--archive".to_owned(), self.archive()];
         arguments.push("--json".to_owned());
-        arguments.extend(self.fleet.service_options());
+        arguments.extend(self.fleet.options_at(services));
         arguments.extend(options.iter().map(|&option| option.to_owned()));
         arguments
     }
@@ -149,6 +153,19 @@ impl Scenario {
     /// When it cannot be started.
     pub fn caption(&self, name: &str, options: &[&str]) -> anyhow::Result<Child> {
         self.fleet.start_dispatcher(name, self.caption_arguments(options))
+    }
+
+    /// Starts the run as a process that reaches the services by other ways.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn caption_through(
+        &self,
+        services: &Endpoints,
+        name: &str,
+        options: &[&str],
+    ) -> anyhow::Result<Child> {
+        self.fleet.start_dispatcher(name, self.caption_arguments_at(services, options))
     }
 
     /// Waits for a run to end well.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use captionfleet_model::preprocess::PreparedPicture;
 use captionfleet_model::{DecodeRow, KvCache, Pause, PrefillRow};
+use half::f16;
 
 use super::tests::{loaded, request, start};
 use super::{Engine, EngineHandle, Network};
@@ -55,9 +56,13 @@ impl Faulty {
         }
     }
 
+    fn is_noise_in(&self, stage: Stage) -> bool {
+        self.stage == stage && self.fault == Fault::NotANumber
+    }
+
     fn spoil(&self, stage: Stage, logits: &Logits) -> Result<Logits, EngineError> {
         let mut rows = logits.rows()?;
-        if self.stage == stage && self.fault == Fault::NotANumber {
+        if self.is_noise_in(stage) {
             for row in &mut rows {
                 row.fill(f32::NAN);
             }
@@ -85,7 +90,14 @@ impl Network for Faulty {
         if rows.iter().any(meant) {
             self.strike(Stage::Vision)?;
         }
-        loaded().vision(rows, pause)
+        let mut sights = loaded().vision(rows, pause)?;
+        if self.is_noise_in(Stage::Vision) {
+            for (_, sight) in rows.iter().zip(&mut sights).filter(|(row, _)| meant(row)) {
+                // The heads go wrong apart: what is said of the picture is sound.
+                sight.embedding.iter_mut().flatten().for_each(|value| *value = f16::NAN);
+            }
+        }
+        Ok(sights)
     }
 
     fn prefill(
@@ -105,7 +117,11 @@ impl Network for Faulty {
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
         self.strike(Stage::Text)?;
-        loaded().text(query)
+        let mut vector = loaded().text(query)?;
+        if self.is_noise_in(Stage::Text) {
+            vector.fill(f32::NAN);
+        }
+        Ok(vector)
     }
 
     fn lives(&self) -> Result<(), EngineError> {
@@ -135,6 +151,12 @@ pub(crate) fn is_at_a_step(engine: &EngineHandle) -> bool {
 /// An engine that fails on one picture.
 pub(crate) fn engine_that_fails_on(picture: PreparedPicture) -> Engine {
     let network = Faulty { stage: Stage::Vision, fault: Fault::Error, picture: Some(picture) };
+    start(Box::new(network), 4, Arc::new(Unobserved))
+}
+
+/// An engine for which one picture's embedding is not a number.
+pub(crate) fn engine_without_numbers_for(picture: PreparedPicture) -> Engine {
+    let network = Faulty { stage: Stage::Vision, fault: Fault::NotANumber, picture: Some(picture) };
     start(Box::new(network), 4, Arc::new(Unobserved))
 }
 
@@ -235,6 +257,23 @@ async fn noise_is_degenerate() {
         let error = ask(&engine.handle(), 1).await.unwrap_err();
         assert_eq!(error.code(), "degenerate", "{stage:?} {fault:?}: {error}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_embedding_that_is_not_a_number_is_degenerate() {
+    let poison = request(1, "", 1).picture;
+    let engine = engine_without_numbers_for(poison.clone());
+    let handle = engine.handle();
+    let answers = futures::future::join_all((0..6).map(|seed| ask(&handle, seed))).await;
+    let failed: Vec<usize> = (0..6).filter(|&seed| answers[seed].is_err()).collect();
+    assert_eq!(failed, [1]);
+    assert_eq!(answers[1].as_ref().unwrap_err().code(), "degenerate");
+    assert_eq!(handle.embed_picture(poison).await.unwrap_err().code(), "degenerate");
+    assert!(handle.embed_picture(request(2, "", 1).picture).await.is_ok());
+
+    let engine = self::engine(Stage::Text, Fault::NotANumber);
+    let error = engine.handle().embed_text("a red circle".to_owned()).await.unwrap_err();
+    assert_eq!(error.code(), "degenerate");
 }
 
 #[tokio::test(flavor = "multi_thread")]

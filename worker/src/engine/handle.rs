@@ -211,6 +211,11 @@ impl Engine {
     }
 }
 
+/// What a retrieval head says can be neither stored nor compared where it is not made of numbers.
+fn numbers(are_numbers: bool) -> Result<(), EngineError> {
+    are_numbers.then_some(()).ok_or(EngineError::Degenerate("the output of a retrieval head is not a number"))
+}
+
 /// Why a device thread has ended, once it has.
 fn last_words(thread: JoinHandle<Result<(), EngineError>>) -> Result<(), EngineError> {
     thread.join().unwrap_or_else(|_| {
@@ -288,7 +293,7 @@ impl EngineHandle {
     /// Says what is asked about a picture, and embeds it if asked.
     ///
     /// # Errors
-    /// Any [`EngineError`]; `Degenerate` when an answer is noise, `Unmet` when one does not get its form.
+    /// Any [`EngineError`]; `Degenerate` when an answer or the embedding is noise, `Unmet` when one does not get its form.
     pub async fn caption(&self, request: CaptionRequest) -> Result<CaptionResult, EngineError> {
         for ask in request.asks.iter() {
             self.check_ask(ask)?;
@@ -307,23 +312,29 @@ impl EngineHandle {
                 .into_iter()
                 .map(async |answer: oneshot::Receiver<_>| answer.await.map_err(|_| EngineError::Stopped)?),
         );
-        CaptionResult::of(answers.await?).ok_or_else(nothing)
+        let answered = CaptionResult::of(answers.await?).ok_or_else(nothing)?;
+        numbers(answered.embedding.iter().flatten().all(|value| value.is_finite()))?;
+        Ok(answered)
     }
 
     /// Embeds a text query: one vector.
     ///
     /// # Errors
-    /// Any [`EngineError`].
+    /// Any [`EngineError`]; `Degenerate` when the vector is not made of numbers.
     pub async fn embed_text(&self, text: String) -> Result<Vec<f32>, EngineError> {
-        self.ask(|reply| Work::Text { text, reply }).await
+        let vector = self.ask(|reply| Work::Text { text, reply }).await?;
+        numbers(vector.iter().all(|value| value.is_finite()))?;
+        Ok(vector)
     }
 
     /// Embeds a picture: one vector per query token.
     ///
     /// # Errors
-    /// Any [`EngineError`].
+    /// Any [`EngineError`]; `Degenerate` when the vectors are not made of numbers.
     pub async fn embed_picture(&self, picture: PreparedPicture) -> Result<Vec<Vec<f32>>, EngineError> {
-        self.ask(|reply| Work::Picture { picture: Box::new(picture), reply }).await
+        let vectors = self.ask(|reply| Work::Picture { picture: Box::new(picture), reply }).await?;
+        numbers(vectors.iter().flatten().all(|value| value.is_finite()))?;
+        Ok(vectors)
     }
 
     /// A text to compare pictures with.
@@ -347,10 +358,8 @@ impl EngineHandle {
     ) -> Result<f32, EngineError> {
         let (picture, text) = (Box::new(picture), text.clone());
         let log_odds = self.ask(|reply| Work::Match { picture, text, reply }).await?;
-        if log_odds.is_finite() {
-            return Ok(log_odds);
-        }
-        Err(EngineError::Degenerate("the matching head's output is not a number"))
+        numbers(log_odds.is_finite())?;
+        Ok(log_odds)
     }
 
     /// Watches the device until it stays in one step for `limit`. Then it is given up for good: [`Engine::gone`] is cancelled.

@@ -127,6 +127,7 @@ fn unreadable(adapter: &ItemUri, file: &ItemUri, source: StorageError) -> ItemFa
         StorageErrorKind::TooLarge | StorageErrorKind::Damaged => REFUSED,
         StorageErrorKind::Unauthenticated
         | StorageErrorKind::NoSuchBucket
+        | StorageErrorKind::WrongRegion
         | StorageErrorKind::Throttled
         | StorageErrorKind::Unavailable
         | StorageErrorKind::Timeout

@@ -23,8 +23,8 @@ use super::fetch::Facts;
 use super::task::{HandOver, Suspicion, Verdict};
 use super::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::engine::fault_tests::{
-    broken_engine, engine_that_fails_on, engine_that_hangs_in, engine_that_hangs_on, is_at_a_step,
-    slow_engine, sound_engine,
+    broken_engine, engine_that_fails_on, engine_that_hangs_in, engine_that_hangs_on,
+    engine_without_numbers_for, is_at_a_step, slow_engine, sound_engine,
 };
 use crate::engine::{Engine, Stage};
 use crate::telemetry::Metrics;
@@ -142,6 +142,23 @@ async fn a_picture_on_which_the_network_fails_is_one_row() {
     let culprit = prepared(&sound_engine(), &std::fs::read(&pictures[1]).unwrap());
     assert_eq!(work(engine_that_fails_on(culprit), &broker, written(&part)).await.jobs, 1);
     assert_eq!(verdicts(&part), ["ok", "internal", "ok"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_whose_embedding_is_not_a_number_is_one_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, part) = one_job(folder.path()).await;
+    let culprit = prepared(&sound_engine(), &std::fs::read(&pictures[1]).unwrap());
+    let engine = engine_without_numbers_for(culprit.clone());
+    assert_eq!(work(engine, &broker, written(&part)).await.jobs, 1);
+    assert_eq!(verdicts(&part), ["ok", "degenerate", "ok"]);
+
+    // Whoever searches with it is told.
+    let engine = engine_without_numbers_for(culprit);
+    let pipeline = pipeline(&engine, &broker);
+    let picture = Query::Image { item: JobItem::new(ItemUri::from_path(&pictures[1]).unwrap()) };
+    let answer = searched(&pipeline, &broker, picture).await;
+    assert!(matches!(&answer, SearchResult::Err { code, .. } if code == "degenerate"), "{answer:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,7 +194,9 @@ pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) 
         StorageErrorKind::TooLarge => TOO_LARGE,
         StorageErrorKind::InvalidUri | StorageErrorKind::Refused => "source_refused",
         StorageErrorKind::Damaged => "corrupt",
-        // Nobody knows what it is: worth another try, but not worth losing the item's neighbours.
+        // This worker may be the only one that looks in the wrong place. What none of them can read is not worth losing the
+        // item's neighbours, nor is what nobody knows.
+        StorageErrorKind::WrongRegion if last_attempt => "source_refused",
         StorageErrorKind::Other if last_attempt => "internal",
         _ => {
             let item = item.source().to_string();
@@ -239,7 +241,14 @@ mod tests {
         {
             assert!(matches!(failure(kind, true), ItemFailure::Job(Failure::Source { .. })), "{kind:?}");
         }
-        assert!(matches!(failure(StorageErrorKind::Other, false), ItemFailure::Job(_)));
-        assert!(matches!(failure(StorageErrorKind::Other, true), ItemFailure::Row { code: "internal", .. }));
+        for (kind, in_the_end) in
+            [(StorageErrorKind::Other, "internal"), (StorageErrorKind::WrongRegion, "source_refused")]
+        {
+            assert!(matches!(failure(kind, false), ItemFailure::Job(_)), "{kind:?}");
+            assert!(
+                matches!(failure(kind, true), ItemFailure::Row { code, .. } if code == in_the_end),
+                "{kind:?}"
+            );
+        }
     }
 }

@@ -67,7 +67,7 @@ impl Order {
         ground: &Ground,
         settings: &WorkSettings,
     ) -> anyhow::Result<Prepared> {
-        let stores = &ground.fleet.stores;
+        let stores = &ground.patient_stores;
         let listed = match self {
             Self::Continue { manifest } => {
                 let mut plan = nothing();
@@ -79,7 +79,7 @@ impl Order {
         };
         let wish = &settings.wish;
         let Compared { mut plan, films, now } =
-            prepare::compare(settings, wish, &*ground.archive, listed, stores, Display::Quiet).await?;
+            prepare::compare(settings, wish, &*ground.patient, listed, stores, Display::Quiet).await?;
         if let Self::Retry { manifest, .. } = self {
             plan.continued.retain(|run| run.manifest.run != manifest.run);
             plan.continued.extend(owed(ground, manifest).await?);
@@ -92,7 +92,7 @@ impl Order {
 async fn failures(ground: &Ground, manifest: &RunManifest, parts: &[String]) -> anyhow::Result<Catalog> {
     let (mut seen, mut failed, mut catalog) = (HashSet::new(), HashSet::new(), Catalog::default());
     for key in parts {
-        for row in archive::keys(&*ground.archive, key.clone()).await? {
+        for row in archive::keys(&*ground.patient, key.clone()).await? {
             if row.status == Status::Failed && failed.insert((row.job, row.item.clone())) {
                 let item = Item { uri: row.item, identity: Identity::Unversioned, size: None };
                 if seen.insert(item.uri.clone()) {
@@ -103,7 +103,7 @@ async fn failures(ground: &Ground, manifest: &RunManifest, parts: &[String]) -> 
     }
     // Only such runs have items with questions of their own, and the table of a large run is long.
     if matches!(manifest.prompt, Prompt::Questions { .. }) {
-        for planned in archive::items(&*ground.archive, manifest).await? {
+        for planned in archive::items(&*ground.patient, manifest).await? {
             let JobItem { uri, questions, .. } = planned.item;
             if failed.remove(&(planned.job, uri.clone())) {
                 // Answers are told apart by their places: one question may be asked twice about a picture.

@@ -12,7 +12,8 @@ impl ClassifyRetry for Busy {
     fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
         match context.response().map(|answer| answer.status().as_u16()) {
             Some(429) => RetryAction::throttling_error(),
-            Some(408) => RetryAction::transient_error(),
+            // The redirection passes when all servers know the bucket; the SDK does not follow it.
+            Some(307 | 408) => RetryAction::transient_error(),
             _ => RetryAction::NoActionIndicated,
         }
     }

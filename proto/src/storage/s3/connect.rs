@@ -11,14 +11,20 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::types::ChecksumAlgorithm;
 use url::Url;
 
 use super::busy::Busy;
 use super::{credentials, http};
-use crate::storage::{S3Checksums, StorageError, StorageErrorKind, StorageOptions};
+use crate::storage::{S3Checksums, S3Patience, StorageError, StorageErrorKind, StorageOptions};
 
-/// Attempts of one request, the first included: at one failure in ten, one in 10⁵ requests fails for good.
-const ATTEMPTS: u32 = 5;
+/// Attempts of one request, the first included, with [`S3Patience::Brief`]: at one failure in ten, one in 10⁵ requests fails for
+/// good.
+const BRIEF: u32 = 5;
+/// The same with [`S3Patience::Long`]: at one failure in two, one in 10⁹. Where all fail that is told after one to two minutes.
+const LONG: u32 = 32;
+/// The most when a place is opened: whoever has misspelt the endpoint shall not wait for minutes.
+const OPENING: u32 = 8;
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_millis(3100);
@@ -39,6 +45,10 @@ pub(in crate::storage) struct Connection {
     pub(super) server: Arc<str>,
     /// The server has refused a conditional write as something that it does not know.
     pub(super) knows_no_conditions: Arc<AtomicBool>,
+    /// Of the pieces of large files, unless such are to be sent only where they are required: then a server may refuse them.
+    pub(super) piece_checksum: Option<ChecksumAlgorithm>,
+    /// How a place is looked at that is to be opened.
+    pub(super) opening: RetryConfig,
 }
 
 /// Makes the client; fails if there are no credentials or the endpoint is not a URL. Sends nothing to the server.
@@ -50,16 +60,15 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
         Some(endpoint) => endpoint.shown.clone(),
         None => format!("Amazon S3 in {}", sources.region),
     };
+    let attempts = match options.s3_patience {
+        S3Patience::Brief => BRIEF,
+        S3Patience::Long => LONG,
+    };
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .region(sources.region)
         .credentials_provider(sources.credentials)
         .http_client(http::client())
-        .retry_config(
-            RetryConfig::standard()
-                .with_max_attempts(ATTEMPTS)
-                .with_initial_backoff(FIRST_BACKOFF)
-                .with_max_backoff(LONGEST_BACKOFF),
-        )
+        .retry_config(retries(attempts))
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(CONNECT)
@@ -78,6 +87,10 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     let config = loader.load().await;
+    let piece_checksum = match config.request_checksum_calculation() {
+        Some(RequestChecksumCalculation::WhenRequired) => None,
+        _ => Some(ChecksumAlgorithm::Crc32),
+    };
     let path_style = options.s3_path_style.unwrap_or(config.endpoint_url().is_some());
     // The client's own quota for retries is used up by a server that fails half of the time, and then nothing is tried
     // again at all: pauses between the attempts are what spares the server here.
@@ -91,7 +104,16 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
         client: Client::from_conf(config),
         server: server.into(),
         knows_no_conditions: Arc::default(),
+        piece_checksum,
+        opening: retries(attempts.min(OPENING)),
     })
+}
+
+fn retries(attempts: u32) -> RetryConfig {
+    RetryConfig::standard()
+        .with_max_attempts(attempts)
+        .with_initial_backoff(FIRST_BACKOFF)
+        .with_max_backoff(LONGEST_BACKOFF)
 }
 
 struct Endpoint {

@@ -68,8 +68,12 @@ fn answered(error: &impl ProvideErrorMetadata, raw: &HttpResponse) -> (Kind, Str
             (Kind::NoSuchBucket, "no such bucket ({}): check its name and the endpoint, or create it")
         }
         ("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException", _)
-        | (_, 301 | 307) => {
-            return (Kind::NoSuchBucket, elsewhere(raw, &shown));
+        | (_, 301) => {
+            return (Kind::WrongRegion, elsewhere(raw, &shown));
+        }
+        // A bucket that is new, or has moved, until all servers know it.
+        ("TemporaryRedirect", _) | (_, 307) => {
+            (Kind::Unavailable, "the server sends elsewhere ({}), and still did after several attempts")
         }
         ("InvalidBucketName", _) => (Kind::InvalidUri, "no bucket can have that name ({})"),
         ("KeyTooLongError", _) => (Kind::InvalidUri, "the key is too long ({}): at most 1024 bytes"),

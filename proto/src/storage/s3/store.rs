@@ -12,7 +12,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_checksums::body::validate::Error as Mismatch;
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::connect::{ATTEMPT, Connection, OPERATION};
 use super::meta::{bare, object_meta};
@@ -63,6 +63,17 @@ impl S3Storage {
         self.connection.knows_no_conditions.load(Ordering::Relaxed)
     }
 
+    /// A write succeeded that was refused with a condition.
+    fn note_no_conditions(&self) {
+        if !self.connection.knows_no_conditions.swap(true, Ordering::Relaxed) {
+            let server = &*self.connection.server;
+            warn!(
+                server,
+                "the server refuses conditional writes: from now on it is asked for the object first"
+            );
+        }
+    }
+
     /// What stands for the condition where the server knows none: two writers at the same time may both find nothing.
     async fn is_there(&self, key: &str) -> Result<bool, StorageError> {
         match self.head(key).await {
@@ -80,7 +91,7 @@ impl S3Storage {
             return refused;
         }
         match self.check().await {
-            Err(error) if error.kind() == Kind::Unauthenticated => error,
+            Err(error) if matches!(error.kind(), Kind::Unauthenticated | Kind::WrongRegion) => error,
             _ => refused,
         }
     }
@@ -188,8 +199,9 @@ impl Storage for S3Storage {
             .operation_timeout(OPERATION + Duration::from_secs(bytes.len() as u64 / SLOWEST))
             .build();
         let mut attempt = 1;
+        let mut condition_refused = false;
         loop {
-            let conditional = mode == PutMode::IfAbsent && !self.knows_no_conditions();
+            let conditional = mode == PutMode::IfAbsent && !condition_refused && !self.knows_no_conditions();
             if mode == PutMode::IfAbsent && !conditional && self.is_there(key).await? {
                 return Ok(PutOutcome::Exists);
             }
@@ -201,20 +213,27 @@ impl Storage for S3Storage {
                 .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))
                 .send()
                 .await;
-            let Err(error) = sent else { return Ok(PutOutcome::Created) };
+            let Err(error) = sent else {
+                if condition_refused {
+                    self.note_no_conditions();
+                }
+                return Ok(PutOutcome::Created);
+            };
             let status = error.raw_response().map(|answer| answer.status().as_u16());
             let conflict = matches!(error.code(), Some("ConditionalRequestConflict" | "OperationAborted"));
             if conditional && (status == Some(412) || error.code() == Some("PreconditionFailed")) {
                 return Ok(PutOutcome::Exists);
             }
-            if conditional && (status == Some(501) || error.code() == Some("NotImplemented")) {
-                debug!(server = %self.connection.server, "the server knows no conditional writes");
-                self.connection.knows_no_conditions.store(true, Ordering::Relaxed);
+            let error = fault::new(error, "writing", &self.uri(&full), &self.connection.server);
+            // What servers say to a condition that they do not know they say to much else, too: it was the condition if the write
+            // succeeds without it.
+            if conditional && error.kind() == Kind::Other && matches!(status, Some(400 | 405 | 501)) {
+                condition_refused = true;
                 continue;
             }
             // Someone else is writing or deleting the same key this instant: who wins shows in a moment.
             if !conflict || attempt >= ATTEMPTS {
-                return Err(fault::new(error, "writing", &self.uri(&full), &self.connection.server));
+                return Err(error);
             }
             tokio::time::sleep(PAUSE * 2_u32.pow(attempt)).await;
             attempt += 1;
@@ -245,7 +264,8 @@ impl Storage for S3Storage {
     async fn check(&self) -> Result<(), StorageError> {
         let request =
             self.connection.client.list_objects_v2().bucket(&self.bucket).prefix(&self.prefix).max_keys(1);
-        match request.send().await {
+        let retries = aws_sdk_s3::Config::builder().retry_config(self.connection.opening.clone());
+        match request.customize().config_override(retries).send().await {
             Ok(_) => Ok(()),
             Err(error) => Err(fault::new(error, "opening", &self.location(), &self.connection.server)),
         }

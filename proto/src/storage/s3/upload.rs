@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
@@ -19,8 +19,6 @@ use crate::uri::ItemUri;
 const PIECE: u64 = 16 << 20;
 /// Longest that one piece may take, at 128 KiB a second.
 const PIECE_TIME: Duration = Duration::from_secs(160);
-/// Of every piece.
-const CHECKSUM: ChecksumAlgorithm = ChecksumAlgorithm::Crc32;
 const WRITING: &str = "writing";
 
 /// A file to send.
@@ -54,7 +52,7 @@ pub(super) async fn send(
     let object = String::from(ItemUri::s3(bucket, key));
     let client = &connection.client;
     // Servers that check refuse pieces with a checksum that was not announced, and the other way round.
-    let begun = client.create_multipart_upload().checksum_algorithm(CHECKSUM);
+    let begun = client.create_multipart_upload().set_checksum_algorithm(connection.piece_checksum.clone());
     let begun = begun.bucket(bucket).key(key).send().await;
     let begun = begun.map_err(|error| fault::new(error, WRITING, &object, &connection.server))?;
     let id = begun.upload_id().unwrap_or_default().to_owned();
@@ -90,7 +88,7 @@ async fn pieces(
             .key(key)
             .upload_id(id)
             .part_number(number)
-            .checksum_algorithm(CHECKSUM)
+            .set_checksum_algorithm(connection.piece_checksum.clone())
             .body(ByteStream::from(bytes))
             .customize()
             .config_override(aws_sdk_s3::Config::builder().timeout_config(time.clone()))

@@ -151,11 +151,11 @@ pub(super) async fn alarm(scale: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 13: the queues are gone when the jobs come: they are returned, counted, and published again.
-pub(super) async fn unroutable(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn unroutable(scale: Scale) -> anyhow::Result<Figures> {
     let root = tempfile::tempdir()?;
     let (node, services) = node(root.path(), "unroutable").await?;
     let scenario = Scenario::at("unroutable", Corpus::shared().await?, 40, services).await?;
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 0).await?;
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     // Between declaring and publishing, while the pictures are copied, the queues are removed.
     front.set([Rule::always(Fault::Hold).method(Method::PUT).path("/staged/").times(1)]);
     let mut watch = front.watch();

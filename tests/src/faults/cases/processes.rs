@@ -48,9 +48,9 @@ pub(super) async fn kill_storm(scale: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 2: killed when the part is durable and the ack is not sent.
-pub(super) async fn killed_before_ack(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn killed_before_ack(scale: Scale) -> anyhow::Result<Figures> {
     let scenario = Scenario::new("before-ack", Corpus::shared().await?, 12).await?;
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 0).await?;
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     front.set([Rule::always(Fault::HoldReply).method(Method::PUT).path("/parts/").times(1)]);
     let through = Endpoints { s3: front.endpoint(), ..scenario.fleet.endpoints().clone() };
     let first = scenario.worker_through(&through, "first", &[])?;
@@ -82,8 +82,8 @@ pub(super) async fn poison(scale: Scale) -> anyhow::Result<Figures> {
 async fn poisoned_by(scale: Scale, signal: &str) -> anyhow::Result<u32> {
     let items = scale.pick(80, 501);
     let scenario = Scenario::new("poison", corpus(scale, items).await?, items).await?;
-    let poison = scenario.files[items / 2].clone();
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 0).await?;
+    let poison = scenario.files[StdRng::seed_from_u64(scale.seed).random_range(0..items)].clone();
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     front.set([Rule::always(Fault::Swallow).method(Method::GET).path(scenario.corpus.digest(&poison)?)]);
     let mut seen = front.watch();
     let through = Endpoints { s3: front.endpoint(), ..scenario.fleet.endpoints().clone() };

@@ -14,9 +14,9 @@ const LIMIT: Duration = Duration::from_secs(600);
 const ATTEMPTS: u32 = 5;
 
 /// Case 3, and the archive fails in the middle of it: the job waits, then goes on behind its marker, and leaves none.
-pub(super) async fn outage(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn outage(scale: Scale) -> anyhow::Result<Figures> {
     let scenario = Scenario::new("quarantine-outage", Corpus::shared().await?, 4).await?;
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 1).await?;
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     let through = Endpoints { s3: front.endpoint(), ..scenario.fleet.endpoints().clone() };
     let first_item = scenario.corpus.digest(&scenario.files[0])?;
     front.set([Rule::always(Fault::Hold).method(Method::GET).path(first_item)]);

@@ -15,16 +15,20 @@ use crate::fleet::Endpoints;
 
 const LIMIT: Duration = Duration::from_secs(600);
 
-async fn behind_front(case: &str, items: usize) -> anyhow::Result<(Scenario, S3Front, Endpoints)> {
+async fn behind_front(
+    case: &str,
+    scale: Scale,
+    items: usize,
+) -> anyhow::Result<(Scenario, S3Front, Endpoints)> {
     let scenario = Scenario::new(case, Corpus::shared().await?, items).await?;
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 1).await?;
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     let through = Endpoints { s3: front.endpoint(), ..scenario.fleet.endpoints().clone() };
     Ok((scenario, front, through))
 }
 
 /// Case 4: an item whose bytes come so slowly that it hangs, and one whose bytes never come.
-pub(super) async fn hanging_item(_: Scale) -> anyhow::Result<Figures> {
-    let (scenario, front, through) = behind_front("hanging", 60).await?;
+pub(super) async fn hanging_item(scale: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("hanging", scale, 60).await?;
     let (slow, silent) = (scenario.files[20].clone(), scenario.files[40].clone());
     let get = |fault| Rule::always(fault).method(Method::GET);
     front.set([
@@ -43,8 +47,8 @@ pub(super) async fn hanging_item(_: Scale) -> anyhow::Result<Figures> {
 const RETRIED: &str = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}";
 
 /// Case 4, the store of all items: nothing that is read comes, for longer than an item may take. That is no item's fault.
-pub(super) async fn hanging_store(_: Scale) -> anyhow::Result<Figures> {
-    let (scenario, front, through) = behind_front("hanging-store", 24).await?;
+pub(super) async fn hanging_store(scale: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("hanging-store", scale, 24).await?;
     // What an archive is asked about a job goes on: the items are what hangs.
     front.set([Rule::always(Fault::Swallow).method(Method::GET)]);
     let member = scenario.worker_through(&through, "worker", &["--item-deadline", "6"])?;
@@ -61,22 +65,22 @@ pub(super) async fn hanging_store(_: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 19, the archive wholly: jobs wait for it without losing an attempt, the worker says so, and goes on by itself.
-pub(super) async fn archive_away(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn archive_away(scale: Scale) -> anyhow::Result<Figures> {
     let overloaded = [Rule::always(Fault::Answer(503, "SlowDown"))];
     let refusing = [
         // An answer to HEAD has no body that could tell the reason.
         Rule::always(Fault::Answer(403, "")).method(Method::HEAD),
         Rule::always(Fault::Answer(403, "SignatureDoesNotMatch")),
     ];
-    let overloaded = without_archive(&overloaded, "the server failed").await.context("overloaded")?;
-    let refusing = without_archive(&refusing, "credentials are refused").await.context("refusing")?;
+    let overloaded = without_archive(scale, &overloaded, "the server failed").await.context("overloaded")?;
+    let refusing = without_archive(scale, &refusing, "credentials are refused").await.context("refusing")?;
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     Ok(Figures::default().with("recovered", seconds(overloaded)).with("credentials", seconds(refusing)))
 }
 
 /// Time from the end of the rules, which meet every request, to the end of a run.
-async fn without_archive(rules: &[Rule], reason: &str) -> anyhow::Result<Duration> {
-    let (scenario, front, through) = behind_front("archive-away", 24).await?;
+async fn without_archive(scale: Scale, rules: &[Rule], reason: &str) -> anyhow::Result<Duration> {
+    let (scenario, front, through) = behind_front("archive-away", scale, 24).await?;
     let member = scenario.worker_through(&through, "worker", &[])?;
     member.wait_until_ready().await?;
     front.set(rules.iter().cloned());
@@ -96,12 +100,13 @@ async fn without_archive(rules: &[Rule], reason: &str) -> anyhow::Result<Duratio
     Ok(recovered)
 }
 
-/// Case 19: 503 for one request in a hundred, in ten, in two; 429 as often, with a code and without.
+/// Case 19: 503 for one request in a hundred, in ten, in two; 429 as often, with a code and without. For both programs: what copies
+/// the pictures and writes down the run meets them, too.
 pub(super) async fn errors(scale: Scale) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
     for (name, chance) in [("at 0 %", 0.0), ("at 1 %", 0.01), ("at 10 %", 0.1), ("at 50 %", 0.5)] {
         let items = scale.pick(80, 240);
-        let (scenario, front, through) = behind_front("errors", items).await?;
+        let (scenario, front, through) = behind_front("errors", scale, items).await?;
         front.set([
             Rule::always(Fault::Answer(503, "SlowDown")).chance(chance / 4.0),
             Rule::always(Fault::Answer(500, "InternalError")).chance(chance / 4.0),
@@ -111,7 +116,8 @@ pub(super) async fn errors(scale: Scale) -> anyhow::Result<Figures> {
         let member = scenario.worker_through(&through, "worker", &[])?;
         member.wait_until_ready().await?;
         let since = Instant::now();
-        scenario.finish(scenario.caption("run", &["--job-size", "16"])?, LIMIT).await?;
+        let run = scenario.caption_through(&through, "run", &["--job-size", "16"])?;
+        scenario.finish(run, LIMIT).await.with_context(|| name.to_owned())?;
         let rate = items as f64 / since.elapsed().as_secs_f64();
         scenario.judge(&Expected::default()).await.with_context(|| name.to_owned())?;
         figures = figures.with(name, format!("{rate:.1} items/s"));
@@ -120,8 +126,8 @@ pub(super) async fn errors(scale: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 20: bodies that stall, trickle, are cut off; an object that changes under its name; refusals.
-pub(super) async fn bodies(_: Scale) -> anyhow::Result<Figures> {
-    let (scenario, front, through) = behind_front("bodies", 60).await?;
+pub(super) async fn bodies(scale: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("bodies", scale, 60).await?;
     let digest = |at: usize| scenario.corpus.digest(&scenario.files[at]);
     let get = |fault| Rule::always(fault).method(Method::GET);
     front.set([
@@ -206,8 +212,8 @@ pub(super) async fn idle_connection(scale: Scale) -> anyhow::Result<Figures> {
 }
 
 /// Case 22: the part is written and the reply is lost.
-pub(super) async fn lost_reply(_: Scale) -> anyhow::Result<Figures> {
-    let (scenario, front, through) = behind_front("lost-reply", 48).await?;
+pub(super) async fn lost_reply(scale: Scale) -> anyhow::Result<Figures> {
+    let (scenario, front, through) = behind_front("lost-reply", scale, 48).await?;
     front.set([Rule::always(Fault::LoseReply).method(Method::PUT).path("/parts/").chance(0.5)]);
     let _member = scenario.worker_through(&through, "worker", &[])?;
     scenario.finish(scenario.caption("run", &["--job-size", "8"])?, LIMIT).await?;

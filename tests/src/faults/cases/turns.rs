@@ -17,7 +17,7 @@ const TIMED_OUT: &str = "delivery acknowledgement";
 
 /// Case 4, a whole job of them: every item hangs, and in quarantine one after the other, for longer in all than the broker
 /// lets a consumer hold a delivery. The job goes back in time and on where it stopped; no channel is closed.
-pub(super) async fn hanging_job(_: Scale) -> anyhow::Result<Figures> {
+pub(super) async fn hanging_job(scale: Scale) -> anyhow::Result<Figures> {
     let root = tempfile::tempdir()?;
     let node = RabbitMqNode::start(root.path(), "timeout").await?;
     for (name, time) in
@@ -28,7 +28,7 @@ pub(super) async fn hanging_job(_: Scale) -> anyhow::Result<Figures> {
     }
     let services = Endpoints { broker: node.uri(), ..Endpoints::from_environment()? };
     let scenario = Scenario::at("hanging-job", Corpus::shared().await?, 12, services.clone()).await?;
-    let front = S3Front::start(scenario.fleet.s3_endpoint(), 1).await?;
+    let front = S3Front::start(scenario.fleet.s3_endpoint(), scale.seed).await?;
     let through = Endpoints { s3: front.endpoint(), ..services };
     let job = scenario.job("hanging", &scenario.files).await?;
     let hang = |name: &String| Rule::always(Fault::Swallow).method(Method::GET).path(format!("/in/{name}"));
