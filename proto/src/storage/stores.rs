@@ -79,13 +79,14 @@ impl Stores {
         found.unwrap_or_else(|error| Err(interrupted("reading", item.as_str(), error))).map(Some)
     }
 
-    /// Whether the place of an item answers at all, be it with a refusal, within `limit`.
+    /// Whether the place of an item answers within `limit`, be it with a refusal: not everybody may list. To refuse the
+    /// credentials is no answer.
     pub async fn answers(&self, item: &ItemUri, limit: Duration) -> bool {
         let answered = async {
             match item.location() {
                 Location::S3 { bucket, .. } => match self.shared_bucket(&bucket).await {
-                    Ok(bucket) => bucket.check().await.map_or_else(|error| !error.is_transient(), |()| true),
-                    Err(error) => !error.is_transient(),
+                    Ok(bucket) => bucket.check().await.map_or_else(|error| !error.is_outage(), |()| true),
+                    Err(error) => !error.is_outage(),
                 },
                 // Whatever is there: a network's file system that hangs tells nothing.
                 Location::File(path) => {
