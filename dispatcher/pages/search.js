@@ -26,7 +26,7 @@ function fill(query) {
   if (place.hidden) return place.replaceChildren();
   place.replaceChildren(
     element("img", { src: pictureAddress(picture, "small"), alt: "The picture that is searched by" }),
-    element("button", { type: "button", text: "Search without the picture", on: { click: () => go({ ...read(), upload: "", like: "" }) } }));
+    element("button", { type: "button", text: "Search without the picture", on: { click: () => go({ ...read(), upload: "", like: "", like_frame_ms: "" }) } }));
 }
 
 /** What the form says, and the picture of the address. */

@@ -17,6 +17,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
@@ -25,7 +26,8 @@ use tracing::Instrument as _;
 const CLOCKS_DIFFER: Duration = Duration::from_mins(1);
 /// Mailboxes that are kept while nobody asks.
 const KEPT: usize = 8;
-/// How long removing them takes at the most.
+/// How long the broker has for what comes after a question: removing its mailbox, telling how many workers there are. It may be
+/// away, and the asker's patience is over by then.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Asks workers. To be closed at the end; what a killed process leaves expires.
@@ -69,7 +71,7 @@ impl Exchange {
         let asking = async {
             let mut open = None;
             let asked = tokio::select! {
-                asked = tokio::time::timeout(self.patience, self.answered(&mut open, job, read)) => asked,
+                asked = timeout(self.patience, self.answered(&mut open, job, read)) => asked,
                 () = gone.cancelled() => Ok(Err(anyhow::anyhow!("stopped"))),
             };
             match asked {
@@ -130,7 +132,8 @@ impl Exchange {
 
     /// How many workers take questions, as far as the queue tells.
     pub async fn workers(&self) -> Option<u32> {
-        let depth = self.broker.depth(&self.topology.lane_queue(Lane::Interactive)).await;
+        let lane = self.topology.lane_queue(Lane::Interactive);
+        let depth = timeout(FAREWELL, self.broker.depth(&lane)).await.ok()?;
         depth.ok().map(|depth| depth.consumers)
     }
 
@@ -190,21 +193,18 @@ impl Exchange {
     }
 
     async fn remove(&self, mailbox: Option<QueueName>) {
-        if let Some(mailbox) = mailbox
-            && let Err(error) = self.broker.close_mailbox(&mailbox).await
-        {
-            tracing::debug!(%error, "the mailbox stays until it expires");
+        let Some(mailbox) = mailbox else { return };
+        match timeout(FAREWELL, self.broker.close_mailbox(&mailbox)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the mailbox stays until it expires"),
+            Err(_) => tracing::debug!(%mailbox, "no answer: the mailbox stays until it expires"),
         }
     }
 
     /// Removes the mailboxes that were kept, if the broker is there.
     pub async fn close(&self) {
         let kept = std::mem::take(&mut *self.kept());
-        let removed =
-            futures::future::join_all(kept.into_iter().map(|mailbox| self.remove(Some(mailbox.name))));
-        if tokio::time::timeout(FAREWELL, removed).await.is_err() {
-            tracing::debug!("mailboxes stay until they expire");
-        }
+        futures::future::join_all(kept.into_iter().map(|mailbox| self.remove(Some(mailbox.name)))).await;
     }
 
     fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Mailbox>> {

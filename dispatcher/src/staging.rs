@@ -18,11 +18,13 @@ use std::path::{Path, PathBuf};
 
 /// Files that are read and sent at once.
 const AT_ONCE: usize = 16;
-/// Pictures above this size are not copied: no worker would decode them.
-const MOST_BYTES: u64 = 256 * 1024 * 1024;
+/// Pictures above this size are not copied: no worker can be told to read them.
+const MOST_BYTES: u64 = 4096 << 20;
+/// Those above this size are copied as films are: so many at once would fill the memory.
+const IN_MEMORY: u64 = 64 << 20;
 
-/// How often a film is read that changes while it is copied.
-const FILM_TRIES: usize = 3;
+/// How often a large file is read that changes while it is copied.
+const TRIES: usize = 3;
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,7 +54,7 @@ pub async fn stage(
     futures::stream::iter(files.into_values())
         .map(|(path, items)| async move {
             let Some(first) = items.first() else { return Ok((0, 0)) };
-            let (copy, count) = stage_one(archive, uri, first, path).await?;
+            let (copy, count) = stage_one(archive, uri, first, &path).await?;
             for item in items {
                 item.fetch = Some(copy.address.clone());
                 if let Some((sha256, size)) = &copy.content {
@@ -79,7 +81,7 @@ async fn stage_one(
     archive: &dyn Storage,
     uri: &ArchiveUri,
     item: &JobItem,
-    path: PathBuf,
+    path: &Path,
 ) -> anyhow::Result<(Copy, (u64, u64))> {
     if let Some(sha256) = &item.sha256 {
         let key = layout::staged(sha256);
@@ -89,7 +91,8 @@ async fn stage_one(
             Err(error) => return Err(error).context(format!("copy {} into the archive", path.display())),
         }
     }
-    let sent = if item.sample.is_some() { film(archive, &path).await } else { picture(archive, path).await };
+    let sent =
+        if item.sample.is_some() { large_file(archive, path).await } else { picture(archive, path).await };
     let Some(content) = sent.with_context(|| format!("copy {} into the archive", item.uri))? else {
         // The worker will find no copy and say so in the row.
         let sha256 = item.sha256.clone().unwrap_or_else(|| "0".repeat(64));
@@ -103,23 +106,25 @@ async fn stage_one(
 type Content = (String, u64);
 
 /// Copies a picture; `None` if it cannot be read, or is too large for one.
-async fn picture(archive: &dyn Storage, path: PathBuf) -> anyhow::Result<Option<Content>> {
-    let read = tokio::task::spawn_blocking(move || {
-        let size = std::fs::metadata(&path)?.len();
-        if size > MOST_BYTES { Ok(None) } else { std::fs::read(&path).map(Some) }
-    });
-    let Ok::<_, std::io::Error>(Some(bytes)) = read.await.context("a reading thread failed")? else {
+async fn picture(archive: &dyn Storage, path: &Path) -> anyhow::Result<Option<Content>> {
+    let Ok(found) = tokio::fs::metadata(path).await else { return Ok(None) };
+    if found.len() > MOST_BYTES {
         return Ok(None);
-    };
+    }
+    if found.len() > IN_MEMORY {
+        return large_file(archive, path).await;
+    }
+    let Ok(bytes) = tokio::fs::read(path).await else { return Ok(None) };
     let content = (hex::encode(Sha256::digest(&bytes)), bytes.len() as u64);
     archive.put(&layout::staged(&content.0), bytes.into(), PutMode::IfAbsent).await?;
     Ok(Some(content))
 }
 
-/// Copies a film; `None` if it cannot be read, or changes each time while it is. It is read twice, for its name and for its
-/// copy, because it does not fit in memory: a recording that goes on meanwhile must not lie under the name of its beginning.
-async fn film(archive: &dyn Storage, path: &Path) -> anyhow::Result<Option<Content>> {
-    for _ in 0..FILM_TRIES {
+/// Copies a film, or a large picture; `None` if it cannot be read, or changes each time while it is. It is read twice, for its name
+/// and for its copy, because it does not fit in memory: a recording that goes on meanwhile must not lie under the name of its
+/// beginning.
+async fn large_file(archive: &dyn Storage, path: &Path) -> anyhow::Result<Option<Content>> {
+    for _ in 0..TRIES {
         let Ok(before) = tokio::fs::metadata(path).await else { return Ok(None) };
         let file = path.to_owned();
         let read = tokio::task::spawn_blocking(move || digest(&file)).await;
@@ -178,9 +183,29 @@ pub fn address(archive: &ArchiveUri, key: &str) -> ItemUri {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::address;
+    use super::{Staged, address, stage};
+    use crate::planned_job::PlannedJob;
+    use captionfleet_proto::job::{JobId, JobItem};
     use captionfleet_proto::layout;
-    use captionfleet_proto::uri::ArchiveUri;
+    use captionfleet_proto::storage::{LocalStorage, Storage as _};
+    use captionfleet_proto::uri::{ArchiveUri, ItemUri};
+
+    #[tokio::test]
+    async fn pictures_are_copied_however_large_workers_may_take_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, path) = (folder.path().join("archive"), folder.path().join("large.tiff"));
+        let bytes = 300 << 20;
+        std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
+        let item = JobItem::new(ItemUri::from_path(&path).unwrap());
+        let mut job = PlannedJob { id: JobId::new("job").unwrap(), items: vec![item] };
+        let (archive, uri) = (LocalStorage::new(root.clone()), ArchiveUri::from_folder(&root).unwrap());
+        let staged = stage(&archive, &uri, vec![&mut job]).await.unwrap();
+        assert_eq!(staged, Staged { sent: 1, present: 0 });
+        let item = &job.items[0];
+        let key = layout::staged(item.sha256.as_ref().unwrap());
+        assert_eq!((item.fetch.clone(), item.size), (Some(address(&uri, &key)), Some(bytes)));
+        assert_eq!(archive.head(&key).await.unwrap().size, bytes);
+    }
 
     #[test]
     fn the_index_and_the_archive_know_bytes_by_the_same_key() {

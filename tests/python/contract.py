@@ -45,7 +45,9 @@ def with_examples(document: dict) -> None:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             for parameter in operation["parameters"]:
-                if parameter["name"] in known and not (path.endswith("/pictures") and parameter["name"] == "upload"):
+                # Where a picture is named in one of two ways, together they are refused.
+                is_other = parameter["name"] == "upload" and path.endswith(("/pictures", "/search"))
+                if parameter["name"] in known and not is_other:
                     parameter["example"] = known[parameter["name"]]
 
 

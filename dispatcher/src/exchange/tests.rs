@@ -17,11 +17,13 @@ use tokio_util::sync::CancellationToken;
 /// As long as a test waits for what must come.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A queue that can go away: then looking fails at once, and what waits for its return waits for ever.
+/// A queue that can go away: then looking fails at once, and what waits for its return waits for ever. One that hangs does not
+/// even fail.
 struct Away {
     queues: EmbeddedBroker,
     closed: EmbeddedBroker,
     is_away: AtomicBool,
+    hangs: AtomicBool,
     opened: AtomicUsize,
 }
 
@@ -30,11 +32,19 @@ impl Away {
         let (queues, closed) = (EmbeddedBroker::new(topology.clone()), EmbeddedBroker::new(topology.clone()));
         queues.declare().await.unwrap();
         closed.close().await;
-        Self { queues, closed, is_away: AtomicBool::new(false), opened: AtomicUsize::new(0) }
+        let (is_away, hangs) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { queues, closed, is_away, hangs, opened: AtomicUsize::new(0) }
     }
 
     async fn back(&self) {
+        self.moves().await;
         if self.is_away.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    }
+
+    async fn moves(&self) {
+        if self.hangs.load(Ordering::Relaxed) {
             std::future::pending().await
         }
     }
@@ -57,6 +67,7 @@ impl Broker for Away {
     }
 
     async fn depth(&self, queue: &QueueName) -> Result<QueueDepth, BrokerError> {
+        self.moves().await;
         let broker = if self.is_away.load(Ordering::Relaxed) { &self.closed } else { &self.queues };
         broker.depth(queue).await
     }
@@ -134,4 +145,24 @@ async fn mailboxes_outlive_a_broker_that_was_away_and_hold_up_nobody_meanwhile()
     ask(&exchange, &gone).await.unwrap();
     assert_eq!(opened(), 2, "a mailbox that was kept serves again");
     worker.abort();
+}
+
+#[tokio::test]
+async fn a_question_that_is_on_its_way_when_the_broker_goes_ends_with_its_patience() {
+    let topology = Topology::with_prefix("exchange").unwrap();
+    let lane = topology.lane_queue(Lane::Interactive);
+    for hangs in [false, true] {
+        let broker = Arc::new(Away::new(&topology).await);
+        let mut questions = broker.consume(&lane, 1).await.unwrap();
+        let exchange = Exchange::new(broker.clone(), topology.clone(), Duration::from_secs(1));
+        let goes = async {
+            let question = questions.next().await.unwrap();
+            let how = if hangs { &broker.hangs } else { &broker.is_away };
+            how.store(true, Ordering::Relaxed);
+            question
+        };
+        let gone = CancellationToken::new();
+        let (answer, question) = tokio::join!(ask(&exchange, &gone), goes);
+        assert!(question.is_some() && answer.is_err());
+    }
 }

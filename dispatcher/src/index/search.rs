@@ -127,7 +127,7 @@ impl Ready {
         Self::open_again(shelf, space, None).await
     }
 
-    /// As [`Self::open`]; what was opened `before` with the same space is used as it is while nothing has changed.
+    /// As [`Self::open`]; what was opened `before` is used as it is while nothing has changed, if it is of that `space`.
     pub async fn open_again(
         shelf: &Shelf,
         space: Option<&str>,
@@ -137,7 +137,8 @@ impl Ready {
         let (stored, _) = shelf.segments().await?;
         let keys: Vec<String> = stored.iter().map(|stored| stored.key.clone()).collect();
         let same = |before: &Arc<Self>| {
-            before.listing == listing && before.segments == keys && !(space.is_some() && before.stands_in)
+            let serves = space.is_none_or(|space| before.space == space && !before.stands_in);
+            serves && before.listing == listing && before.segments == keys
         };
         if let Some(before) = before.filter(same) {
             return Ok(Opened::Ready(before));

@@ -60,7 +60,7 @@ impl Lookup {
             None => self.fullest(ground).await?,
         };
         let name = space.or(fullest.as_deref()).unwrap_or_default().to_owned();
-        let (opening, other) = ((name.clone(), space.is_some()), (name, space.is_none()));
+        let (mut opening, other) = ((name.clone(), space.is_some()), (name, space.is_none()));
         let mut open = self.open.lock().await;
         // Unless words stand in, both are the same.
         let of_other = open.get(&other).filter(|(_, seen)| seen.as_ref().is_ok_and(|seen| !seen.stands_in()));
@@ -81,6 +81,10 @@ impl Lookup {
                 Err(Problem::new(StatusCode::CONFLICT, "other_space", elsewhere.to_string()))
             }
         };
+        if let Ok(ready) = &seen {
+            // Another model's space may have become the fullest meanwhile.
+            ready.space().clone_into(&mut opening.0);
+        }
         if open.len() >= 2 * SPACES && !open.contains_key(&opening) {
             open.clear();
         }

@@ -140,3 +140,23 @@ async fn words_that_stand_in_for_a_space_are_not_taken_for_it() {
     let by_name = lookup.ready(&ground, Some(NEW)).await.unwrap();
     assert!(Arc::ptr_eq(&by_name, &lookup.ready(&ground, None).await.unwrap()));
 }
+
+#[tokio::test]
+async fn an_archive_that_was_opened_in_one_space_is_not_searched_in_another() {
+    let made = Made::new().await;
+    made.part("old", "first", vec![row("a", OLD, 1)]);
+    made.index().await;
+    let (ground, lookup) = (made.ground().await, Lookup::default());
+    assert_eq!(lookup.fullest(&ground).await.unwrap().as_deref(), Some(OLD));
+    // Another model's space becomes the fullest, and for a second that is not known.
+    made.part("new", "first", vec![row("b", NEW, 2), row("c", NEW, 2)]);
+    made.index().await;
+    assert_eq!(lookup.ready(&ground, None).await.unwrap().space(), NEW);
+    assert_eq!(lookup.ready(&ground, Some(OLD)).await.unwrap().space(), OLD);
+
+    let before = made.ready(Some(NEW)).await;
+    match Ready::open_again(made.shelf(), Some(OLD), Some(before)).await.unwrap() {
+        Opened::Ready(ready) => assert_eq!(ready.space(), OLD),
+        other => panic!("{other:?}"),
+    }
+}

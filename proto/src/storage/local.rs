@@ -6,6 +6,7 @@
 mod fault;
 mod key;
 mod list;
+mod places;
 mod read;
 mod write;
 
@@ -23,6 +24,9 @@ use jiff::Timestamp;
 use super::{Object, ObjectMeta, PutMode, PutOutcome, Storage, StorageError, StorageErrorKind};
 use crate::uri::ArchiveUri;
 
+#[cfg(test)]
+pub(super) use places::PLACES;
+pub(super) use places::Places;
 pub(super) use read::{allow_archive, answers, item_path, read_item};
 
 /// What the names of unfinished files begin with; no key may have such a segment.

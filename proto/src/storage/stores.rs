@@ -1,20 +1,16 @@
 //! The door to all stores: clients are made once and shared.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::OnceCell;
 
-use super::local::{self, LocalStorage};
+use super::local::{self, LocalStorage, Places};
 use super::s3::{Connection, S3Storage, connect};
 use super::{Object, Storage, StorageError, StorageErrorKind, StorageOptions};
 use crate::uri::{ArchiveUri, ItemUri, Location};
-
-/// Reads of local items at a time. One that hangs on a network's file system keeps its thread for as long, whoever waits for it,
-/// and the runtime has those threads for much else.
-const LOCAL_CALLS: usize = 32;
 
 /// Opens archives and reads items: one S3 client for all, one handle per bucket. Shared through an `Arc`.
 #[derive(Debug)]
@@ -22,14 +18,13 @@ pub struct Stores {
     options: StorageOptions,
     connection: OnceCell<Connection>,
     buckets: Mutex<HashMap<String, Arc<S3Storage>>>,
-    local_calls: Arc<Semaphore>,
+    places: Places,
 }
 
 impl Stores {
     /// Takes the options; nothing is opened yet.
     pub fn new(options: StorageOptions) -> Self {
-        let local_calls = Arc::new(Semaphore::new(LOCAL_CALLS));
-        Self { options, connection: OnceCell::new(), buckets: Mutex::default(), local_calls }
+        Self { options, connection: OnceCell::new(), buckets: Mutex::default(), places: Places::default() }
     }
 
     /// The options given.
@@ -65,8 +60,8 @@ impl Stores {
             Location::S3 { bucket, key } => self.shared_bucket(&bucket).await?.get(&key, max_bytes).await,
             Location::File(path) => {
                 let roots = self.options.local_roots.clone();
-                let read = move || local::read_item(&path, max_bytes, &roots);
-                self.local("reading", item.as_str(), read).await
+                let read = move |path: &Path| local::read_item(path, max_bytes, &roots);
+                self.local("reading", (item, path), read).await
             }
         }
     }
@@ -79,18 +74,19 @@ impl Stores {
         found.unwrap_or_else(|error| Err(interrupted("reading", item.as_str(), error))).map(Some)
     }
 
-    /// Whether the place of an item answers at all, be it with a refusal, within `limit`.
+    /// Whether the place of an item answers within `limit`, be it with a refusal: not everybody may list. To refuse the
+    /// credentials is no answer.
     pub async fn answers(&self, item: &ItemUri, limit: Duration) -> bool {
         let answered = async {
             match item.location() {
                 Location::S3 { bucket, .. } => match self.shared_bucket(&bucket).await {
-                    Ok(bucket) => bucket.check().await.map_or_else(|error| !error.is_transient(), |()| true),
-                    Err(error) => !error.is_transient(),
+                    Ok(bucket) => bucket.check().await.map_or_else(|error| !error.is_outage(), |()| true),
+                    Err(error) => !error.is_outage(),
                 },
                 // Whatever is there: a network's file system that hangs tells nothing.
                 Location::File(path) => {
-                    let ask = move || Ok(local::answers(&path));
-                    self.local("looking at", item.as_str(), ask).await.unwrap_or(false)
+                    let ask = |path: &Path| Ok(local::answers(path));
+                    self.local("looking at", (item, path), ask).await.unwrap_or(false)
                 }
             }
         };
@@ -108,19 +104,19 @@ impl Stores {
         Ok(Arc::clone(buckets.entry(name.to_owned()).or_insert_with(open)))
     }
 
-    /// Runs a call of the file system that is given up after a time. Its place is free when it has ended, not before.
+    /// Runs a call of the file system of `path` that is given up after a time. Its place is free when it has ended, not before.
     async fn local<T: Send + 'static>(
         &self,
         operation: &'static str,
-        object: &str,
-        call: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+        (item, path): (&ItemUri, PathBuf),
+        call: impl FnOnce(&Path) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, StorageError> {
-        let place = Arc::clone(&self.local_calls).acquire_owned().await.expect("it is never closed");
+        let place = self.places.place(&path).await;
         let done = tokio::task::spawn_blocking(move || {
             let _place = place;
-            call()
+            call(&path)
         });
-        done.await.unwrap_or_else(|error| Err(interrupted(operation, object, error)))
+        done.await.unwrap_or_else(|error| Err(interrupted(operation, item.as_str(), error)))
     }
 }
 
@@ -136,9 +132,10 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::storage::local::PLACES;
 
     #[tokio::test]
-    async fn file_systems_that_hang_keep_few_threads() {
+    async fn file_systems_that_hang_keep_few_threads_and_hold_up_no_other() {
         let stores = Stores::new(StorageOptions::default());
         let file = tempfile::NamedTempFile::new().unwrap();
         let item = ItemUri::from_path(file.path()).unwrap();
@@ -146,18 +143,19 @@ mod tests {
         let hanging = Arc::new(Mutex::new(hanging));
         let hang = || {
             let hanging = Arc::clone(&hanging);
-            move || {
+            move |_: &Path| {
                 let released = hanging.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 assert!(released.is_err(), "the test lets go by hanging up");
                 Ok(())
             }
         };
-        for _ in 0..3 * LOCAL_CALLS {
-            let late = timeout(Duration::ZERO, stores.local("reading", item.as_str(), hang())).await;
-            assert!(late.is_err());
+        for _ in 0..3 * PLACES {
+            let read = stores.local("reading", (&item, file.path().to_owned()), hang());
+            assert!(timeout(Duration::ZERO, read).await.is_err());
         }
-        assert_eq!(stores.local_calls.available_permits(), 0, "nobody waits, and they hang nevertheless");
-        assert!(!stores.answers(&item, Duration::from_millis(10)).await);
+        assert!(!stores.answers(&item, Duration::from_millis(10)).await, "they hang, although nobody waits");
+        let elsewhere = ItemUri::from_path(Path::new("/proc/version")).unwrap();
+        assert!(stores.answers(&elsewhere, Duration::from_secs(60)).await, "another one is held up");
         drop(release);
         assert!(stores.read_item(&item, 1).await.unwrap().bytes.is_empty());
     }

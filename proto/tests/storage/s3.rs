@@ -204,6 +204,20 @@ async fn comes_again_where_a_server_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tells_an_object_that_is_refused_from_a_store_that_refuses_all() {
+    let server = setting("CAPTIONFLEET_TEST_S3");
+    let bucket = bucket(&server, "refusing").await;
+    for (refused, answers) in [("picture.png", true), ("", false)] {
+        let said = || error("403 Forbidden", "SignatureDoesNotMatch");
+        let endpoint = front(&server, move |head| head.contains(refused).then(said)).await;
+        let stores = Stores::new(options(&endpoint));
+        let item = ItemUri::s3(&bucket, "picture.png");
+        assert_eq!(stores.read_item(&item, 1).await.unwrap_err().kind(), Kind::Unauthenticated);
+        assert_eq!(stores.answers(&item, Duration::from_secs(20)).await, answers, "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn names_what_a_server_does_not_know() {
     let endpoint = front("http://127.0.0.1:1", |_| Some(bare("501 Not Implemented"))).await;
     let error = archive(&endpoint, "s3://bucket/a").await.check().await.unwrap_err();

@@ -362,6 +362,18 @@ def test_search_by_a_dropped_picture(watched):
     expect(page.get_by_role("status")).to_contain_text("no picture that can be read")
 
 
+def test_a_search_goes_on_without_its_picture(watched):
+    status, found = api("GET", "/api/v1/search?" + urllib.parse.urlencode({"source": f"{BUCKET}/film", "limit": 1}))
+    assert status == 200, found
+    frame = found["hits"][0]
+    page = watched.page
+    page.goto("/?" + urllib.parse.urlencode({"like": frame["item"], "like_frame_ms": frame["frame_ms"]}))
+    expect(page.locator("cf-gallery li").first).to_contain_text("matched picture 1.00")
+    page.get_by_role("button", name="Search without the picture").click()
+    expect(page).not_to_have_url(re.compile("like"))
+    expect(page.get_by_role("status")).to_contain_text("The newest")
+
+
 def test_an_item_its_neighbours_and_a_question(watched, caption):
     page = watched.page
     page.goto("/")

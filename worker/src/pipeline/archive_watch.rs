@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use captionfleet_proto::chain;
 use captionfleet_proto::storage::{Storage, StorageError, StorageErrorKind};
@@ -15,6 +15,8 @@ use super::Pipeline;
 const ARCHIVE: &str = "archive";
 /// How long an archive has to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long it is believed that an archive is full. Whoever holds a finished part tries to write it more often.
+const FULL_FOR: Duration = Duration::from_secs(60);
 /// So many are looked at; when the last of them is back, others are as likely to be.
 const MOST: usize = 32;
 
@@ -26,7 +28,8 @@ pub(super) struct ArchiveWatch {
 
 struct Away {
     archive: Arc<dyn Storage>,
-    is_full: bool,
+    /// That there is room again is only seen by writing: until then nothing is learned by looking.
+    full_until: Option<Instant>,
     reason: String,
 }
 
@@ -38,8 +41,9 @@ impl Pipeline {
 
     /// An archive cannot be used for a reason that may pass.
     pub(super) fn archive_is_away(&self, archive: &Arc<dyn Storage>, error: &StorageError) {
-        let (place, is_full) = (archive.location(), error.kind() == StorageErrorKind::NoSpace);
-        let entry = Away { archive: Arc::clone(archive), is_full, reason: chain(error) };
+        let place = archive.location();
+        let full_until = (error.kind() == StorageErrorKind::NoSpace).then(|| Instant::now() + FULL_FOR);
+        let entry = Away { archive: Arc::clone(archive), full_until, reason: chain(error) };
         self.archives_away(|away| {
             if away.len() < MOST || away.contains_key(&place) {
                 away.insert(place, entry);
@@ -47,12 +51,13 @@ impl Pipeline {
         });
     }
 
-    /// Asks the archives that are away whether they can be used again.
-    pub(super) async fn look_at_archives(&self) {
+    /// Asks the archives that are away whether they can be used again. One that was full can where nobody here writes to it any
+    /// more: the part may have gone to another worker.
+    pub(super) async fn look_at_archives(&self, now: Instant) {
         let away: Vec<_> = {
             let away = self.archive_watch.away.lock().unwrap_or_else(PoisonError::into_inner);
-            // That there is room again is only seen by writing, which whoever holds a finished part goes on trying.
-            away.values().filter(|away| !away.is_full).map(|away| Arc::clone(&away.archive)).collect()
+            let looked_at = away.values().filter(|away| away.full_until.is_none_or(|until| until <= now));
+            looked_at.map(|away| Arc::clone(&away.archive)).collect()
         };
         let answers = |archive: Arc<dyn Storage>| async move {
             match timeout(ANSWER_WITHIN, archive.check()).await {

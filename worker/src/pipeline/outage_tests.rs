@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
 use captionfleet_proto::storage::{LocalStorage, Storage, StorageError, StorageErrorKind};
@@ -47,7 +48,7 @@ async fn an_archive_is_back_when_it_answers_be_it_with_a_refusal() {
     assert!(archive.check().await.is_err());
     pipeline.archive_is_away(&archive, &error(StorageErrorKind::Unavailable));
     assert!(!pipeline.readiness.is_ready());
-    pipeline.look_at_archives().await;
+    pipeline.look_at_archives(Instant::now()).await;
     assert!(pipeline.readiness.is_ready(), "{}", pipeline.readiness.describe());
 }
 
@@ -59,9 +60,21 @@ async fn one_archive_is_not_back_because_another_is() {
     pipeline.archive_is_away(&one, &error(StorageErrorKind::NoSpace));
     pipeline.archive_is_away(&other, &error(StorageErrorKind::Unavailable));
     // Whether a full one has room is not seen by looking.
-    pipeline.look_at_archives().await;
+    pipeline.look_at_archives(Instant::now()).await;
     pipeline.archive_takes_parts(&*other);
     assert!(!pipeline.readiness.is_ready(), "the first one is full");
     pipeline.archive_takes_parts(&*archive(&folder.path().join("one")));
+    assert!(pipeline.readiness.is_ready(), "{}", pipeline.readiness.describe());
+}
+
+#[tokio::test]
+async fn an_archive_to_which_nobody_writes_any_more_is_not_full_for_ever() {
+    let pipeline = idle();
+    let folder = tempfile::tempdir().unwrap();
+    let archive = archive(folder.path());
+    pipeline.archive_is_away(&archive, &error(StorageErrorKind::NoSpace));
+    pipeline.look_at_archives(Instant::now()).await;
+    assert!(!pipeline.readiness.is_ready(), "a part may be held for it");
+    pipeline.look_at_archives(Instant::now() + Duration::from_secs(60)).await;
     assert!(pipeline.readiness.is_ready(), "{}", pipeline.readiness.describe());
 }

@@ -14,12 +14,15 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// not hold up its run for a day; a store that gives nothing costs none.
 pub(super) async fn failure(stores: &Stores, item: String, source: StorageError) -> Failure {
     let is_away = match source.kind() {
-        // That is never about one object.
-        StorageErrorKind::Unauthenticated | StorageErrorKind::Throttled | StorageErrorKind::NoSpace => true,
-        StorageErrorKind::Unavailable | StorageErrorKind::Timeout => match ItemUri::parse(&item) {
-            Ok(uri) => !stores.answers(&uri, ANSWER_WITHIN).await,
-            Err(_) => false,
-        },
+        // That is never about one object. A store may well ask readers to slow down and answer whoever lists.
+        StorageErrorKind::Throttled | StorageErrorKind::NoSpace => true,
+        // A signature is wrong for one object alone where a gateway on the way writes its key in another way.
+        StorageErrorKind::Unauthenticated | StorageErrorKind::Unavailable | StorageErrorKind::Timeout => {
+            match ItemUri::parse(&item) {
+                Ok(uri) => !stores.answers(&uri, ANSWER_WITHIN).await,
+                Err(_) => false,
+            }
+        }
         _ => false,
     };
     if is_away { Failure::SourceAway { item, source } } else { Failure::Source { item, source } }
@@ -38,10 +41,10 @@ mod tests {
         let stores = Stores::new(StorageOptions::default());
         let item = ItemUri::from_path(&folder.path().join("picture.png")).unwrap().to_string();
         for (kind, waits) in [
-            (StorageErrorKind::Unauthenticated, true),
             (StorageErrorKind::Throttled, true),
             (StorageErrorKind::NoSpace, true),
             // The file system answers, be it that there is no such file.
+            (StorageErrorKind::Unauthenticated, false),
             (StorageErrorKind::Unavailable, false),
             (StorageErrorKind::Timeout, false),
             (StorageErrorKind::Other, false),

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use captionfleet_proto::broker::{BrokerState, QueueName};
 use captionfleet_proto::job::Lane;
@@ -38,7 +38,7 @@ pub(super) async fn stores(pipeline: Arc<Pipeline>, drain: Drain) {
     let look = async {
         loop {
             tokio::time::sleep(STORES_INTERVAL).await;
-            tokio::join!(pipeline.look_at_archives(), pipeline.look_at_spool());
+            tokio::join!(pipeline.look_at_archives(Instant::now()), pipeline.look_at_spool());
         }
     };
     tokio::select! {

@@ -53,10 +53,10 @@ struct SearchQuery {
     /// An uploaded picture to look for: the name that it was given.
     #[schemars(regex(pattern = "^[0-9a-f]{64}$"))]
     upload: Option<String>,
-    /// A picture of the archive to look for others like it.
+    /// A picture of the archive to look for others like it; either this or an upload.
     #[schemars(length(min = 1, max = 4096))]
     like: Option<String>,
-    /// Time of the frame, if that is one of a video.
+    /// Time of the frame, if what is to be alike is one of a video.
     #[schemars(range(max = 4_294_967_295_u32))]
     like_frame_ms: Option<u32>,
     /// What decides the order; words and hybrid need a text.
@@ -238,8 +238,20 @@ fn within_lengths(query: &SearchQuery) -> Result<(), Problem> {
     Ok(())
 }
 
+/// There is one picture to look for at the most, and a frame is one of it.
+fn one_picture(query: &SearchQuery) -> Result<(), Problem> {
+    if query.upload.is_some() && query.like.is_some() {
+        return Err(Problem::conflict("like: there is an upload to look for, too; name either of them"));
+    }
+    if query.like_frame_ms.is_some() && query.like.is_none() {
+        return Err(Problem::conflict("like_frame_ms: needs the video of that frame (like)"));
+    }
+    Ok(())
+}
+
 fn asked(query: &SearchQuery) -> Result<Asked, Problem> {
     within_lengths(query)?;
+    one_picture(query)?;
     let text = text(query)?;
     let mode = query.mode.unwrap_or_default();
     if text.is_none() && mode != Mode::Meaning {
@@ -357,6 +369,31 @@ impl From<&Freshness> for Index {
             unindexed: index.unindexed,
             damaged: index.damaged,
             foreign: index.foreign.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+
+    #[test]
+    fn fields_that_contradict_each_other_are_refused() {
+        let (some, none) = (Some("s3://bucket/film.mp4".to_owned()), None);
+        for (upload, like, like_frame_ms, refused) in [
+            (&some, &none, None, false),
+            (&none, &some, None, false),
+            (&none, &some, Some(0), false),
+            (&some, &some, None, true),
+            (&some, &none, Some(0), true),
+            (&none, &none, Some(0), true),
+        ] {
+            let (upload, like) = (upload.clone(), like.clone());
+            let query = SearchQuery { upload, like, like_frame_ms, ..SearchQuery::default() };
+            let problem = asked(&query).err();
+            let status = problem.map(|problem| problem.status());
+            assert_eq!(status, refused.then_some(StatusCode::CONFLICT), "{query:?}");
         }
     }
 }
