@@ -8,11 +8,11 @@ use crate::{
     Backend, ProductError,
     backend::with_kernels,
     cells::{Cell, F32Cell, TILE},
-    elementwise::softmax,
     inputs::{F32Input, Input},
     kernels::{Kernels, MOST_ROWS},
     output::{Output, overwritten},
     split::{Panels, threads},
+    weighing::{weigh, weigh_in_f64},
 };
 
 /// An operand `(heads, rows, width)` that lies anywhere, as long as the values of a row lie side by side.
@@ -153,10 +153,12 @@ impl Work<'_> {
             }
             for (at, row) in rows.clone().enumerate() {
                 let scores = &mut scores[at * keys..][..keys];
-                if let Some(mask) = self.attention.mask_of(row) {
-                    scores.iter_mut().zip(mask).for_each(|(score, mask)| *score += mask);
+                let (mask, mut are_numbers) = (self.attention.mask_of(row), true);
+                weigh(self.backend, scores, mask, &mut are_numbers);
+                if !are_numbers {
+                    let query = self.q.row(head, row, width);
+                    weigh_in_f64(query, |key| self.k.row(head, key, width), scale, mask, scores);
                 }
-                softmax(self.backend, scores);
                 kernels.convert(scores, &mut buffer[at..], count);
             }
             let panel = &buffer[..count * blocks(keys)];

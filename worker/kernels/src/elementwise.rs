@@ -66,11 +66,13 @@ pub fn log_sum_exp(backend: crate::Backend, row: &[f32]) -> f64 {
 compiled_for_each_processor! {
     /// LayerNorm of a row (Ba et al. 2016): `out = (row - mean) / sqrt(variance + eps) * weight + bias`, all as long as `row`.
     ///
-    /// Two passes, mean and then squared distances from it: a single one loses most digits where the mean is far from zero.
+    /// Two passes, mean and then squared distances from it: a single one loses most digits where the mean is far from zero. A row whose
+    /// squares are beyond f32 is computed in f64.
     pub layer_norm(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) = layer_norm_of
 }
 
 compiled_for_each_processor! {
-    /// RMSNorm of a row (Zhang & Sennrich 2019): `out = row / sqrt(mean square + eps) * weight`, all as long as `row`.
+    /// RMSNorm of a row (Zhang & Sennrich 2019): `out = row / sqrt(mean square + eps) * weight`, all as long as `row`. A row whose
+    /// squares are beyond f32 is computed in f64.
     pub rms_norm(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) = rms_norm_of
 }

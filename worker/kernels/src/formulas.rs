@@ -30,6 +30,9 @@ const LARGEST_EXPONENT: f32 = 88.7;
 pub(crate) fn layer_norm_of(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) {
     let mean = sum(row, |x| x) / row.len() as f32;
     let variance = sum(row, |x| (x - mean) * (x - mean)) / row.len() as f32;
+    if !variance.is_finite() {
+        return layer_norm_in_f64(row, weight, bias, eps, out);
+    }
     let scale = 1.0 / (f64::from(variance) + eps).sqrt() as f32;
     for (((out, x), weight), bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
         *out = (x - mean) * scale * weight + bias;
@@ -39,9 +42,35 @@ pub(crate) fn layer_norm_of(row: &[f32], weight: &[f32], bias: &[f32], eps: f64,
 #[inline(always)]
 pub(crate) fn rms_norm_of(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
     let mean_square = sum(row, |x| x * x) / row.len() as f32;
+    if !mean_square.is_finite() {
+        return rms_norm_in_f64(row, weight, eps, out);
+    }
     let scale = 1.0 / (f64::from(mean_square) + eps).sqrt() as f32;
     for ((out, x), weight) in out.iter_mut().zip(row).zip(weight) {
         *out = x * scale * weight;
+    }
+}
+
+/// The same for a row whose squares no f32 can hold; such a row is rare.
+#[cold]
+#[inline(never)]
+fn layer_norm_in_f64(row: &[f32], weight: &[f32], bias: &[f32], eps: f64, out: &mut [f32]) {
+    let mean = row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64;
+    let variance = row.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / row.len() as f64;
+    let scale = 1.0 / (variance + eps).sqrt();
+    for (((out, &x), &weight), &bias) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+        *out = ((f64::from(x) - mean) * scale * f64::from(weight) + f64::from(bias)) as f32;
+    }
+}
+
+/// The same for a row whose squares no f32 can hold; such a row is rare.
+#[cold]
+#[inline(never)]
+fn rms_norm_in_f64(row: &[f32], weight: &[f32], eps: f64, out: &mut [f32]) {
+    let mean_square = row.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / row.len() as f64;
+    let scale = 1.0 / (mean_square + eps).sqrt();
+    for ((out, &x), &weight) in out.iter_mut().zip(row).zip(weight) {
+        *out = (f64::from(x) * scale * f64::from(weight)) as f32;
     }
 }
 

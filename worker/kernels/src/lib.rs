@@ -51,6 +51,7 @@ mod pack;
 mod single_queries;
 mod split;
 mod tiles;
+mod weighing;
 
 pub use attention::{Attention, Heads};
 pub use backend::Backend;

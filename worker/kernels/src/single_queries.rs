@@ -8,8 +8,9 @@ use crate::{
     Backend, Heads, ProductError,
     cells::TILE,
     elementwise::compiled_for_each_processor,
-    formulas::{LANES, softmax_of},
+    formulas::LANES,
     split::threads,
+    weighing::{weigh_in_f64, weigh_of},
 };
 
 /// What a sequence's query attends to.
@@ -87,7 +88,11 @@ fn attend_of(query: &[f32], scale: f32, head: usize, past: &Past<'_>, scores: &m
     for (row, score) in scores.iter_mut().enumerate() {
         *score = dot(query, past.keys.row(head, row, width)) * scale;
     }
-    softmax_of(scores);
+    let mut are_numbers = true;
+    weigh_of(scores, None, &mut are_numbers);
+    if !are_numbers {
+        weigh_in_f64(query, |row| past.keys.row(head, row, width), scale, None, scores);
+    }
     // Without a past there is nothing to look at.
     out.fill(if scores.is_empty() { f32::NAN } else { 0.0 });
     for (row, &weight) in scores.iter().enumerate() {

@@ -73,6 +73,69 @@ fn any_shape_agrees_with_f64() {
     }
 }
 
+/// Operands whose scores, or the sums on the way to them, are beyond f32.
+#[test]
+fn scores_of_every_magnitude_agree_with_f64() {
+    let (heads, width, queries, keys) = (2, 40, 9, 21);
+    for case in 0..12 {
+        let mask = activations(keys, 2.0, case);
+        let mask = (case % 2 == 0).then_some(mask.as_slice());
+        let attention = Attention { heads, width, queries, keys, scale: 0.2, mask };
+        for size in [1e10, 1e18, 1e19, 3e19, 1e20, 1e38] {
+            let [mut q, k] = [queries, keys].map(|rows| activations(rows * heads * width, size, case + 7));
+            // Some queries are usual ones, of which nothing may change.
+            q[heads * width..2 * heads * width].fill(1e-3 / size);
+            let v = activations(keys * heads * width, 1.0, case + 8);
+            for backend in backends() {
+                let out = run(&attention, backend, [&q, &k, &v]);
+                let single: Vec<f32> = single_queries(&attention, backend, [&q, &k, &v]);
+                for (at, found) in out.iter().enumerate() {
+                    let (query, head) = (at / (heads * width), at / width % heads);
+                    let expected = exact(&attention, [&q, &k, &v], query, head, at % width);
+                    let distance = (f64::from(*found) - expected).abs();
+                    assert!(distance < 2e-5, "{backend:?} {size} {at}: {found} {expected}");
+                    if mask.is_none() {
+                        let distance = (f64::from(single[at]) - expected).abs();
+                        assert!(distance < 2e-5, "{backend:?} {size} {at}: {} {expected}", single[at]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The same as a decode step answers it: every query over all keys.
+fn single_queries(attention: &Attention<'_>, backend: Backend, [q, k, v]: [&[f32]; 3]) -> Vec<f32> {
+    let Attention { heads: count, width, queries, keys, scale, .. } = *attention;
+    let past = Past { keys: heads(k, attention), values: heads(v, attention), length: keys };
+    let pasts = vec![past; queries];
+    let mut out = vec![f32::NAN; queries * count * width];
+    let single = SingleQueries { heads: count, width, scale, pasts: &pasts };
+    single.run(backend, heads(q, attention), &mut out).unwrap();
+    out
+}
+
+#[test]
+fn what_is_no_number_shows() {
+    let attention = Attention { heads: 1, width: 40, queries: 2, keys: 5, scale: 0.2, mask: None };
+    let [q, k, v] = [(2, 1), (5, 2), (5, 3)].map(|(rows, seed)| activations(rows * 40, 1.0, seed));
+    for odd in [f32::NAN, f32::INFINITY] {
+        let mut odd_query = q.clone();
+        odd_query[7] = odd;
+        for backend in backends() {
+            let plain = run(&attention, backend, [&q, &k, &v]);
+            for out in [
+                run(&attention, backend, [&odd_query, &k, &v]),
+                single_queries(&attention, backend, [&odd_query, &k, &v]),
+            ] {
+                assert!(out[..40].iter().all(|x| x.is_nan()), "{backend:?} {odd}");
+                assert!(out[40..].iter().all(|x| x.is_finite()), "{backend:?} {odd}");
+            }
+            assert_eq!(plain[40..], run(&attention, backend, [&odd_query, &k, &v])[40..], "{backend:?}");
+        }
+    }
+}
+
 #[test]
 fn a_query_is_answered_the_same_in_any_company_on_any_number_of_threads() {
     let (heads, width, keys) = (3, 40, 70);

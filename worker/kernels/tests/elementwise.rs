@@ -185,3 +185,55 @@ fn norms_agree_with_f64_far_from_zero_and_give_the_same_bits_everywhere() {
         }
     }
 }
+
+#[test]
+fn norms_agree_with_f64_for_every_magnitude() {
+    for width in [1, 2, 5, 80, 1408] {
+        for size in [1e-30f32, 1e-12, 1e15, 5e17, 1e20, 1e38, f32::MAX] {
+            let signs = |i: usize| if i % 3 == 1 { 1.0 } else { -1.0 };
+            let even: Vec<f32> = (0..width).map(|i| size * signs(i)).collect();
+            let uneven: Vec<f32> = (0..width).map(|i| even[i] * (i * 7919 % 1000) as f32 / 1000.0).collect();
+            for row in [even, uneven] {
+                let exact: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
+                let mean = exact.iter().sum::<f64>() / width as f64;
+                let variance = exact.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                let mean_square = exact.iter().map(|x| x * x).sum::<f64>() / width as f64;
+                let (weight, bias) = (vec![1.5; width], vec![0.25; width]);
+                for backend in backends() {
+                    let mut out = [vec![0f32; width], vec![0f32; width]];
+                    layer_norm(backend, &row, &weight, &bias, 1e-12, &mut out[0]);
+                    rms_norm(backend, &row, &weight, 1e-12, &mut out[1]);
+                    for (at, x) in exact.iter().enumerate() {
+                        let expected = [
+                            (x - mean) / (variance + 1e-12).sqrt() * 1.5 + 0.25,
+                            x / (mean_square + 1e-12).sqrt() * 1.5,
+                        ];
+                        for (out, expected) in out.iter().zip(expected) {
+                            let distance = (f64::from(out[at]) - expected).abs();
+                            assert!(
+                                distance < 2e-5 * expected.abs().max(1.0),
+                                "{backend:?} {width} {size}: {} {expected}",
+                                out[at]
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_with_what_is_no_number_has_no_norm() {
+    for backend in backends() {
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut row = [1.0; 40];
+            row[17] = odd;
+            let mut out = [0.0; 40];
+            layer_norm(backend, &row, &[1.0; 40], &[0.0; 40], 1e-6, &mut out);
+            assert!(out.iter().all(|x| x.is_nan()), "{backend:?} {odd} {out:?}");
+            rms_norm(backend, &row, &[1.0; 40], 1e-6, &mut out);
+            assert!(out[17].is_nan(), "{backend:?} {odd} {out:?}");
+        }
+    }
+}

@@ -103,6 +103,31 @@ fn the_ends_of_the_integers_agree() {
     }
 }
 
+/// Blocks whose integers cancel, under scales whose product no f32 can hold.
+#[test]
+fn what_cancels_is_zero_under_any_scales() {
+    for format in [Format::Q8_0, Format::Q4_0, Format::Q4K] {
+        for byte in [0x00, 0x7f, 0x88, 0xff] {
+            let (outputs, inputs) = (35, whole(format, 64));
+            let mut bytes = vec![byte; outputs * format.row_bytes(inputs).unwrap()];
+            for block in bytes.chunks_mut(format.block_bytes()) {
+                block[..2].copy_from_slice(&half::f16::MAX.to_le_bytes());
+                if format == Format::Q4K {
+                    block[2..4].copy_from_slice(&half::f16::MAX.to_le_bytes());
+                }
+            }
+            let matrix = Stored::new(format, outputs, inputs, bytes).pack();
+            let xs: Vec<f32> =
+                (0..3 * inputs).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN }).collect();
+            let mut out = vec![f32::NAN; 3 * outputs];
+            for backend in backends() {
+                matrix.multiply_on(backend, &xs, None, Epilogue::None, &mut out).unwrap();
+                assert!(out.iter().all(|x| *x == 0.0), "{backend:?} {format} {byte:x}: {out:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_not_finite_stays_in_its_row() {
     let (rows, outputs) = (9, 40);

@@ -199,9 +199,9 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
                 let scales = _mm256_mul_ps(scales, widen_u8(&block.scales, part));
                 let offsets = _mm256_mul_ps(offsets, widen_u8(&block.offsets, part));
                 for ((acc, integers), x) in acc.iter_mut().zip(integers).zip(xs) {
-                    *acc = add_scaled(*acc, integers, scales, x.scale);
-                    let offsets = _mm256_mul_ps(offsets, _mm256_set1_ps(x.scale));
-                    *acc = _mm256_fnmadd_ps(offsets, _mm256_set1_ps(x.sum), *acc);
+                    let offset = _mm256_mul_ps(offsets, _mm256_set1_ps(x.sum));
+                    let value = _mm256_fmsub_ps(_mm256_cvtepi32_ps(integers), scales, offset);
+                    *acc = _mm256_fmadd_ps(value, _mm256_set1_ps(x.scale), *acc);
                 }
             }
         }
@@ -260,10 +260,12 @@ fn set_quad(x: [i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_ne_bytes(x.map(|x| x as u8)))
 }
 
+/// Adds the integers times both scales, the weights' first: the scales' own product may be no number where the integers are zero.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn add_scaled(acc: __m256, integers: __m256i, scales: __m256, scale: f32) -> __m256 {
-    _mm256_fmadd_ps(_mm256_cvtepi32_ps(integers), _mm256_mul_ps(scales, _mm256_set1_ps(scale)), acc)
+    let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(integers), scales);
+    _mm256_fmadd_ps(scaled, _mm256_set1_ps(scale), acc)
 }
 
 #[inline]

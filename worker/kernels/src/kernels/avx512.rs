@@ -184,10 +184,12 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
             let scales = [_mm512_mul_ps(scales[0], by[0]), _mm512_mul_ps(scales[1], by[1])];
             let offsets = [_mm512_mul_ps(offsets[0], off[0]), _mm512_mul_ps(offsets[1], off[1])];
             for ((acc, integers), x) in acc.iter_mut().zip(integers).zip(xs) {
-                add_scaled(acc, integers, scales, x.scale);
-                let (scale, sum) = (_mm512_set1_ps(x.scale), _mm512_set1_ps(x.sum));
-                acc[0] = _mm512_fnmadd_ps(_mm512_mul_ps(offsets[0], scale), sum, acc[0]);
-                acc[1] = _mm512_fnmadd_ps(_mm512_mul_ps(offsets[1], scale), sum, acc[1]);
+                let sum = _mm512_set1_ps(x.sum);
+                let offsets = [_mm512_mul_ps(offsets[0], sum), _mm512_mul_ps(offsets[1], sum)];
+                let low = _mm512_fmsub_ps(_mm512_cvtepi32_ps(integers[0]), scales[0], offsets[0]);
+                let high = _mm512_fmsub_ps(_mm512_cvtepi32_ps(integers[1]), scales[1], offsets[1]);
+                let scale = _mm512_set1_ps(x.scale);
+                *acc = [_mm512_fmadd_ps(low, scale, acc[0]), _mm512_fmadd_ps(high, scale, acc[1])];
             }
         }
     }
@@ -220,12 +222,13 @@ fn add_quads(integers: &mut [__m512i; 2], low: __m512i, high: __m512i, x: [i8; 4
     integers[1] = _mm512_dpbusd_epi32(integers[1], high, x);
 }
 
+/// Adds the integers times both scales, the weights' first: the scales' own product may be no number where the integers are zero.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn add_scaled(acc: &mut [__m512; 2], integers: [__m512i; 2], scales: [__m512; 2], scale: f32) {
     let scale = _mm512_set1_ps(scale);
-    acc[0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers[0]), _mm512_mul_ps(scales[0], scale), acc[0]);
-    acc[1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers[1]), _mm512_mul_ps(scales[1], scale), acc[1]);
+    acc[0] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(integers[0]), scales[0]), scale, acc[0]);
+    acc[1] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(integers[1]), scales[1]), scale, acc[1]);
 }
 
 /// Four inputs of both halves of the tile.

@@ -112,8 +112,9 @@ fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R
             let offsets: Sums = std::array::from_fn(|i| offsets[i] * f32::from(block.offsets[i]));
             let quants = spread(&block.quants);
             for (sums, x) in sums.iter_mut().zip(xs) {
-                add_scaled(sums, &scaled(&scales, &quads(&quants, &x.quants, 0)), x.scale);
-                add_scaled(sums, &offsets.map(|offset| offset * x.scale), -x.sum);
+                let mut values = scaled(&scales, &quads(&quants, &x.quants, 0));
+                values.iter_mut().zip(&offsets).for_each(|(value, offset)| *value -= offset * x.sum);
+                add_scaled(sums, &values, x.scale);
             }
         }
     }
