@@ -8,7 +8,7 @@ use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::rows::EmbeddingShape;
 use captionfleet_proto::storage::Stores;
 use captionfleet_worker::app::{Served, WorkerConfig, run_worker};
-use captionfleet_worker::model_choice::{Bundle, ModelChoice};
+use captionfleet_worker::model_choice::{FoundModel, ModelChoice};
 use captionfleet_worker::pipeline::PipelineOptions;
 use captionfleet_worker::telemetry::Metrics as WorkerMetrics;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ struct LocalWorker {
 
 /// A model that was found and checked.
 pub struct Model {
-    /// The bundle.
-    pub bundle: Bundle,
+    /// Its bundle, and where that came from.
+    pub found: FoundModel,
     /// Whether it is the demo model.
     pub is_demo: bool,
 }
@@ -45,23 +45,23 @@ impl Model {
     /// Finds the model that the user named, or the demo model.
     pub async fn resolve(settings: &FleetSettings, stores: &Stores) -> anyhow::Result<Self> {
         let choice = ModelChoice::parse(settings.model.as_deref())?;
-        let bundle = choice.resolve(stores).await?;
-        Ok(Self { bundle, is_demo: choice.is_demo() })
+        let found = choice.resolve(stores).await?;
+        Ok(Self { found, is_demo: choice.is_demo() })
     }
 
     /// The bundle's id.
     pub fn id(&self) -> String {
-        self.bundle.id().to_owned()
+        self.found.bundle().id().to_owned()
     }
 
     /// The space of its embeddings; `None` if it has no retrieval heads.
     pub fn embedding_space(&self) -> Option<&str> {
-        self.bundle.manifest().embedding_space.as_deref()
+        self.found.bundle().manifest().embedding_space.as_deref()
     }
 
     /// How its embeddings are arranged.
     pub fn embedding_shape(&self) -> Option<EmbeddingShape> {
-        let retrieval = self.bundle.manifest().config.retrieval.as_ref()?;
+        let retrieval = self.found.bundle().manifest().config.retrieval.as_ref()?;
         Some(EmbeddingShape {
             vectors: retrieval.qformer.num_query_tokens as u32,
             dim: retrieval.embed_dim as u32,
@@ -117,7 +117,7 @@ impl Fleet {
         // A job that fails is tried again, and says so meanwhile.
         let stores = Arc::new(Stores::new(self.stores.options().brief()));
         let (broker, stop) = (self.broker.clone(), shutdown.clone());
-        let served = Served::Model(Box::new(model.bundle));
+        let served = Served::Model(model.found);
         let task =
             tokio::spawn(async move { run_worker(config, broker, stores, served, stop).await.map(drop) });
         self.worker = Some(LocalWorker { task, shutdown });

@@ -58,6 +58,28 @@ async fn a_model_in_a_bucket_is_fetched_once_and_checked() {
     let kept = files_below(cache.path());
     assert_eq!(kept.len(), keys.len(), "{kept:?}");
 
+    // Copies that have rotted are fetched once more, whether it shows when they are opened or when the weights are read.
+    let damages: [fn(&mut Vec<u8>); 2] = [
+        |bytes| bytes.truncate(bytes.len() / 2),
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        },
+    ];
+    let weighty = |path: &&PathBuf| path.ends_with("weights.gguf") || path.extension().unwrap() == "tar";
+    for copy in kept.iter().filter(weighty) {
+        let whole = std::fs::read(copy).unwrap();
+        let form = if copy.ends_with("weights.gguf") { "folder" } else { "file.tar" };
+        for damage in damages {
+            let mut damaged = whole.clone();
+            damage(&mut damaged);
+            std::fs::write(copy, damaged).unwrap();
+            let told = doctor(&fleet, &fleet.s3_uri(&format!("models/{form}"))).await;
+            assert!(says_its_tokens(&told), "{form}: {}{}", told.stdout, told.stderr);
+            assert!(std::fs::read(copy).unwrap() == whole, "{form}: the copy is whole again");
+        }
+    }
+
     // The weights are here: whoever starts again needs the manifest alone.
     let weights = "folder/weights.gguf";
     store.delete(weights).await.unwrap();

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::broker::Broker;
 use captionfleet_proto::storage::Stores;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::{Engine, EngineHandle, EngineObserver, NullOptions};
+use crate::model_choice::FoundModel;
 use crate::pipeline::{Pipeline, PipelineOptions, PipelineParts, PipelineReport};
 use crate::telemetry::energy::{self, EnergyCounter, EnergyMeter, tell_energy};
 use crate::telemetry::readiness::Readiness;
@@ -54,7 +54,7 @@ impl Default for WorkerConfig {
 #[derive(Debug)]
 pub enum Served {
     /// A model.
-    Model(Box<Bundle>),
+    Model(FoundModel),
     /// Nothing, for load tests: captions are not captions.
     Null(NullOptions),
 }
@@ -78,12 +78,13 @@ pub async fn run_worker(
     let settings = config.engine;
     let observer: Arc<dyn EngineObserver> = config.metrics.clone();
     let engine = match served {
-        Served::Model(bundle) => {
-            let starting = tokio::task::spawn_blocking(move || start_engine(&bundle, settings, observer));
+        Served::Model(model) => {
+            let starting =
+                model.load(&stores, move |bundle| start_engine(bundle, settings, observer.clone()));
             let Some(started) = shutdown.run_until_cancelled(starting).await else {
                 return Ok(WorkerReport::default());
             };
-            started??
+            started?
         }
         Served::Null(options) => Engine::start_null(options, observer)?,
     };

@@ -67,7 +67,7 @@ async fn read_piece(store: &dyn Storage, object: &ObjectMeta, offset: u64) -> Re
     let length = PIECE.min(object.size - offset);
     let piece = store.get_range(&object.key, offset, length).await?;
     if piece.etag != object.etag || piece.bytes.len() as u64 != length {
-        let problem = "the object changed while it was being copied: it is read again";
+        let problem = "the object changed while it was being copied";
         let name = format!("{}/{}", store.location().trim_end_matches('/'), object.key);
         return Err(StorageError::new(StorageErrorKind::Unavailable, "reading", name, problem));
     }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use captionfleet_model::bundle::Bundle;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_model::{Adapter, SamplingOptions};
 use captionfleet_proto::storage::Stores;
@@ -51,10 +52,10 @@ struct Reranked {
 
 pub(super) async fn run(args: EvaluateArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::new(storage_options(None, &[]));
-    let bundle = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
+    let found = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
     let settings = args.model.engine();
-    let engine =
-        tokio::task::spawn_blocking(move || start_engine(&bundle, settings, Arc::new(Unobserved))).await??;
+    let start = move |bundle: &Bundle| start_engine(bundle, settings, Arc::new(Unobserved));
+    let engine = found.load(&stores, start).await?;
     let adapter = args.adapter.as_deref().map(|path| engine.handle().open_adapter(path).map(Arc::new));
     let evaluation = evaluate(&engine.handle(), &args, adapter.transpose()?.as_ref()).await?;
     tokio::task::spawn_blocking(move || engine.join()).await??;

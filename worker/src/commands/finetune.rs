@@ -31,13 +31,13 @@ pub(super) async fn run(args: FinetuneArgs) -> anyhow::Result<ExitCode> {
     let options = StorageOptions { s3_endpoint, local_roots: LocalRoots::Any, ..StorageOptions::default() };
     let stores = Stores::new(options);
     let captioned = read_tables(&stores, &args.data).await?;
-    let bundle = ModelChoice::parse(args.bundle.as_deref())?.resolve(&stores).await?;
+    let found = ModelChoice::parse(args.bundle.as_deref())?.resolve(&stores).await?;
     let device = args.device.open()?;
     if args.plan {
-        return plan(&args, bundle.manifest(), &device, &captioned);
+        return plan(&args, found.bundle().manifest(), &device, &captioned);
     }
     ensure_free(&args.out, args.resume)?;
-    let loaded = tokio::task::spawn_blocking(move || bundle.load(&device)).await??;
+    let loaded = found.load(&stores, move |bundle| Ok(bundle.load(&device)?)).await?;
     let pictures = captioned.pictures();
     let shown = !args.json;
     let sight = train_options(&args, 1).sight();

@@ -39,11 +39,11 @@ pub(super) async fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let served = async {
         match &settings.served {
             ServedChoice::Model(choice) => {
-                let bundle = choice.resolve(&stores).await?;
+                let model = choice.resolve(&stores).await?;
                 if choice.is_demo() {
                     tracing::info!("{}", demo_model::NOTICE);
                 }
-                Ok::<_, anyhow::Error>(Served::Model(Box::new(bundle)))
+                Ok::<_, anyhow::Error>(Served::Model(model))
             }
             ServedChoice::Null(options) => {
                 tell_null_engine(worker.metrics.registry());

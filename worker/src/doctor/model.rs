@@ -22,10 +22,10 @@ pub async fn model(model: Option<&str>, settings: EngineSettings, stores: &Store
 }
 
 async fn tried(model: Option<&str>, settings: EngineSettings, stores: &Stores) -> anyhow::Result<String> {
-    let bundle = ModelChoice::parse(model)?.resolve(stores).await?;
-    let named = format!("{} ({})", bundle.manifest().name, &bundle.id()[..12]);
-    let started = tokio::task::spawn_blocking(move || -> anyhow::Result<String> {
-        let engine = start_engine(&bundle, settings, Arc::new(Unobserved))?;
+    let found = ModelChoice::parse(model)?.resolve(stores).await?;
+    let started = found.load(stores, move |bundle| {
+        let named = format!("{} ({})", bundle.manifest().name, &bundle.id()[..12]);
+        let engine = start_engine(bundle, settings, Arc::new(Unobserved))?;
         let handle = engine.handle();
         let info = handle.info();
         let memory = &info.memory;
@@ -41,5 +41,5 @@ async fn tried(model: Option<&str>, settings: EngineSettings, stores: &Stores) -
         engine.join()?;
         Ok(text)
     });
-    started.await?
+    started.await
 }

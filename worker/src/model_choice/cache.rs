@@ -19,6 +19,19 @@ pub fn folder() -> anyhow::Result<PathBuf> {
         .context("there is no place to keep what is fetched: set CAPTIONFLEET_CACHE to a folder")
 }
 
+/// Where copies of bundles in buckets are kept.
+///
+/// # Errors
+/// As [`folder`].
+pub(super) fn bundles() -> anyhow::Result<PathBuf> {
+    Ok(folder()?.join("bundles"))
+}
+
+/// What was copied is not what was expected.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is damaged: its hash is not the recorded one; upload the bundle again")]
+pub(super) struct DamagedCopy(String);
+
 /// Writes a file that is either whole or not there.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let write = || {
@@ -45,11 +58,7 @@ pub(super) async fn copy_whole(
         Err(CopyError::Read(error)) => return Err(error.into()),
         copied => copied.with_context(|| cannot_keep(path))?,
     };
-    anyhow::ensure!(
-        expected.is_none_or(|expected| expected == digest),
-        "{} is damaged: its hash is not the recorded one; upload the bundle again",
-        object.key
-    );
+    anyhow::ensure!(expected.is_none_or(|expected| expected == digest), DamagedCopy(object.key.clone()));
     keep(file, path).with_context(|| cannot_keep(path))
 }
 

@@ -1,17 +1,19 @@
 //! From what a user calls a model to a checked bundle.
 
 mod cache;
+mod found;
 mod published;
 mod remote;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 pub use cache::folder as cache_folder;
-/// A checked bundle, for callers that hold one without knowing the model crate.
-pub use captionfleet_model::bundle::Bundle;
+use captionfleet_model::bundle::Bundle;
 use captionfleet_proto::storage::Stores;
 use captionfleet_proto::uri::{ArchiveUri, Location};
+pub use found::FoundModel;
 
 use crate::demo_model;
 
@@ -65,7 +67,15 @@ impl ModelChoice {
     ///
     /// # Errors
     /// One line that names the bundle, the damaged or missing file, and what to do.
-    pub async fn resolve(&self, stores: &Stores) -> anyhow::Result<Bundle> {
+    pub async fn resolve(&self, stores: &Stores) -> anyhow::Result<FoundModel> {
+        let bundle = match self.open(stores).await {
+            Err(error) if self.delete_damaged(&error) => self.open(stores).await?,
+            opened => opened?,
+        };
+        Ok(FoundModel { choice: self.clone(), bundle: Arc::new(bundle) })
+    }
+
+    async fn open(&self, stores: &Stores) -> anyhow::Result<Bundle> {
         match self {
             Self::Demo => Ok(demo_model::bundle()?),
             Self::Path(path) => open(path.clone()).await,

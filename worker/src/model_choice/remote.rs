@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use anyhow::Context;
 use captionfleet_model::bundle::{Bundle, MANIFEST};
-use captionfleet_proto::storage::{ObjectMeta, Storage, Stores};
+use captionfleet_proto::chain;
+use captionfleet_proto::storage::{ObjectMeta, Storage, StorageError, Stores};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 
-use super::cache;
+use super::cache::{self, DamagedCopy};
 
 /// Far above any bundle; there only to stop a wrong key from filling the disk.
 const MOST_BYTES: u64 = 64 << 30;
@@ -18,44 +19,88 @@ const FILES_AT_ONCE: usize = 4;
 /// A manifest is a few kilobytes.
 const MOST_MANIFEST_BYTES: u64 = 1 << 20;
 
-/// Fetches `s3://bucket/key`, a tar file or a folder, unless the same content is here already.
+/// Fetches `s3://bucket/key`, a tar file or a folder, unless the same content is here already. What is replaced while it is copied, or
+/// damaged on the way, is copied once more.
 pub(super) async fn fetch(stores: &Stores, bucket: &str, key: &str) -> anyhow::Result<PathBuf> {
     let named = || format!("fetch the model s3://{bucket}/{key}");
     let store = stores.bucket(bucket).await.with_context(named)?;
-    let cache = cache::folder()?.join("bundles");
-    if std::path::Path::new(key).extension().is_some_and(|extension| extension == "tar") {
-        let meta = store.head(key).await.with_context(named)?;
+    let remote = Remote { store: &*store, bucket, key, cache: &cache::bundles()? };
+    remote.fetch().await.with_context(named)
+}
+
+/// A bundle in a bucket.
+struct Remote<'a> {
+    store: &'a dyn Storage,
+    bucket: &'a str,
+    key: &'a str,
+    /// Where copies are kept.
+    cache: &'a Path,
+}
+
+impl Remote<'_> {
+    async fn fetch(&self) -> anyhow::Result<PathBuf> {
+        match self.fetch_once().await {
+            Err(error) if may_pass(&error) => {
+                tracing::warn!(
+                    error.chain = %chain(error.as_ref()),
+                    "a copy of the model failed: it is made once more"
+                );
+                self.fetch_once().await
+            }
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_once(&self) -> anyhow::Result<PathBuf> {
+        if Path::new(self.key).extension().is_some_and(|extension| extension == "tar") {
+            self.tar().await
+        } else {
+            self.folder().await
+        }
+    }
+
+    async fn tar(&self) -> anyhow::Result<PathBuf> {
+        let Self { store, bucket, key, cache } = *self;
+        let meta = store.head(key).await?;
         let identity =
             format!("{bucket}\n{key}\n{}\n{}", meta.size, meta.etag.as_deref().unwrap_or_default());
         let path = cache.join(format!("{}.tar", &hex::encode(Sha256::digest(identity))[..32]));
         if !path.exists() {
-            copy(&*store, &meta, &path, None).await.with_context(named)?;
+            copy(store, &meta, &path, None).await?;
         }
-        return Ok(path);
+        Ok(path)
     }
-    let object = |file: &str| format!("{}/{file}", key.trim_end_matches('/'));
-    let manifest_bytes = store.get(&object(MANIFEST), MOST_MANIFEST_BYTES).await.with_context(named)?.bytes;
-    let manifest = Bundle::read_manifest(&manifest_bytes, &format!("s3://{bucket}/{key}"))?;
-    let folder = cache.join(&manifest.digest);
-    let mut missing = Vec::new();
-    for (file, digest) in &manifest.files {
-        // Names come from outside: one that leads elsewhere is not written.
-        anyhow::ensure!(
-            std::path::Path::new(file).file_name().is_some_and(|name| name == file.as_str()),
-            "the bundle s3://{bucket}/{key} lists a file named `{file}`, which is not a plain name"
-        );
-        let path = folder.join(file);
-        if !path.exists() {
-            missing.push((object(file), path, digest));
+
+    async fn folder(&self) -> anyhow::Result<PathBuf> {
+        let Self { store, bucket, key, cache } = *self;
+        let object = |file: &str| format!("{}/{file}", key.trim_end_matches('/'));
+        let manifest_bytes = store.get(&object(MANIFEST), MOST_MANIFEST_BYTES).await?.bytes;
+        let manifest = Bundle::read_manifest(&manifest_bytes, &format!("s3://{bucket}/{key}"))?;
+        let folder = cache.join(&manifest.digest);
+        let mut missing = Vec::new();
+        for (file, digest) in &manifest.files {
+            // Names come from outside: one that leads elsewhere is not written.
+            anyhow::ensure!(
+                Path::new(file).file_name().is_some_and(|name| name == file.as_str()),
+                "the bundle s3://{bucket}/{key} lists a file named `{file}`, which is not a plain name"
+            );
+            let path = folder.join(file);
+            if !path.exists() {
+                missing.push((object(file), path, digest));
+            }
         }
+        let copies = missing.iter().map(|(key, path, digest)| async move {
+            copy(store, &store.head(key).await?, path, Some(digest)).await
+        });
+        stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
+        cache::write_whole(&folder.join(MANIFEST), &manifest_bytes)?;
+        Ok(folder)
     }
-    let copies = missing.iter().map(|(key, path, digest)| {
-        let store = &*store;
-        async move { copy(store, &store.head(key).await?, path, Some(digest)).await }
-    });
-    stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await.with_context(named)?;
-    cache::write_whole(&folder.join(MANIFEST), &manifest_bytes)?;
-    Ok(folder)
+}
+
+/// Whether a second copy may succeed: the store was away, the object was replaced meanwhile, or a byte was lost on the way.
+fn may_pass(error: &anyhow::Error) -> bool {
+    error.is::<DamagedCopy>() || error.downcast_ref().is_some_and(StorageError::is_transient)
 }
 
 async fn copy(
@@ -76,3 +121,7 @@ async fn copy(
     );
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "remote_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ use captionfleet_proto::layout;
 use captionfleet_proto::rows::read_unfinished;
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_worker::app::{Served, WorkerConfig, run_worker};
-use captionfleet_worker::demo_model;
+use captionfleet_worker::model_choice::ModelChoice;
 use captionfleet_worker::pipeline::PipelineReport;
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +37,8 @@ async fn a_worker_that_is_stopped_before_it_is_ready_touches_no_job() {
     shutdown.cancel();
     // Neither one whose model is being loaded, nor one that was about to take its first jobs.
     let config = WorkerConfig { pipeline: bench.options.clone(), ..WorkerConfig::default() };
-    let served = Served::Model(Box::new(demo_model::bundle().unwrap()));
     let stores = Arc::new(Stores::new(StorageOptions::default()));
+    let served = Served::Model(ModelChoice::Demo.resolve(&stores).await.unwrap());
     let report =
         run_worker(config, Arc::new(bench.broker.clone()), stores, served, shutdown.clone()).await.unwrap();
     assert_eq!(report, PipelineReport::default());

@@ -25,8 +25,7 @@ pub enum BundleError {
     },
     /// A file's content is not what was packed.
     #[error(
-        "{file} of the bundle {place} is damaged: its hash is not the recorded one; copy or pack the bundle again (one that was \
-         fetched into the cache is fetched again when it is deleted there)"
+        "{file} of the bundle {place} is damaged: its hash is not the recorded one; copy, upload or pack the bundle again"
     )]
     Damaged {
         /// Folder or file.

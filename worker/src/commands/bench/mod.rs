@@ -34,7 +34,8 @@ const LOAD: usize = 160;
 pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     let stores = Stores::new(storage_options(None, &[]));
     let since = Instant::now();
-    let bundle = Arc::new(ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?);
+    let found = ModelChoice::parse(args.model.model.as_deref())?.resolve(&stores).await?;
+    let bundle = found.bundle();
     let open_seconds = since.elapsed().as_secs_f64();
     let is_small = EngineOptions::is_small(&bundle.manifest().config);
     let usual = match (args.queries, is_small) {
@@ -44,16 +45,15 @@ pub(super) async fn run(args: BenchArgs) -> anyhow::Result<ExitCode> {
     };
     let count = args.count.map_or(usual, |count| count as usize);
     let pictures = match &args.pictures {
-        Some(folder) => pictures::of_folder(folder, count, &bundle)?,
-        None => pictures::drawn(count, &bundle),
+        Some(folder) => pictures::of_folder(folder, count, bundle)?,
+        None => pictures::drawn(count, bundle),
     };
     let pictures = Arc::new(pictures);
 
     // A large model takes minutes: what is known is told at once.
     let printer = Printer::new(args.json);
-    let (loading, settings) = (bundle.clone(), args.model.engine());
-    let model = tokio::task::spawn_blocking(move || ReadyModel::load(&loading, &settings)).await??;
-    let model = Arc::new(model);
+    let settings = args.model.engine();
+    let model = Arc::new(found.load(&stores, move |bundle| ReadyModel::load(bundle, &settings)).await?);
     let mut report = Report::new(&model, open_seconds);
     printer.opening(&report);
     if let Some(duration) = args.soak {
