@@ -5,6 +5,6 @@ mod run;
 
 pub use args::{
     BenchArgs, BenchStep, Cli, Command, DoctorArgs, EvaluateArgs, FileFormatArg, FinetuneArgs, PackArgs,
-    RandomBundleArgs, RunArgs, ScenesArgs, SightPart, SplitArg, TraceArgs,
+    RandomBundleArgs, RepackArgs, RunArgs, ScenesArgs, SightPart, SplitArg, TraceArgs,
 };
 pub use run::{RunSettings, ServedChoice, UsageError, broker_uris, storage_options};

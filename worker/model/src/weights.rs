@@ -340,6 +340,6 @@ fn quantised(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<
 }
 
 /// The tensor in f32.
-fn widened(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<Tensor> {
+pub(crate) fn widened(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<Tensor> {
     quantised(stored, device)?.dequantize(device)?.to_dtype(DType::F32)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use candle_core::Device;
 use captionfleet_model::bundle::{Bundle, BundleError, MANIFEST, WEIGHTS};
 use captionfleet_model::checkpoint::CheckpointFolder;
-use captionfleet_model::pack::{PackError, PackReport, PackRequest, WeightFormat, pack};
+use captionfleet_model::pack::{PackError, PackReport, PackRequest, WeightFormat, WeightTypes, pack, repack};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -92,6 +92,29 @@ fn packing_is_repeatable_and_stages_differ() {
     assert!(space("a").unwrap().starts_with("blip2-itc/8x32/"));
     // the same heads over the same tower: vectors of both stages can be compared
     assert_eq!(space("a"), space("c"));
+}
+
+#[test]
+fn a_bundle_packed_again_is_what_its_checkpoint_gives() {
+    let folder = tempfile::tempdir().unwrap();
+    packed(3, WeightFormat::F32, folder.path().join("whole"));
+    let whole = Bundle::open(&folder.path().join("whole")).unwrap();
+    let types = WeightTypes { language: WeightFormat::Q4_0, vision: WeightFormat::Q8_0 };
+    let again = repack(&whole, types, folder.path().join("again.tar")).unwrap();
+    let mut request = request(3, types.language, folder.path().join("direct"));
+    request.vision_weights = types.vision;
+    assert_eq!(again.bundle, pack(&request).unwrap().bundle);
+    Bundle::open(&again.out).unwrap().load(&Device::Cpu).unwrap().self_test().unwrap();
+    assert!(matches!(repack(&whole, types, again.out), Err(PackError::Exists(_))));
+
+    let weights = folder.path().join("whole").join(WEIGHTS);
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let damaged = Bundle::open(&folder.path().join("whole")).unwrap();
+    let text = refusal(repack(&damaged, types, folder.path().join("damaged")));
+    assert!(text.contains("weights.gguf of the bundle"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use captionfleet_model::pack::WeightTypes;
 use captionfleet_model::trace::{self, Stage};
 use serde_json::{Value, json};
 
@@ -38,7 +39,7 @@ fn trace_with(settings: &Value, end: Option<Value>) -> std::collections::HashMap
         std::fs::write(generation, json!({ "eos_token_id": end }).to_string()).unwrap();
     }
     let out = folder.path().join("trace.safetensors");
-    trace::run(folder.path(), Stage::S1, &Device::Cpu, &out).unwrap();
+    trace::run(folder.path(), Stage::S1, WeightTypes::F32, &Device::Cpu, &out).unwrap();
     candle_core::safetensors::load(&out, &Device::Cpu).unwrap()
 }
 

@@ -6,6 +6,7 @@ mod evaluate;
 mod finetune;
 mod pack;
 mod random_bundle;
+mod repack;
 mod run;
 mod scenes;
 mod stopping;
@@ -87,6 +88,7 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run::run(&args).await,
         Command::Pack(args) => pack::run(*args).await,
+        Command::Repack(args) => repack::run(args).await,
         Command::RandomBundle(args) => random_bundle::run(args).await,
         Command::Trace(args) => trace::run(args).await,
         Command::Scenes(args) => scenes::run(&args),

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use captionfleet_model::pack::WeightTypes;
 use captionfleet_model::trace::{self, Stage, Tolerance};
 
 use super::say;
@@ -13,13 +14,14 @@ pub(super) async fn run(args: TraceArgs) -> anyhow::Result<ExitCode> {
 
 fn trace(args: &TraceArgs) -> anyhow::Result<ExitCode> {
     let device = args.device.open()?;
-    let report = trace::run(&args.golden_dir, args.stage, &device, &args.out)?;
+    let types = WeightTypes { language: args.weights, vision: args.vision_weights };
+    let report = trace::run(&args.golden_dir, args.stage, types, &device, &args.out)?;
     for unknown in &report.unknown {
         tracing::warn!(tensor = unknown, "a checkpoint holds a tensor that nobody knows");
     }
     say(format_args!("{} tensors of {} pictures in {}", report.tensors, report.pictures, args.out.display()));
     let Some(expect) = &args.expect else { return Ok(ExitCode::SUCCESS) };
-    let tolerance = if device.is_cpu() { Tolerance::EXACT } else { Tolerance::LOOSE };
+    let tolerance = Tolerance::of(types, &device);
     let run = format!("{}/", args.stage.as_str());
     let belongs = |name: &str| args.stage == Stage::Itc || name.starts_with(&run);
     let comparison = trace::compare(&args.out, expect, tolerance, belongs)?;

@@ -11,7 +11,7 @@ mod values;
 use clap::{Parser, Subcommand};
 
 pub use bench::{BenchArgs, BenchStep};
-pub use bundles::{PackArgs, RandomBundleArgs, TraceArgs};
+pub use bundles::{PackArgs, RandomBundleArgs, RepackArgs, TraceArgs};
 pub(super) use common::BrokerArgs;
 pub use finetune::{FinetuneArgs, SightPart};
 pub use scenes::{EvaluateArgs, FileFormatArg, ScenesArgs, SplitArg};
@@ -49,6 +49,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Turn published checkpoints into one bundle
     Pack(Box<PackArgs>),
+    /// Pack a bundle again with other weight types
+    Repack(RepackArgs),
     /// Make a bundle of any weight type with random weights, for measurements and tests
     RandomBundle(RandomBundleArgs),
     /// Run a folder of reference fixtures through the model and write every tensor
@@ -73,9 +75,12 @@ impl Command {
             Self::Evaluate(args) => args.model.threads,
             Self::Bench(args) => args.model.threads,
             Self::Finetune(args) => args.threads,
-            Self::Pack(_) | Self::RandomBundle(_) | Self::Trace(_) | Self::Scenes(_) | Self::Doctor(_) => {
-                None
-            }
+            Self::Pack(_)
+            | Self::Repack(_)
+            | Self::RandomBundle(_)
+            | Self::Trace(_)
+            | Self::Scenes(_)
+            | Self::Doctor(_) => None,
         }
     }
 }

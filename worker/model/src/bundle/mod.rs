@@ -93,6 +93,11 @@ impl Bundle {
         Ok(bundle)
     }
 
+    /// Compares the weights' hash, which opening does not.
+    pub(crate) fn check_weights(&self) -> Result<(), BundleError> {
+        self.check_hash(WEIGHTS)
+    }
+
     fn check_hash(&self, file: &str) -> Result<(), BundleError> {
         let bytes = self.files.get(file)?;
         let is_whole = match &self.manifest.weight_pieces {
@@ -134,7 +139,7 @@ impl Bundle {
     /// As [`Bundle::load`].
     pub fn load_with(&self, device: &Device, kernels: OwnKernels) -> Result<LoadedModel, BundleError> {
         std::thread::scope(|scope| {
-            let checking = scope.spawn(|| self.check_hash(WEIGHTS));
+            let checking = scope.spawn(|| self.check_weights());
             let loaded = self.build(device, kernels);
             // Said first: whatever else is wrong with damaged weights follows from it.
             checking.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -144,7 +149,7 @@ impl Bundle {
 
     fn build(&self, device: &Device, kernels: OwnKernels) -> Result<LoadedModel, BundleError> {
         let config = &self.manifest.config;
-        let weights = self.weights(device)?.with_kernels(kernels);
+        let weights = Weights::from_file(self.weights_file()?, device).with_kernels(kernels);
         let model = TinyGptV::load(&weights, config).map_err(|source| self.unusable(WEIGHTS, source))?;
         for name in weights.unread() {
             tracing::warn!(tensor = name, "the bundle holds a tensor that the model does not know");
@@ -170,10 +175,14 @@ impl Bundle {
         })
     }
 
-    fn weights(&self, device: &Device) -> Result<Weights, BundleError> {
-        let file = WeightsFile::open(self.files.get(WEIGHTS)?.clone())
-            .map_err(|source| self.unusable(WEIGHTS, source))?;
-        Ok(Weights::from_file(file, device))
+    /// Its tensors, which nobody has checked ([`Bundle::check_weights`]).
+    pub(crate) fn weights_file(&self) -> Result<WeightsFile, BundleError> {
+        WeightsFile::open(self.files.get(WEIGHTS)?.clone()).map_err(|source| self.unusable(WEIGHTS, source))
+    }
+
+    /// One of its files.
+    pub(crate) fn file(&self, name: &str) -> Result<&[u8], BundleError> {
+        self.files.bytes(name)
     }
 
     fn unusable(&self, file: &str, source: impl std::error::Error + Send + Sync + 'static) -> BundleError {

@@ -6,17 +6,14 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::Device;
-use candle_core::quantized::QTensor;
 use sha2::{Digest, Sha256};
 
-use super::gguf::{Entry, GgufWriter};
 use super::source::WeightSource;
-use super::{PackError, PackReport, WeightFormat};
-use crate::bundle::{
-    self, Bundle, BundleManifest, FileBytes, GoldenAnswer, Pieces, WeightsFile, greedy_tokens,
-};
+use super::weights::{WeightTypes, read_weights, write_weights};
+use super::{PackError, PackReport};
+use crate::bundle::{self, Bundle, BundleManifest, FileBytes, GoldenAnswer, Pieces, greedy_tokens};
 use crate::checkpoint::Accounting;
-use crate::{CaptionTokenizer, ModelConfig, PromptTemplates, TensorKind, TinyGptV, Weights};
+use crate::{CaptionTokenizer, ModelConfig, PromptTemplates, TinyGptV};
 
 /// Tokens of the golden answer that are recorded.
 const GOLDEN_TOKENS: usize = 12;
@@ -30,8 +27,7 @@ pub(super) struct Recipe {
     pub(super) prompts: PromptTemplates,
     pub(super) tokenizer: Vec<u8>,
     pub(super) text_tokenizer: Option<Vec<u8>>,
-    pub(super) weights: WeightFormat,
-    pub(super) vision_weights: WeightFormat,
+    pub(super) types: WeightTypes,
     /// Hashes of what the numbers come from, by part.
     pub(super) sources: BTreeMap<String, String>,
     /// A picture file for the self-test; a drawn one if not given.
@@ -63,7 +59,7 @@ pub(super) fn write_bundle(
     }
     let picture = recipe.golden_picture.clone().map_or_else(drawn_picture, Ok)?;
     write_file(&folder.join(bundle::GOLDEN_PICTURE), &picture)?;
-    let written = write_weights(source, &recipe, &folder.join(bundle::WEIGHTS))?;
+    let written = write_weights(source, recipe.types, &folder.join(bundle::WEIGHTS))?;
 
     let golden = golden_answer(source.config(), folder, &picture, &recipe.prompts)?;
     let mut manifest = BundleManifest {
@@ -73,8 +69,8 @@ pub(super) fn write_bundle(
         intended_use: recipe.intended_use,
         stage: recipe.stage,
         weights: BTreeMap::from([
-            ("language".to_owned(), recipe.weights.to_string()),
-            ("vision".to_owned(), recipe.vision_weights.to_string()),
+            ("language".to_owned(), recipe.types.language.to_string()),
+            ("vision".to_owned(), recipe.types.vision.to_string()),
         ]),
         config: source.config().clone(),
         prompts: recipe.prompts,
@@ -106,50 +102,6 @@ pub(super) fn write_bundle(
     })
 }
 
-struct Written {
-    bytes: u64,
-    types: BTreeMap<String, usize>,
-    fallbacks: BTreeMap<String, String>,
-}
-
-/// One tensor at a time, so that a full-size model never lies in memory whole.
-fn write_weights(source: &dyn WeightSource, recipe: &Recipe, path: &Path) -> Result<Written, PackError> {
-    let (mut types, mut fallbacks) = (BTreeMap::new(), BTreeMap::new());
-    let mut entries = Vec::new();
-    for (name, shape, kind) in source.tensors() {
-        let format = match kind {
-            TensorKind::Float => WeightFormat::F32,
-            TensorKind::Matrix => {
-                let wanted =
-                    if name.contains("visual_encoder.") { recipe.vision_weights } else { recipe.weights };
-                let fitting = wanted.fitting(shape);
-                if fitting != wanted {
-                    fallbacks.insert(name.to_owned(), fitting.to_string());
-                }
-                fitting
-            }
-        };
-        *types.entry(format.to_string()).or_insert(0) += 1;
-        entries.push(Entry { name: name.to_owned(), shape: shape.to_vec(), format });
-    }
-    let file = BufWriter::new(File::create(path).map_err(io("create", path))?);
-    let mut file = GgufWriter::begin(file, "tinygpt-v", &entries).map_err(io("write", path))?;
-    for entry in &entries {
-        let convert = |source| PackError::Convert {
-            tensor: entry.name.clone(),
-            format: entry.format.to_string(),
-            source,
-        };
-        let stored =
-            QTensor::quantize(&source.tensor(&entry.name)?, entry.format.dtype()).map_err(convert)?;
-        let blocks = stored.data().map_err(convert)?;
-        file.tensor(&blocks).map_err(io("write", path))?;
-    }
-    file.finish().map_err(io("write", path))?;
-    let bytes = path.metadata().map_err(io("read", path))?.len();
-    Ok(Written { bytes, types, fallbacks })
-}
-
 /// The packed model's own answer, read back from the file that a worker will read.
 fn golden_answer(
     config: &ModelConfig,
@@ -157,10 +109,8 @@ fn golden_answer(
     picture: &[u8],
     prompts: &PromptTemplates,
 ) -> Result<GoldenAnswer, PackError> {
-    let path = folder.join(bundle::WEIGHTS);
-    let bytes = FileBytes::map(&path).map_err(io("read", &path))?;
-    let file = WeightsFile::open(bytes).map_err(|source| PackError::Golden(Box::new(source)))?;
-    let model = TinyGptV::load(&Weights::from_file(file, &Device::Cpu), config)?;
+    let weights = read_weights(&folder.join(bundle::WEIGHTS), &Device::Cpu)?;
+    let model = TinyGptV::load(&weights, config)?;
     let path = folder.join(bundle::TOKENIZER);
     let tokenizer = CaptionTokenizer::from_bytes(&std::fs::read(&path).map_err(io("read", &path))?)
         .map_err(|error| PackError::Golden(Box::new(error)))?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::bundle_writer::{Recipe, hash_files, io, write_bundle};
+use super::weights::WeightTypes;
 use super::{PackError, PackReport, PackRequest};
 use crate::PromptTemplates;
 use crate::checkpoint::{Assembly, CheckpointFiles};
@@ -30,8 +31,7 @@ pub fn pack(request: &PackRequest) -> Result<PackReport, PackError> {
             .unwrap_or_else(|| PromptTemplates::of_stage(request.files.stage_number)),
         tokenizer: read(&request.tokenizer)?,
         text_tokenizer: request.text_tokenizer.as_deref().filter(|_| has_heads).map(read).transpose()?,
-        weights: request.weights,
-        vision_weights: request.vision_weights,
+        types: WeightTypes { language: request.weights, vision: request.vision_weights },
         sources: source_hashes(&request.files)?,
         golden_picture: request.golden_picture.clone(),
         out: request.out.clone(),

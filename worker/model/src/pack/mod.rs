@@ -5,7 +5,9 @@ mod checkpoint;
 mod format;
 mod gguf;
 mod random;
+mod repack;
 mod source;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +18,9 @@ pub use checkpoint::pack;
 pub use format::WeightFormat;
 pub use random::{RandomRequest, pack_random};
 pub(crate) use random::{mixed, signed_unit};
+pub use repack::repack;
+pub use weights::WeightTypes;
+pub(crate) use weights::weights_as_packed;
 
 use crate::bundle::BundleError;
 use crate::checkpoint::{Accounting, CheckpointError, CheckpointFiles};

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::bundle_writer::{Recipe, write_bundle};
 use super::source::WeightSource;
+use super::weights::WeightTypes;
 use super::{PackError, PackReport, WeightFormat};
 use crate::checkpoint::Accounting;
 use crate::{ModelConfig, PromptTemplates, TensorKind, TensorSpec, tensor_inventory};
@@ -50,8 +51,7 @@ pub fn pack_random(request: &RandomRequest) -> Result<PackReport, PackError> {
         prompts: PromptTemplates::of_stage(request.stage),
         tokenizer: request.tokenizer.clone(),
         text_tokenizer: request.text_tokenizer.clone(),
-        weights: request.weights,
-        vision_weights: request.vision_weights,
+        types: WeightTypes { language: request.weights, vision: request.vision_weights },
         sources: [("random".to_owned(), format!("seed {}", request.seed))].into(),
         golden_picture: None,
         out: request.out.clone(),

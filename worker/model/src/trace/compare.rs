@@ -5,6 +5,8 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 
+use crate::pack::WeightTypes;
+
 /// Largest accepted distances.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tolerance {
@@ -19,6 +21,19 @@ impl Tolerance {
     pub const EXACT: Self = Self { logits: 2e-4, others: 5e-5 };
     /// For devices that multiply in other orders or with fewer digits.
     pub const LOOSE: Self = Self { logits: 2e-2, others: 5e-3 };
+    /// For weights that were rounded, which moves every number a little: only their tokens are the reference's.
+    pub const ROUNDED: Self = Self { logits: 0.5, others: 0.5 };
+
+    /// What a trace with matrices of these types on `device` may differ by.
+    pub fn of(types: WeightTypes, device: &Device) -> Self {
+        if types != WeightTypes::F32 {
+            Self::ROUNDED
+        } else if device.is_cpu() {
+            Self::EXACT
+        } else {
+            Self::LOOSE
+        }
+    }
 }
 
 /// How two files compare.

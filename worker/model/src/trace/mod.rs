@@ -19,6 +19,7 @@ use crate::{
     CaptionTokenizer, ModelError, OwnKernels, PromptError, TextTokenizer, TinyGptV, TokenizerError,
     checkpoint::{self, CheckpointError, CheckpointFolder, GoldenStage},
     generate::GenerateError,
+    pack::{PackError, WeightTypes, weights_as_packed},
     preprocess::DecodeError,
 };
 pub use compare::{Comparison, Tolerance, compare};
@@ -118,6 +119,9 @@ pub enum TraceError {
     /// The checkpoint.
     #[error("the checkpoint cannot be loaded")]
     Checkpoint(#[from] CheckpointError),
+    /// The checkpoint's tensors in other types.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// A tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
@@ -135,11 +139,20 @@ pub enum TraceError {
     Tensor(#[from] candle_core::Error),
 }
 
-/// Traces one stage of a golden folder on `device` and writes its tensors to `out`.
-pub fn run(golden_dir: &Path, stage: Stage, device: &Device, out: &Path) -> Result<TraceReport, TraceError> {
+/// Traces one stage of a golden folder on `device`, with matrices of these types, and writes its tensors to `out`.
+pub fn run(
+    golden_dir: &Path,
+    stage: Stage,
+    types: WeightTypes,
+    device: &Device,
+    out: &Path,
+) -> Result<TraceReport, TraceError> {
     let assembly = checkpoint::golden_dir(golden_dir, stage.golden())?;
-    let weights = assembly.weights(device)?.with_kernels(OwnKernels::checked(device));
-    let model = TinyGptV::load(&weights, assembly.config())?;
+    let weights = match types {
+        WeightTypes::F32 => assembly.weights(device)?,
+        types => weights_as_packed(&assembly, types, device)?,
+    };
+    let model = TinyGptV::load(&weights.with_kernels(OwnKernels::checked(device)), assembly.config())?;
     let folder = CheckpointFolder::open(golden_dir)?;
     let settings = Settings::read(golden_dir)?;
     let pictures = pictures::decode_all(golden_dir, &settings.images(golden_dir)?)?;

@@ -1,4 +1,4 @@
-//! `pack`, `random-bundle` and `trace`: bundles made and compared with the reference.
+//! `pack`, `repack`, `random-bundle` and `trace`: bundles made and compared with the reference.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use captionfleet_model::pack::WeightFormat;
 use captionfleet_model::trace::Stage;
 use clap::Args;
 
+use super::common::StorageArgs;
 use crate::app::DeviceChoice;
 
 /// `worker pack`.
@@ -105,6 +106,40 @@ pub struct PackArgs {
     pub json: bool,
 }
 
+/// `worker repack`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  worker repack --vision-weights q8_0 --out ./demo.q8      the demo model with its vision tower in 8 bits
+  worker evaluate --model ./demo.q8 --seed 5
+
+Digits that a bundle's type has lost do not come back: pack the published files for the best of a type.")]
+pub struct RepackArgs {
+    /// A bundle (folder, .tar file or s3://…); the built-in demo model otherwise
+    #[arg(long, value_name = "BUNDLE", env = "CAPTIONFLEET_MODEL")]
+    pub model: Option<String>,
+
+    /// Type of the language model's matrices: f32, f16, bf16, q8_0, q4_0 or q4_k; the bundle's own otherwise
+    #[arg(long, value_name = "TYPE")]
+    pub weights: Option<WeightFormat>,
+
+    /// Type of the vision tower's matrices; the bundle's own otherwise
+    #[arg(long, value_name = "TYPE")]
+    pub vision_weights: Option<WeightFormat>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub storage: StorageArgs,
+
+    /// The bundle's folder, or its file if the name ends in .tar; must not exist
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+
+    /// Print one JSON document instead of text
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `worker random-bundle`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -154,6 +189,9 @@ pub struct RandomBundleArgs {
 Example:
   worker trace ./golden --stage s3 --out s3.safetensors
   worker trace ./golden --stage s3 --device cuda --out s3.safetensors --expect ./golden/golden.safetensors
+  worker trace ./golden --stage s3 --vision-weights q8_0 --out s3.safetensors --expect ./golden/golden.safetensors
+
+Token ids must always be the expected ones; how far other numbers may be off depends on weight types and device.
 
 The folder holds config.json, checkpoint/, tokenizer/, images/ and the goldens' settings (golden_meta.json,
 golden_itc_meta.json); files of expected tensors are never read.")]
@@ -165,6 +203,14 @@ pub struct TraceArgs {
     /// s1, s3, s4 or itc
     #[arg(long)]
     pub stage: Stage,
+
+    /// Type of the language model's matrices, rounded as `pack` does: f32, f16, bf16, q8_0, q4_0 or q4_k
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub weights: WeightFormat,
+
+    /// Type of the vision tower's matrices
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub vision_weights: WeightFormat,
 
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
