@@ -1,4 +1,7 @@
-//! Products beside candle's, in one run: `cargo bench -p captionfleet-kernels [-- THREADS [FILTER]]`.
+//! Products beside candle's, in one run: `cargo bench -p captionfleet-kernels [-- THREADS [FILTER [BACKEND]]]`.
+//!
+//! `THREADS` is 0 for all cores, `FILTER` a part of a case's name and format, `BACKEND` one of ours: `portable`, `avx2`, `avx512` or
+//! `avx512bf16`, and the fastest otherwise.
 //!
 //! A stack of matrices larger than the caches is multiplied in turn, as a network does; every figure
 //! is the best of several rounds, ours and candle's by turns. `GB/s` is what a pass over the packed
@@ -71,9 +74,10 @@ fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
     let threads: usize = arguments.next().map_or(0, |threads| threads.parse().expect("a number of threads"));
     let filter = arguments.next().unwrap_or_default();
+    let backend = arguments.next().map_or_else(Backend::best, |name| backend(&name));
     // The pool is the global one, for candle takes no other.
     rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().unwrap();
-    println!("{:?} kernels, {} threads", Backend::best(), rayon::current_num_threads());
+    println!("{backend:?} kernels, {} threads", rayon::current_num_threads());
     rayon::scope(|_| {
         println!("memory: {:.1} GB/s read", bandwidth());
         println!();
@@ -85,11 +89,18 @@ fn main() {
         for case in CASES {
             for &format in case.formats {
                 if format!("{} {format}", case.name).contains(&filter) {
-                    compare(case, format);
+                    compare(case, format, backend);
                 }
             }
         }
     });
+}
+
+fn backend(name: &str) -> Backend {
+    let is_named = |backend: &Backend| format!("{backend:?}").eq_ignore_ascii_case(name);
+    let named = Backend::ALL.into_iter().find(is_named).expect("portable, avx2, avx512 or avx512bf16");
+    assert!(named.is_available(), "this processor cannot run {named:?}");
+    named
 }
 
 /// What all threads together read from memory.
@@ -105,7 +116,7 @@ fn bandwidth() -> f64 {
     bytes as f64 / best(&mut [&mut { read }])[0] / 1e9
 }
 
-fn compare(case: &Case, format: Format) {
+fn compare(case: &Case, format: Format, backend: Backend) {
     let shapes = || case.shapes.iter().flat_map(|&shape| std::iter::repeat_n(shape, case.copies));
     let mut theirs = Vec::new();
     let mut ours = Vec::new();
@@ -125,7 +136,7 @@ fn compare(case: &Case, format: Format) {
         let mut out: Vec<Vec<f32>> = shapes().map(|(outputs, _)| vec![0.0; rows * outputs]).collect();
         let mut ours_once = || {
             for ((matrix, xs), out) in ours.iter().zip(&xs).zip(&mut out) {
-                matrix.multiply_on(Backend::best(), xs, None, Epilogue::None, out).unwrap();
+                matrix.multiply_on(backend, xs, None, Epilogue::None, out).unwrap();
             }
         };
         let mut theirs_once = || {

@@ -30,6 +30,11 @@ const STEPS: usize = 8;
 const ROWS: [usize; 4] = [1, 4, 8, 16];
 
 fn main() {
+    // As the engine does: a product that is called from outside of the pool waits for one of its threads to wake.
+    rayon::scope(|_| beside_llama());
+}
+
+fn beside_llama() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let python = words.next().unwrap_or_else(|| "python3".to_owned());
     let only = words.next().map(|kind| kind.parse::<WeightFormat>().expect("q8_0 or q4_0"));

@@ -4,7 +4,7 @@
 //!
 //! `PYTHON` is an interpreter with torch and transformers (`python3` otherwise; without them only our own figures are printed),
 //! `SIDE` the picture's in pixels (224 or 448), `BATCHES` sizes such as `1,8`, `TYPES` those of the vision tower such as
-//! `q8_0,f16`; the language model is in Q8_0. Medians of three rounds, ours and PyTorch's by turns, on all cores, weights drawn.
+//! `q8_0,f16`; the language model is in Q8_0. Medians of five rounds, ours and PyTorch's by turns, on all cores, weights drawn.
 //! Ours takes about 6 GiB and PyTorch 9.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -21,7 +21,7 @@ use captionfleet_model::{DecodeRow, KvCache, ModelConfig, PrefillRow, RetrievalC
 use peer::Peer;
 use published::{median, published};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// Tokens of the prompt beside the picture's 32.
 const PROMPT: usize = 20;
 const TOKENS: usize = 30;

@@ -121,6 +121,13 @@ pub struct ConfigError {
 }
 
 impl ModelConfig {
+    /// Whether one pass through the vision tower serves captions and retrieval.
+    pub(crate) fn shares_vision_pass(&self) -> bool {
+        self.retrieval
+            .as_ref()
+            .is_some_and(|retrieval| retrieval.shared_vision && retrieval.image_size == self.image_size)
+    }
+
     /// The published model's dimensions with the given caption picture side (224 for stages 1 to
     /// 3, 448 for stage 4), without retrieval heads.
     pub fn tinygpt_v(image_size: usize) -> Self {

@@ -2,9 +2,12 @@
 
 use crate::{ModelConfig, VisionConfig};
 
-/// Floating-point operations of one picture's way through the caption path's vision tower.
+/// Floating-point operations of one picture's way through the vision tower: once for captions, and once more where the retrieval
+/// heads see it in another size or through a tower of their own.
 pub fn vision_flops(config: &ModelConfig) -> f64 {
-    tower_flops(&config.vision, config.vision.tokens(config.image_size))
+    let of_size = |image_size| tower_flops(&config.vision, config.vision.tokens(image_size));
+    let second = config.retrieval.as_ref().filter(|_| !config.shares_vision_pass());
+    of_size(config.image_size) + second.map_or(0.0, |retrieval| of_size(retrieval.image_size))
 }
 
 /// Floating-point operations of reading a prompt of `tokens`, with the output head on the last one.
@@ -29,6 +32,7 @@ fn tower_flops(vision: &VisionConfig, tokens: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RetrievalConfig;
 
     #[test]
     fn the_published_model_costs_what_its_description_says() {
@@ -36,6 +40,10 @@ mod tests {
         assert!((vision_flops(&config) / 521e9 - 1.0).abs() < 0.01, "{}", vision_flops(&config));
         let large = ModelConfig::tinygpt_v(448);
         assert!((vision_flops(&large) / 2250e9 - 1.0).abs() < 0.01, "{}", vision_flops(&large));
+        let both = ModelConfig { retrieval: Some(RetrievalConfig::blip2_itm_vit_g()), ..large };
+        assert!((vision_flops(&both) / 2771e9 - 1.0).abs() < 0.01, "{}", vision_flops(&both));
+        let shared = ModelConfig { retrieval: both.retrieval, ..config.clone() };
+        assert!((vision_flops(&shared) / 521e9 - 1.0).abs() < 0.01, "{}", vision_flops(&shared));
         assert!((prefill_flops(&config, 64) / 323e9 - 1.0).abs() < 0.02, "{}", prefill_flops(&config, 64));
     }
 }

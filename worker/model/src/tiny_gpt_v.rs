@@ -132,9 +132,7 @@ impl TinyGptV {
 
     /// Whether one pass through the vision tower serves captions and retrieval.
     pub fn shares_vision_pass(&self) -> bool {
-        self.config.retrieval.as_ref().is_some_and(|retrieval| {
-            retrieval.shared_vision && retrieval.image_size == self.config.image_size
-        })
+        self.config.shares_vision_pass()
     }
 
     /// Image tokens `(B, Q, H)` for the language model from vision features `(B, N, D)`.

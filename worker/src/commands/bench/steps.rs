@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::cost::{prefill_flops, vision_flops};
 use captionfleet_model::pack::WeightFormat;
-use captionfleet_model::preprocess::{PreparedPicture, pixel_values};
+use captionfleet_model::preprocess::{PreparedPicture, SquareImage, pixel_values};
 use captionfleet_model::{Adapter, DecodeRow, KvCache, PrefillRow, yardstick};
 
 use super::printer::Printer;
@@ -91,13 +91,23 @@ fn vision(
     pictures: &[PreparedPicture],
 ) -> anyhow::Result<Step> {
     let model = &loaded.model;
-    let chosen: Vec<_> = pictures.iter().cycle().take(rows).map(|picture| &picture.caption).collect();
-    let pixels = pixel_values(&chosen, model.device())?;
+    let chosen: Vec<_> = pictures.iter().cycle().take(rows).collect();
+    let pixels = |side: fn(&PreparedPicture) -> &SquareImage| {
+        let squares: Vec<_> = chosen.iter().map(|picture| side(picture)).collect();
+        pixel_values(&squares, model.device())
+    };
+    let (for_caption, for_retrieval) = (
+        pixels(|picture| &picture.caption)?,
+        pixels(|picture| picture.retrieval.as_ref().unwrap_or(&picture.caption))?,
+    );
     let seconds = least(loaded, || {
-        let features = model.vision_features(&pixels)?;
+        let features = model.vision_features(&for_caption)?;
         model.image_tokens(&features)?;
-        if let (Some(head), true) = (model.retrieval(), model.shares_vision_pass()) {
-            head.image_embeddings(&features)?;
+        if let Some(head) = model.retrieval() {
+            // A picture that the heads see in another size is looked at twice.
+            let is_shared = model.shares_vision_pass();
+            let seen = if is_shared { features } else { model.retrieval_features(&for_retrieval)? };
+            head.image_embeddings(&seen)?;
         }
         Ok(())
     })?;
