@@ -10,6 +10,8 @@ pub struct PlannedJob {
     pub id: JobId,
     /// Its items.
     pub items: Vec<JobItem>,
+    /// Whether a worker may have begun it: it is of an earlier run, whose archive may hold something of it.
+    pub begun: bool,
 }
 
 impl PlannedJob {

@@ -108,13 +108,14 @@ async fn send(
                 job.items = planned.items.len(),
             );
             let sending = async {
+                let begun = planned.begun;
                 let job = job(&destination.archive, run, planned);
-                let message = message(destination, run, &job)?;
+                let message = message(destination, run, &job, begun)?;
                 let bytes = message.body.len();
                 match destination.broker.publish(&destination.queue, message).await {
                     Ok(()) => observer.confirmed(bytes),
                     Err(error) if error.kind() == BrokerErrorKind::Unroutable => {
-                        return Ok(planned_again(job));
+                        return Ok(planned_again(job, begun));
                     }
                     Err(error) => return Err(anyhow::Error::from(error)),
                 }
@@ -144,16 +145,23 @@ fn job(archive: &ArchiveUri, run: &RunManifest, planned: PlannedJob) -> Job {
 }
 
 /// The plan that `job` was made of.
-fn planned_again(job: Job) -> Option<PlannedJob> {
+fn planned_again(job: Job, begun: bool) -> Option<PlannedJob> {
     let JobKind::Caption(caption) = job.kind else { return None };
-    Some(PlannedJob { id: job.id, items: caption.items })
+    Some(PlannedJob { id: job.id, items: caption.items, begun })
 }
 
-fn message(destination: &Destination<'_>, run: &RunManifest, job: &Job) -> anyhow::Result<Message> {
+fn message(
+    destination: &Destination<'_>,
+    run: &RunManifest,
+    job: &Job,
+    begun: bool,
+) -> anyhow::Result<Message> {
     let body = codec::encode_job(job).with_context(|| format!("write job {}", job.id))?;
     let mut message = Message::new(job.id.as_str(), body);
     message.correlation_id = Some(run.run.to_string());
     message.reply_to.clone_from(&destination.reply_to);
     message.trace = spans::outgoing();
+    // Nobody looks in the archive for what was begun of a job that says it is new.
+    message.turns = begun.into();
     Ok(message)
 }

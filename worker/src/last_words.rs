@@ -11,11 +11,11 @@
 use std::future::Future;
 use std::io::{PipeReader, Read};
 use std::os::fd::IntoRawFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use tokio::runtime::Handle;
 
 /// Signals that a process brings upon itself.
@@ -30,7 +30,7 @@ static PIPE: AtomicI32 = AtomicI32::new(-1);
 static ARMED: AtomicBool = AtomicBool::new(false);
 /// Whether it has been said.
 static SAID: AtomicBool = AtomicBool::new(false);
-static WILL: Mutex<Option<Will>> = Mutex::new(None);
+static WILLS: Mutex<Vec<(u64, Will)>> = Mutex::new(Vec::new());
 
 /// What is to be said, and the runtime that says it.
 #[derive(Clone)]
@@ -42,32 +42,37 @@ struct Will {
 /// Last words that are said if the process dies while this lives.
 #[derive(Debug)]
 #[must_use = "last words are withdrawn when this is dropped"]
-pub(crate) struct LastWords(());
+pub(crate) struct LastWords(u64);
 
 impl LastWords {
-    /// Prepares `will`; only one can be prepared at a time, the latest.
+    /// Prepares `will`, which is said together with all others that are prepared then.
     ///
     /// Must be called within a tokio runtime of several threads, which the will is run on.
     pub(crate) fn prepare<F>(will: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         install();
-        *lock() = Some(Will { runtime: Handle::current(), words: Arc::new(move || Box::pin(will())) });
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let will = Will { runtime: Handle::current(), words: Arc::new(move || Box::pin(will())) };
+        let mut wills = lock();
+        wills.push((number, will));
         ARMED.store(true, Ordering::SeqCst);
-        Self(())
+        Self(number)
     }
 }
 
 impl Drop for LastWords {
     fn drop(&mut self) {
-        ARMED.store(false, Ordering::SeqCst);
-        *lock() = None;
+        let mut wills = lock();
+        wills.retain(|(number, _)| *number != self.0);
+        ARMED.store(!wills.is_empty(), Ordering::SeqCst);
     }
 }
 
-fn lock() -> std::sync::MutexGuard<'static, Option<Will>> {
-    WILL.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock() -> std::sync::MutexGuard<'static, Vec<(u64, Will)>> {
+    WILLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Installs handler and thread, once for the process. Without them the process just dies, as ever.
@@ -106,9 +111,10 @@ fn speak(mut reader: PipeReader) {
     if reader.read_exact(&mut [0]).is_err() {
         return;
     }
-    let will = lock().clone();
-    if let Some(Will { runtime, words }) = will {
-        runtime.block_on(words());
+    let wills = lock().clone();
+    if let Some((_, first)) = wills.first() {
+        // A process has one runtime that works on jobs.
+        first.runtime.block_on(join_all(wills.iter().map(|(_, will)| (will.words)())));
     }
     SAID.store(true, Ordering::SeqCst);
 }

@@ -244,7 +244,7 @@ async fn plan(
 fn jobs(run: &RunId, prompt_hash: &str, items: Vec<JobItem>, job_size: usize) -> Vec<PlannedJob> {
     let job = |(ordinal, items): (usize, Vec<JobItem>)| {
         let id = Job::deterministic_id(run, ordinal as u64, &items, prompt_hash);
-        PlannedJob { id, items }
+        PlannedJob { id, items, begun: false }
     };
     cut(items, job_size, |item| item).into_iter().enumerate().map(job).collect()
 }

@@ -1,5 +1,7 @@
 //! `dispatcher retry`: dead letters go back to their lane.
 
+mod tables;
+
 use crate::config::FleetSettings;
 use crate::config::args::RetryArgs;
 use crate::config::shared_args::FleetArgs;
@@ -7,13 +9,14 @@ use crate::exit::Ended;
 use crate::fleet::Fleet;
 use crate::output::{self, plain};
 use bytes::Bytes;
-use captionfleet_proto::broker::{Broker, Delivery, Message, Requeue, Topology};
+use captionfleet_proto::broker::{Broker, Delivery, Message, QueueName, Requeue, Topology};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobKind, Lane, RunId};
 use captionfleet_proto::storage::Stores;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
+use tables::{Left, Tables};
 
 /// Dead letters in hand: those that stay are held until all have been looked at.
 const IN_HAND: u16 = 10_000;
@@ -25,13 +28,21 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One dead letter.
 #[derive(Debug, Serialize)]
-struct Letter {
-    id: String,
-    run: Option<RunId>,
-    code: String,
-    reason: String,
-    failed_at: Option<String>,
-    retried: bool,
+pub struct Letter {
+    /// The job's id, or the message's if it is no job.
+    pub id: String,
+    /// The job's run.
+    pub run: Option<RunId>,
+    /// Why it was given up, in a word.
+    pub code: String,
+    /// The same for people.
+    pub reason: String,
+    /// When.
+    pub failed_at: Option<String>,
+    /// It was published again.
+    pub retried: bool,
+    /// All of its items were forgotten meanwhile: it is gone.
+    pub forgotten: bool,
 }
 
 /// Runs the command.
@@ -40,11 +51,12 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
     let fleet_args = FleetArgs {
         broker: Some(args.broker.clone()),
         queue_prefix: args.queue_prefix.clone(),
+        s3_endpoint: args.s3_endpoint.clone(),
         ..FleetArgs::default()
     };
     let settings = FleetSettings::new(&fleet_args);
     let fleet = Fleet::remote(&settings, Arc::new(Stores::new(settings.storage.clone()))).await?;
-    let letters = sort_out(&*fleet.broker, &fleet.topology, wanted.as_ref(), args.list).await;
+    let letters = sort_out(&fleet, wanted.as_ref(), args.list).await;
     fleet.close().await?;
     let letters = letters?;
     if args.output.json {
@@ -52,7 +64,11 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
         return Ok(Ended::Well);
     }
     for letter in &letters {
-        let mark = if letter.retried { "published again" } else { "stays" };
+        let mark = match (letter.retried, letter.forgotten) {
+            (true, _) => "published again",
+            (_, true) => "forgotten",
+            _ => "stays",
+        };
         let when = letter.failed_at.as_deref().unwrap_or("?");
         output::line(plain(&format!("{mark}  {}  {when}  {}: {}", letter.id, letter.code, letter.reason)));
     }
@@ -67,12 +83,9 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
 }
 
 /// Looks at every dead letter once, as far as those that stay are no more than [`IN_HAND`].
-async fn sort_out(
-    broker: &dyn Broker,
-    topology: &Topology,
-    wanted: Option<&RunId>,
-    only_list: bool,
-) -> anyhow::Result<Vec<Letter>> {
+pub async fn sort_out(fleet: &Fleet, wanted: Option<&RunId>, only_list: bool) -> anyhow::Result<Vec<Letter>> {
+    let Fleet { broker, topology, stores, .. } = fleet;
+    let mut tables = Tables::new(stores.clone());
     let queue = topology.dead_queue();
     let mut waiting = broker.depth(&queue).await?.messages;
     let mut consumer = broker.consume(&queue, IN_HAND).await?;
@@ -89,7 +102,24 @@ async fn sort_out(
         let mut letter = letter(&delivery.message, job.as_ref());
         match job {
             Some(job) if !only_list && wanted.is_none_or(|run| *run == job.run) => {
-                broker.publish(&lane(&job, topology), revived(&delivery.message)).await?;
+                let body = match tables.left_of(&job).await {
+                    Ok(Left::All) => delivery.message.body.clone(),
+                    Ok(Left::Some(job)) => codec::encode_job(&job)?,
+                    Ok(Left::Nothing) => {
+                        delivery.ack().await?;
+                        letter.forgotten = true;
+                        letters.push(letter);
+                        continue;
+                    }
+                    Err(reason) => {
+                        output::remark(format!("job {} stays: {reason}", job.id));
+                        kept.push(delivery);
+                        letters.push(letter);
+                        continue;
+                    }
+                };
+                let message = Message { body, ..revived(&delivery.message) };
+                broker.publish(&lane(&job, topology), message).await?;
                 delivery.ack().await?;
                 letter.retried = true;
             }
@@ -128,17 +158,18 @@ fn is_published_anew(delivery: &Delivery) -> bool {
     delivery.delivery_count >= HANDED_BACK
 }
 
-fn lane(job: &Job, topology: &Topology) -> captionfleet_proto::broker::QueueName {
+fn lane(job: &Job, topology: &Topology) -> QueueName {
     topology.lane_queue(match job.kind {
         JobKind::Caption(_) => Lane::Bulk,
         JobKind::Search(_) | JobKind::Rerank(_) => Lane::Interactive,
     })
 }
 
-/// The message as it was before its first attempt.
+/// The message as it was before its first attempt, but as one that somebody has begun: its marker and rows may lie in the archive.
 fn revived(dead: &Message) -> Message {
     Message {
         attempts: 0,
+        turns: dead.turns.max(1),
         first_failed_at: None,
         passed_on_since: None,
         waiting_since: None,
@@ -156,5 +187,6 @@ fn letter(message: &Message, job: Option<&Job>) -> Letter {
         reason: dead.map(|dead| dead.message.clone()).unwrap_or_default(),
         failed_at: dead.and_then(|dead| dead.failed_at).map(|time| time.to_string()),
         retried: false,
+        forgotten: false,
     }
 }

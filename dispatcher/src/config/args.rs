@@ -184,7 +184,8 @@ Examples:
   dispatcher retry --broker amqp://queue.internal 20250131T120000Z-1a2b3c
   dispatcher retry --broker amqp://queue.internal --list              only show them
 
-A dead letter that is not a valid job stays where it is.")]
+A dead letter that is not a valid job stays where it is. Items that were forgotten meanwhile are left out of their jobs: the
+archive is read for that, and a job whose archive cannot be read stays, too.")]
 pub struct RetryArgs {
     /// Only the jobs of this run
     #[arg(value_name = "RUN")]
@@ -197,6 +198,10 @@ pub struct RetryArgs {
     /// First part of all queue names
     #[arg(long, value_name = "NAME", env = "CAPTIONFLEET_QUEUE_PREFIX")]
     pub queue_prefix: Option<String>,
+
+    /// Endpoint of an S3 server other than AWS
+    #[arg(long, value_name = "URL", env = "CAPTIONFLEET_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
 
     /// Show the dead letters and leave them where they are
     #[arg(long)]

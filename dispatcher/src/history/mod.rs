@@ -61,7 +61,7 @@ pub async fn unfinished_jobs(
             continue;
         }
         let place = *places.entry(planned.job.clone()).or_insert_with(|| {
-            jobs.push(PlannedJob { id: planned.job.clone(), items: Vec::new() });
+            jobs.push(PlannedJob { id: planned.job.clone(), items: Vec::new(), begun: true });
             jobs.len() - 1
         });
         jobs[place].items.push(planned.item);

@@ -255,7 +255,7 @@ mod tests {
         let mut item = JobItem::new(ItemUri::s3("b", id));
         item.sample = film_ms.map(|_| Sampling::default());
         item.span_ms = film_ms;
-        PlannedJob { id: JobId::new(id).unwrap(), items: vec![item] }
+        PlannedJob { id: JobId::new(id).unwrap(), items: vec![item], begun: false }
     }
 
     fn book() -> Book {

@@ -270,7 +270,7 @@ fn new_run(catalog: Catalog, wish: &Wish, options: &PlanOptions) -> Option<NewRu
     let mut named = |items: Vec<JobItem>| {
         let id = Job::deterministic_id(&options.run, ordinal, &items, &prompt_hash);
         ordinal += 1;
-        PlannedJob { id, items }
+        PlannedJob { id, items, begun: false }
     };
     let mut pieces = |item: Item| {
         let questions = questions.remove(&item.uri).unwrap_or_default();

@@ -13,6 +13,7 @@ mod forgetting;
 mod indexing;
 mod made;
 mod resume;
+mod retrying;
 mod spaces;
 mod telling;
 mod turning;

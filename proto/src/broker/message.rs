@@ -30,6 +30,8 @@ pub struct Message {
     pub waiting_since: Option<Timestamp>,
     /// How often a worker held it as long as it holds any, and gave it back with what was done of it kept.
     pub turns: u32,
+    /// Whether a process may have died on it. The broker's own word of that is lost with every message that is published anew.
+    pub suspected: bool,
     /// Why the message is a dead letter, if it is one.
     pub dead: Option<DeadReason>,
 }
@@ -63,6 +65,7 @@ impl Message {
             passed_on_since: None,
             waiting_since: None,
             turns: 0,
+            suspected: false,
             dead: None,
         }
     }
@@ -74,6 +77,7 @@ impl Message {
         self.first_failed_at.get_or_insert(failed_at);
         self.passed_on_since = None;
         self.waiting_since = None;
+        self.dead = None;
         self
     }
 
@@ -84,6 +88,7 @@ impl Message {
         let before = self.first_failed_at.filter(|_| self.attempts == 0);
         // A time to come would never be long ago.
         self.passed_on_since = Some(self.passed_on_since.or(before).unwrap_or(at).min(at));
+        self.dead = None;
         self
     }
 
@@ -93,6 +98,7 @@ impl Message {
     pub fn waiting(mut self, at: Timestamp) -> Self {
         self.waiting_since = Some(self.waiting_since.unwrap_or(at).min(at));
         self.passed_on_since = None;
+        self.dead = None;
         self
     }
 
@@ -102,6 +108,7 @@ impl Message {
         self.turns = self.turns.saturating_add(1);
         self.passed_on_since = None;
         self.waiting_since = None;
+        self.dead = None;
         self
     }
 }
@@ -144,6 +151,27 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let hostile = Message { passed_on_since: Some(Timestamp::MAX), ..Message::new("a", "") };
         assert_eq!(hostile.passed_on(at(5)).passed_on(at(9)).passed_on_since, Some(at(5)));
+    }
+
+    #[test]
+    fn whoever_goes_round_is_no_dead_letter_and_as_suspect_as_before() {
+        let at = Timestamp::from_second(5).expect("a time");
+        let dead = DeadReason {
+            code: "rejected".to_owned(),
+            message: String::new(),
+            first_failed_at: None,
+            failed_at: None,
+            queue: None,
+        };
+        let moved_back = Message { dead: Some(dead), suspected: true, ..Message::new("a", "") };
+        for message in [
+            moved_back.clone().retried(at),
+            moved_back.clone().passed_on(at),
+            moved_back.clone().waiting(at),
+            moved_back.again(),
+        ] {
+            assert_eq!((message.dead, message.suspected), (None, true));
+        }
     }
 
     #[test]

@@ -97,33 +97,54 @@ fn tiff_around_jpeg() -> Vec<u8> {
     for at in [frame + 5, frame + 7] {
         strip[at..at + 2].copy_from_slice(&16_384_u16.to_be_bytes());
     }
-    // Tag and value; each is one LONG, but for the sample sizes, which lie behind the directory.
-    let entries = 10;
-    let behind = 8 + 2 + 12 * entries + 4;
+    let strips = (BEHIND_DIRECTORY + 6, strip.len() as u32);
+    tiff_of_jpegs(1, [(1, strips.0), (1, strips.1)], &strip)
+}
+
+/// Sixty thousand rows in a megabyte, each of them said to be a JPEG of nearly the whole file.
+fn tiff_of_one_strip_over_and_over() -> Vec<u8> {
+    const ROWS: u32 = 60_000;
+    const BYTES: u32 = 1 << 20;
+    let numbers = |number: u32| number.to_le_bytes().repeat(ROWS as usize);
+    let at = BEHIND_DIRECTORY + 6;
+    let arrays = [numbers(8), numbers(BYTES - 8)].concat();
+    let mut tiff = tiff_of_jpegs(ROWS, [(ROWS, at), (ROWS, at + 4 * ROWS)], &arrays);
+    tiff.resize(BYTES as usize, 0);
+    tiff
+}
+
+/// Where the sample sizes lie in what [`tiff_of_jpegs`] makes, and 6 bytes later the rest.
+const BEHIND_DIRECTORY: u32 = 8 + 2 + 12 * 10 + 4;
+
+/// One pixel wide, a strip for each row. `strips` are the fields of their places and lengths: how many numbers, and the number or
+/// where the numbers are.
+fn tiff_of_jpegs(rows: u32, strips: [(u32, u32); 2], rest: &[u8]) -> Vec<u8> {
+    let [places, lengths] = strips;
+    // Tag, number and value of each; all are LONG, but for the sample sizes.
     let fields = [
-        (256, 1),
-        (257, 1),
-        (258, behind),
-        (259, 7),
-        (262, 2),
-        (273, behind + 6),
-        (277, 3),
-        (278, 1),
-        (279, strip.len() as u32),
-        (284, 1),
+        (256, 1, 1),
+        (257, 1, rows),
+        (258, 3, BEHIND_DIRECTORY),
+        (259, 1, 7),
+        (262, 1, 2),
+        (273, places.0, places.1),
+        (277, 1, 3),
+        (278, 1, 1),
+        (279, lengths.0, lengths.1),
+        (284, 1, 1),
     ];
     let mut tiff = b"II*\0\x08\0\0\0".to_vec();
-    tiff.extend_from_slice(&(entries as u16).to_le_bytes());
-    for (tag, value) in fields {
-        let (kind, count): (u16, u32) = if tag == 258 { (3, 3) } else { (4, 1) };
+    tiff.extend_from_slice(&(fields.len() as u16).to_le_bytes());
+    for (tag, count, value) in fields {
+        let kind: u16 = if tag == 258 { 3 } else { 4 };
         tiff.extend_from_slice(&u16::to_le_bytes(tag));
         tiff.extend_from_slice(&kind.to_le_bytes());
-        tiff.extend_from_slice(&count.to_le_bytes());
+        tiff.extend_from_slice(&u32::to_le_bytes(count));
         tiff.extend_from_slice(&value.to_le_bytes());
     }
     tiff.extend_from_slice(&[0; 4]);
     tiff.extend_from_slice(&[8, 0, 8, 0, 8, 0]);
-    [tiff, strip].concat()
+    [&tiff, rest].concat()
 }
 
 fn chunk_of_png(kind: [u8; 4], content: &[u8]) -> Vec<u8> {
@@ -235,6 +256,18 @@ fn a_header_is_judged_in_no_memory() {
         if memory >= MOST_BYTES || (is_refused && code != Some("corrupt")) {
             wrong.push(format!("{name}: {code:?}, {memory} bytes"));
         }
+    }
+    let shared = tiff_of_one_strip_over_and_over();
+    let since = Instant::now();
+    let code = refuse(&shared);
+    println!(
+        "TIFF of one strip over and over | {} | {:.3} |",
+        shared.len(),
+        since.elapsed().as_secs_f64() * 1e3
+    );
+    // To read it takes a minute.
+    if code != Some("corrupt") || since.elapsed().as_secs() > 2 {
+        wrong.push(format!("one strip over and over: {code:?} after {:?}", since.elapsed()));
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 

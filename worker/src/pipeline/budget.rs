@@ -28,7 +28,7 @@ pub(super) struct Budget {
     /// Items with a picture in memory, from the first byte to the caption.
     pub(super) pictures: Semaphore,
     /// Pictures being decoded: each may be large, and each takes a core.
-    pub(super) decodes: Semaphore,
+    pub(super) decodes: Arc<Semaphore>,
     /// Items handed to the engine.
     pub(super) device: Semaphore,
     /// Pieces of memory for files, from the first byte to the end of their decoding: files may be large, and many.
@@ -81,7 +81,7 @@ impl Budget {
             room: Arc::new(Semaphore::new(pieces as usize)),
             pieces,
             pictures: Semaphore::new(width),
-            decodes: Semaphore::new(decodes),
+            decodes: Arc::new(Semaphore::new(decodes)),
             device: Semaphore::new(places),
             width,
             places,
@@ -94,6 +94,11 @@ impl Budget {
         let pieces = pieces(bytes).min(self.pieces);
         let permit = Arc::clone(&self.room).acquire_many_owned(pieces).await;
         Room { permit: permit.expect("budgets are never closed"), bytes }
+    }
+
+    /// Waits for a turn to decode. It is held by the decoding itself, which goes on when nobody waits for it any more.
+    pub(super) async fn turn_to_decode(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.decodes).acquire_owned().await.expect("budgets are never closed")
     }
 
     /// A picture took so many seconds to read and decode, waiting for a turn not counted.

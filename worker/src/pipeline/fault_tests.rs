@@ -246,6 +246,7 @@ async fn searched(pipeline: &Pipeline, broker: &EmbeddedBroker, query: Query) ->
         message,
         lane: Lane::Interactive,
         suspicion: Suspicion::None,
+        delivery_count: 0,
         started: std::time::Instant::now(),
         started_at: Timestamp::now(),
     };

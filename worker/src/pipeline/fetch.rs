@@ -7,9 +7,10 @@ use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::budget::{Room, permit};
+use super::budget::Room;
 use super::item_failure::ItemFailure;
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
@@ -57,9 +58,9 @@ impl Pipeline {
     ) -> Result<PreparedPicture, ItemFailure> {
         let limit = self.options.item_deadline;
         let file = self.read_in_time(item, lane, last_attempt, facts).await?;
-        let _turn = permit(&self.budgets.of(lane).decodes).await;
+        let turn = self.budgets.of(lane).turn_to_decode().await;
         let left = limit.saturating_sub(file.reading);
-        let decoded = timeout(left, self.decode(file, item, lane, facts)).await;
+        let decoded = timeout(left, self.decode(file, turn, item, lane, facts)).await;
         decoded.unwrap_or_else(|_| Err(ItemFailure::deadline(limit, "reading and decoding")))
     }
 
@@ -106,8 +107,8 @@ impl Pipeline {
         let budget = self.budgets.of(lane);
         let room = budget.room(self.options.decode_limits.max_bytes).await;
         let file = self.read_into(room, item, last_attempt, facts).await?;
-        let _turn = permit(&budget.decodes).await;
-        self.decode(file, item, lane, facts).await
+        let turn = budget.turn_to_decode().await;
+        self.decode(file, turn, item, lane, facts).await
     }
 
     /// Reads an item that fits into `room`.
@@ -129,10 +130,12 @@ impl Pipeline {
         Ok(FileRead { object, room, reading })
     }
 
-    /// Decodes and resizes what was read. Whoever calls has a turn to decode.
+    /// Decodes and resizes what was read. A decoder cannot be stopped: its turn and the room for its file are given back when it
+    /// ends, even if the item is late by then.
     async fn decode(
         &self,
         file: FileRead,
+        turn: OwnedSemaphorePermit,
         item: &JobItem,
         lane: Lane,
         facts: &mut Facts,
@@ -147,7 +150,7 @@ impl Pipeline {
                 decode(&object.bytes, &limits)
                     .map(|picture| (picture.width, picture.height, prepare(&picture, &model)))
             }));
-            drop((object, room));
+            drop((object, room, turn));
             (digest, prepared)
         });
         let (digest, prepared) =

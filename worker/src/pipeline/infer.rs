@@ -45,6 +45,7 @@ impl Pipeline {
         }
         let mut done = self.pick_up(&task).await?;
         let plan = self.plan(&task.caption).await?;
+        let _last_words = self.words_of_company(&task);
         let work = self.do_the_rest(&task, plan.as_ref(), budget.width, turn, &mut done);
         let ended = tokio::select! {
             is_whole = work => Some(is_whole),
@@ -53,7 +54,7 @@ impl Pipeline {
         match ended {
             Some(Ok(true)) => {
                 let rows = done.into_rows();
-                Ok(Course::Whole(Box::new(Inferred { task, rows, quarantined: false })))
+                Ok(Course::Whole(Box::new(Inferred { task, rows })))
             }
             Some(Ok(false)) => {
                 self.put_down(&task, done).await?;

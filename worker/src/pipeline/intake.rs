@@ -125,13 +125,16 @@ impl Pipeline {
     }
 
     /// Nothing that happens inside ends the worker.
-    async fn do_and_settle(self: Arc<Self>, lane: Lane, delivery: Delivery, drain: Drain) {
+    async fn do_and_settle(self: Arc<Self>, lane: Lane, mut delivery: Delivery, drain: Drain) {
         self.metrics.jobs_in_flight.inc();
         let suspicion = Suspicion::of(&delivery);
+        // The broker forgets what happened to a message that is published anew: it may rest, or be for another worker.
+        delivery.message.suspected = suspicion == Suspicion::Crash;
         let hand_over = HandOver {
             message: delivery.message.clone(),
             lane,
             suspicion,
+            delivery_count: delivery.delivery_count,
             started: Instant::now(),
             started_at: Timestamp::now(),
         };

@@ -8,6 +8,9 @@
 //! two, a storm of random kills has met an innocent picture twice.)
 //! A device that breaks is no better a witness: it counts as such a life, and once for each machine.
 //! A drain clears the name: ending in good order condemns nobody.
+//!
+//! Where the queue lives in the process nobody is left who knows that it died: its last words leave a marker for every job in hand,
+//! and whoever continues the run finds them.
 
 use bytes::Bytes;
 use captionfleet_proto::layout;
@@ -233,7 +236,14 @@ impl Pipeline {
         // From here on a death is no item's fault.
         marker.trying = None;
         self.write_marker(&task, &mut marker).await?;
-        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows(), quarantined: true })))
+        Ok(Course::Whole(Box::new(Inferred { task, rows: done.into_rows() })))
+    }
+
+    /// What this process says of a job that it does in company, should it die by its own fault: a marker that names nobody. A
+    /// broker flags what a dead process had in hand, but one that lives in the process dies with it.
+    pub(super) fn words_of_company(&self, task: &Received) -> Option<LastWords> {
+        let marker = Marker { life: self.life.clone(), ..Marker::default() };
+        self.broker.is_local().then(|| last_words(task, &marker))
     }
 
     async fn write_marker(&self, task: &Received, marker: &mut Marker) -> Result<(), Failure> {
@@ -241,16 +251,9 @@ impl Pipeline {
         let written = task.archive.put(&marker_key(task), marker.bytes(), PutMode::Overwrite).await;
         written.map(|_| ()).map_err(Failure::Archive)
     }
-
-    /// Removes the marker of a job whose part is durable. One that stays behind is harmless: the part is found first.
-    pub(super) async fn remove_marker(&self, task: &Received) {
-        if let Err(error) = task.archive.delete(&marker_key(task)).await {
-            events::marker_left(&task.id, &error);
-        }
-    }
 }
 
-/// Condemns the item being tried if this process dies by its own fault.
+/// Leaves the marker if this process dies by its own fault, and condemns the item being tried.
 fn last_words(task: &Received, marker: &Marker) -> LastWords {
     let (archive, key) = (std::sync::Arc::clone(&task.archive), marker_key(task));
     let bytes = marker.last_words().bytes();

@@ -170,9 +170,9 @@ impl Pipeline {
         let chain: String = chain(failure).chars().take(MAX_MESSAGE_CHARS).collect();
         let facts = outcome::MessageFacts::of(&delivery.message);
         let now = Timestamp::now();
-        let (queue, message) = if let Some(rest) = self.rest(&delivery.message, lane, failure, now) {
-            rest
-        } else {
+        let rest = self.rest(&delivery.message, lane, failure, now);
+        let dead = rest.is_none();
+        let (queue, message) = rest.unwrap_or_else(|| {
             let mut message = delivery.message.clone();
             // Whoever publishes it again begins a new round.
             let gone_round = [message.passed_on_since.take(), message.waiting_since.take()];
@@ -186,8 +186,7 @@ impl Pipeline {
             });
             message.attempts = attempts;
             (self.options.topology.dead_queue(), message)
-        };
-        let dead = message.dead.is_some();
+        });
         if let Err(error) = self.broker.publish(&queue, message).await {
             // The broker keeps the delivery; a pause, so that it does not come straight back.
             events::settle_failed(&facts.id, &error);

@@ -6,7 +6,7 @@ use captionfleet_proto::job::{CaptionJob, Job, JobKind};
 use captionfleet_proto::layout;
 use captionfleet_proto::outcome::CANCELLED;
 use captionfleet_proto::rows::{Projection, TableError, read_part};
-use captionfleet_proto::storage::StorageErrorKind;
+use captionfleet_proto::storage::{Storage, StorageErrorKind};
 use captionfleet_proto::{codec, rows};
 use tracing::Instrument;
 
@@ -14,11 +14,15 @@ use super::drain::Drain;
 use super::outcome::{MessageFacts, outcome_of};
 use super::source;
 use super::task::{Course, HandOver, Received, Suspicion, Verdict};
-use super::turn::{MAX_PART_BYTES, Turn};
+use super::turn::{MAX_PART_BYTES, Turn, clear_away, remove_traces};
 use super::{Failure, Pipeline, Tally};
 use crate::engine::EngineError;
 use crate::telemetry::events;
 use crate::telemetry::spans::{self, KeyValue};
+
+/// A question that was handed out so often and never settled is not begun again: nobody runs it alone, and nothing of it is kept.
+/// Once may have been a machine that was lost.
+const QUESTION_LIMIT: u64 = 2;
 
 impl Pipeline {
     /// Does what the message asks for.
@@ -37,6 +41,9 @@ impl Pipeline {
             ]
         });
         match &job.kind {
+            JobKind::Search(_) | JobKind::Rerank(_) if hand_over.delivery_count >= QUESTION_LIMIT => {
+                self.refuse(&job, hand_over).instrument(span).await
+            }
             JobKind::Search(search) => self.answer(&job, search, hand_over).instrument(span).await,
             JobKind::Rerank(rerank) => self.rerank(&job, rerank, hand_over).instrument(span).await,
             JobKind::Caption(caption) => {
@@ -47,6 +54,7 @@ impl Pipeline {
                     done
                 } else {
                     events::question_dropped(&self.metrics, "caption", &job.id);
+                    self.forget_begun(&job, hand_over.suspicion).await;
                     return Verdict::Done;
                 };
                 match done {
@@ -58,6 +66,30 @@ impl Pipeline {
                     Err(failure) => Verdict::Failed(failure),
                 }
             }
+        }
+    }
+
+    /// Answers a question over which workers may have ended. Its asker may ask again; it must not go on from worker to worker.
+    async fn refuse(&self, job: &Job, hand_over: &HandOver) -> Verdict {
+        const CODE: &str = "worker_crash";
+        let facts = MessageFacts::of(&hand_over.message);
+        let message =
+            format!("workers may have ended over this question, {} times", hand_over.delivery_count);
+        spans::failed(CODE);
+        let took = hand_over.started.elapsed();
+        events::question_answered(&self.metrics, facts.kind, &job.id, took, Some((CODE, &message)));
+        Tally::add(&self.tally.jobs, 1);
+        self.tell_dead(&hand_over.message, &facts, 0, CODE, &message).await;
+        Verdict::Done
+    }
+
+    /// Nobody waits for the job any more: what earlier hand-overs, or this one, left of it in the archive goes with it.
+    async fn forget_begun(&self, job: &Job, suspicion: Suspicion) {
+        if suspicion == Suspicion::None {
+            return;
+        }
+        if let Ok(archive) = self.stores.archive(&job.archive).await {
+            remove_traces(&*archive, &job.run, &job.id).await;
         }
     }
 
@@ -81,13 +113,14 @@ impl Pipeline {
     ) -> Result<Verdict, Failure> {
         self.check_bundle(job)?;
         let turn = Turn::new(hand_over.started, self.options.hold_limit);
-        let Some(held) = turn.within(self.in_hand.hold(&job.run, &job.id)).await else {
+        let is_suspected = hand_over.suspicion == Suspicion::Crash;
+        let Some(held) = turn.within(self.in_hand.hold(&job.run, &job.id, is_suspected)).await else {
             return Ok(Verdict::TurnOver);
         };
         let archive = self.stores.archive(&job.archive).await.map_err(Failure::Archive)?;
         let max_attempts = self.options.topology.max_attempts();
         let mut task = Received::new(job, caption, Arc::clone(&archive), hand_over, max_attempts);
-        if held.contended && task.suspicion == Suspicion::Crash {
+        if is_suspected && !held.is_suspected {
             // It was in this very process, which lives.
             task.suspicion = Suspicion::Begun;
         }
@@ -101,7 +134,7 @@ impl Pipeline {
         }
     }
 
-    async fn caption_task(
+    pub(super) async fn caption_task(
         &self,
         task: Received,
         hand_over: &HandOver,
@@ -113,6 +146,9 @@ impl Pipeline {
         }
         if self.is_cancelled(&task).await? {
             return Ok(self.drop_cancelled(&task, hand_over).await);
+        }
+        if task.attempts > 1 {
+            there_is(&*task.archive).await?;
         }
         let quarantine = self.quarantine_of(&task).await?;
         spans::past("intake", hand_over.started.elapsed());
@@ -148,7 +184,7 @@ impl Pipeline {
     async fn drop_cancelled(&self, task: &Received, hand_over: &HandOver) -> Verdict {
         let facts = MessageFacts::of(&hand_over.message);
         events::job_cancelled(&self.metrics, &facts.id);
-        self.clear_away(task).await;
+        clear_away(task).await;
         self.tell_dead(&hand_over.message, &facts, task.attempts, CANCELLED, "the run was cancelled").await;
         Verdict::Done
     }
@@ -179,13 +215,20 @@ impl Pipeline {
             Err(source) => return Err(Failure::Part { part, source }),
         };
         let outcome = outcome_of(&task, &rows, part, &self.options.worker_name, true);
-        if task.suspicion != Suspicion::None {
-            self.remove_marker(&task).await;
-            self.clear_away(&task).await;
-        }
+        clear_away(&task).await;
         events::job_found_done(&self.metrics, &outcome);
         Tally::add(&self.tally.jobs, 1);
         self.tell(&hand_over.message, &outcome);
         Ok(Verdict::Done)
+    }
+}
+
+/// A look at one object cannot tell a bucket that is missing from one that is empty. A job that failed before looks again before
+/// everything is inferred once more for a part that nobody takes.
+async fn there_is(archive: &dyn Storage) -> Result<(), Failure> {
+    match archive.check().await {
+        Err(error) if error.kind() == StorageErrorKind::NoSuchBucket => Err(Failure::Archive(error)),
+        // Who may write need not be allowed to list, and whatever else is wrong shows when the part is written.
+        _ => Ok(()),
     }
 }

@@ -11,14 +11,14 @@ use captionfleet_proto::storage::{PutMode, Storage};
 use super::outcome::outcome_of;
 use super::patience::Patience;
 use super::task::{Inferred, Settled};
-use super::turn::Turn;
+use super::turn::{Turn, clear_away};
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
 
 impl Pipeline {
-    /// Writes the part and removes the job's marker. The delivery is acked by the caller, last of all.
+    /// Writes the part and removes what earlier hand-overs left of the job. The delivery is acked by the caller, last of all.
     pub(super) async fn settle(&self, inferred: Inferred, turn: Turn) -> Result<Settled, Failure> {
-        let Inferred { task, rows, quarantined } = inferred;
+        let Inferred { task, rows } = inferred;
         let part = layout::part(&task.run, &task.id);
         let started = Instant::now();
         let outcome = outcome_of(&task, &rows, part.clone(), &self.options.worker_name, false);
@@ -29,10 +29,7 @@ impl Pipeline {
             .map_err(|source| Failure::Part { part: part.clone(), source })?;
         self.put_patiently(&task.archive, &part, bytes, turn).await?;
         events::stage(&self.metrics, HostStage::Write, started.elapsed());
-        if quarantined {
-            self.remove_marker(&task).await;
-        }
-        self.clear_away(&task).await;
+        clear_away(&task).await;
         Ok(Settled { outcome })
     }
 

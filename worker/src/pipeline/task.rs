@@ -21,14 +21,14 @@ pub(super) enum Suspicion {
     /// It failed before in an orderly way, waited for a store, or its turn was over before it was done; something of it may
     /// still exist.
     Begun,
-    /// It was handed out before and not settled.
+    /// It was handed out before and not settled, or was published anew by someone who knew of that.
     Crash,
 }
 
 impl Suspicion {
     pub(super) fn of(delivery: &Delivery) -> Self {
         let message = &delivery.message;
-        if delivery.redelivered || delivery.delivery_count > 0 {
+        if delivery.redelivered || delivery.delivery_count > 0 || message.suspected {
             Self::Crash
         } else if message.attempts > 0 || message.turns > 0 || message.waiting_since.is_some() {
             Self::Begun
@@ -85,6 +85,8 @@ pub(super) struct HandOver {
     pub(super) message: Message,
     pub(super) lane: Lane,
     pub(super) suspicion: Suspicion,
+    /// How often the broker handed it out before.
+    pub(super) delivery_count: u64,
     pub(super) started: Instant,
     /// The same moment, for rows.
     pub(super) started_at: Timestamp,
@@ -106,8 +108,6 @@ impl HandOver {
 pub(super) struct Inferred {
     pub(super) task: Received,
     pub(super) rows: Vec<Row>,
-    /// A marker lies in the archive.
-    pub(super) quarantined: bool,
 }
 
 /// How far a caption job came.
@@ -152,6 +152,7 @@ mod tests {
         broker.declare().await.unwrap();
         let (lane, now) = (topology.lane_queue(Lane::Bulk), Timestamp::now());
         let new = || Message::new("job", "");
+        let suspected = || Message { suspected: true, ..new() };
         for (message, expected) in [
             (new(), Suspicion::None),
             (new().passed_on(now), Suspicion::None),
@@ -159,6 +160,10 @@ mod tests {
             (new().waiting(now).passed_on(now), Suspicion::Begun),
             (new().waiting(now).again(), Suspicion::Begun),
             (new().waiting(now).retried(now), Suspicion::Begun),
+            (suspected().passed_on(now), Suspicion::Crash),
+            (suspected().waiting(now), Suspicion::Crash),
+            (suspected().again(), Suspicion::Crash),
+            (suspected().retried(now), Suspicion::Crash),
         ] {
             broker.publish(&lane, message.clone()).await.unwrap();
             let mut consumer = broker.consume(&lane, 1).await.unwrap();

@@ -10,10 +10,10 @@
 use std::time::Duration;
 
 use captionfleet_proto::broker::Delivery;
-use captionfleet_proto::job::JobItem;
+use captionfleet_proto::job::{JobId, JobItem, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{Row, read_unfinished, write_unfinished};
-use captionfleet_proto::storage::{PutMode, StorageErrorKind};
+use captionfleet_proto::storage::{PutMode, Storage, StorageErrorKind};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::outcome::MessageFacts;
@@ -158,16 +158,6 @@ impl Pipeline {
         }
     }
 
-    /// Removes what earlier turns kept of a job whose part is durable. What stays behind is harmless: the part is found first.
-    pub(super) async fn clear_away(&self, task: &Received) {
-        if task.suspicion == Suspicion::None {
-            return;
-        }
-        if let Err(error) = task.archive.delete(&layout::unfinished(&task.run, &task.id)).await {
-            events::unfinished_left(&task.id, &error);
-        }
-    }
-
     /// Gives a job back whose turn is over: to the end of its queue, and as one that somebody has begun.
     pub(super) async fn next_turn(&self, delivery: Delivery) {
         let facts = MessageFacts::of(&delivery.message);
@@ -179,6 +169,23 @@ impl Pipeline {
         if let Err(error) = delivery.ack().await {
             events::settle_failed(&facts.id, &error);
         }
+    }
+}
+
+/// Removes what earlier hand-overs left of a job that is over. What stays behind is harmless: the part is found first.
+pub(super) async fn clear_away(task: &Received) {
+    if task.suspicion != Suspicion::None {
+        remove_traces(&*task.archive, &task.run, &task.id).await;
+    }
+}
+
+/// Removes a job's marker, and rows that were kept of it.
+pub(super) async fn remove_traces(archive: &dyn Storage, run: &RunId, job: &JobId) {
+    if let Err(error) = archive.delete(&layout::quarantine(run, job)).await {
+        events::marker_left(job, &error);
+    }
+    if let Err(error) = archive.delete(&layout::unfinished(run, job)).await {
+        events::unfinished_left(job, &error);
     }
 }
 

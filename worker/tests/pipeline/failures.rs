@@ -123,6 +123,27 @@ async fn what_a_later_version_wrote_goes_round_untouched_until_its_time_is_over(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_somebody_moved_back_is_dead_no_more_when_it_rests() {
+    let mut bench = Bench::new().await;
+    bench.storage.s3_endpoint = Some("http://127.0.0.1:1".to_owned());
+    let mut job = bench.job("job-1", bench.scenes(1));
+    job.archive = captionfleet_proto::uri::ArchiveUri::parse("s3://away/archive").unwrap();
+    let mut moved_back = Message::new("job-1", codec::encode_job(&job).unwrap());
+    moved_back.dead = Some(captionfleet_proto::broker::DeadReason {
+        code: "rejected".to_owned(),
+        message: String::new(),
+        first_failed_at: None,
+        failed_at: None,
+        queue: None,
+    });
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), moved_back).await.unwrap();
+    let worker = bench.start();
+    goes_round(&worker, 1.0).await;
+    assert_eq!(worker.stop().await.dead, 0);
+    assert_eq!(bench.take(&bench.topology.lane_queue(Lane::Bulk)).await.dead, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_of_another_major_version_is_kept_as_it_came() {
     let bench = Bench::new().await;
     let mut future = serde_json::to_value(bench.job("job-1", bench.scenes(1))).unwrap();
@@ -326,6 +347,27 @@ async fn a_job_of_a_cancelled_run_leaves_the_queue_without_rows() {
     bench.publish(Lane::Bulk, &job).await;
     assert_eq!(bench.outcome().await.ok, 1);
     assert_eq!(worker.stop().await.dead, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decoder_that_nobody_waits_for_any_more_keeps_its_turn() {
+    let mut bench = Bench::new().await;
+    let slow = crate::bench::slow_png();
+    let since = Instant::now();
+    decode(&slow, &bench.options.decode_limits).unwrap();
+    let alone = since.elapsed();
+    bench.options.item_deadline = alone / 20;
+    let items = (0..4).map(|number| bench.file(&format!("slow-{number}.png"), &slow)).collect();
+    crate::bench::engine();
+    // Persons' pictures are decoded one at a time.
+    bench.publish(Lane::Interactive, &bench.job("job-1", items)).await;
+    let since = Instant::now();
+    let worker = bench.start();
+    bench.outcome().await;
+    assert_eq!(verdicts(&bench.rows("job-1")), ["deadline"; 4]);
+    // Three of them had to end before the fourth began.
+    assert!(since.elapsed() > alone, "{:?} for four, {alone:?} for one", since.elapsed());
+    worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,12 @@
 //! Items that end processes: one row each, never their neighbours.
 
-use captionfleet_proto::job::Lane;
+use captionfleet_proto::broker::{Broker as _, Message};
+use captionfleet_proto::codec;
+use captionfleet_proto::job::{Job, Lane};
 
-use crate::bench::{Bench, Running, eventually, slow_png, verdicts};
+use crate::bench::{Bench, Running, engine, eventually, slow_png, verdicts};
+
+const QUARANTINED: &str = "captionfleet_worker_quarantined_jobs_total";
 
 /// Waits until the marker says that the item at `index` is being tried.
 async fn trying(bench: &Bench, index: u64) {
@@ -37,7 +41,7 @@ async fn an_item_over_which_three_lives_end_alone_is_condemned_and_its_neighbour
     first.kill().await;
     let second = bench.start();
     trying(&bench, 2).await;
-    assert_eq!(second.metric("captionfleet_worker_quarantined_jobs_total"), 1.0);
+    assert_eq!(second.metric(QUARANTINED), 1.0);
     second.kill().await;
     assert!(!bench.part_path("job-1").exists());
     for deaths in 1..3 {
@@ -115,4 +119,64 @@ async fn what_an_earlier_life_condemned_stays_condemned_after_an_orderly_failure
     assert_eq!(bench.outcome().await.failed["worker_crash"], 1);
     assert_eq!(verdicts(&bench.rows("job-1")), ["worker_crash", "ok"]);
     worker.stop().await;
+}
+
+/// Waits until the job has gone round at a worker that cannot do it, and puts `now` in its place, which any worker can do.
+async fn goes_round_and_is(bench: &Bench, now: &Job) {
+    let worker = bench.start();
+    let rounds = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"retried\"}";
+    eventually("it goes round", async || (worker.metric(rounds) >= 2.0).then_some(())).await;
+    worker.stop().await;
+    let waiting = bench.take(&bench.topology.lane_queue(Lane::Bulk)).await;
+    let message = Message { body: codec::encode_job(now).unwrap(), ..waiting };
+    bench.broker.publish(&bench.topology.lane_queue(Lane::Bulk), message).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_passes_a_job_on_tells_that_a_process_may_have_died_on_it() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", bench.scenes(2));
+    job.bundle = Some("f".repeat(64));
+    bench.publish(Lane::Bulk, &job).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    // It comes to a worker of another model, which passes it on: the broker knows nothing of the message that it publishes.
+    let own = Job { bundle: Some(engine().info().bundle.clone()), ..job };
+    goes_round_and_is(&bench, &own).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 2);
+    assert_eq!(worker.metric(QUARANTINED), 1.0);
+    worker.stop().await;
+    assert!(!bench.marker_path("job-1").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_away_when_the_job_comes_back_hides_no_death() {
+    let mut bench = Bench::new().await;
+    // Nobody listens there, or nobody has credentials for it.
+    bench.storage.s3_endpoint = Some("http://127.0.0.1:1".to_owned());
+    let job = bench.job("job-1", bench.scenes(2));
+    let away = captionfleet_proto::uri::ArchiveUri::parse("s3://away/archive").unwrap();
+    bench.publish(Lane::Bulk, &Job { archive: away, ..job.clone() }).await;
+    bench.hand_out_once(Lane::Bulk).await;
+    goes_round_and_is(&bench, &job).await;
+    let worker = bench.start();
+    assert_eq!(bench.outcome().await.ok, 2);
+    assert_eq!(worker.metric(QUARANTINED), 1.0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_nobody_waits_for_leaves_no_marker() {
+    let bench = Bench::new().await;
+    let mut job = bench.job("job-1", vec![bench.file("slow.png", &slow_png())]);
+    job.deadline = Some(jiff::Timestamp::now() + std::time::Duration::from_secs(60));
+    bench.publish(Lane::Interactive, &job).await;
+    bench.hand_out_once(Lane::Interactive).await;
+    let worker = bench.start();
+    trying(&bench, 0).await;
+    bench.broker.close_mailbox(&bench.mailbox).await.unwrap();
+    let dropped = "captionfleet_worker_jobs_total{kind=\"caption\",outcome=\"cancelled\"}";
+    eventually("it is dropped", async || (worker.metric(dropped) > 0.0).then_some(())).await;
+    worker.stop().await;
+    assert!(!bench.marker_path("job-1").exists() && !bench.part_path("job-1").exists());
 }

@@ -103,3 +103,27 @@ async fn a_query_whose_asker_has_left_is_dropped() {
     let report = worker.stop().await;
     assert_eq!((report.jobs, report.dead), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_over_which_workers_end_does_not_go_on_from_worker_to_worker() {
+    let bench = Bench::new().await;
+    let picture = bench.scenes(1).remove(0);
+    let query = Query::Image { item: picture };
+    let job = Job::search(JobId::new("search-1").unwrap(), bench.run.clone(), bench.archive_uri(), query);
+    for (deaths, is_answered) in [(1, true), (2, false)] {
+        bench.publish(Lane::Interactive, &job).await;
+        for _ in 0..deaths {
+            bench.hand_out_once(Lane::Interactive).await;
+        }
+        let worker = bench.start();
+        let reply = codec::decode_reply(&bench.take(&bench.mailbox).await.body).unwrap();
+        let crash = |code: &str| code == "worker_crash";
+        match reply.result {
+            SearchResult::Ok { .. } => assert!(is_answered, "a worker may have been ended from outside"),
+            SearchResult::Err { code, message } => assert!(!is_answered && crash(&code), "{code}: {message}"),
+        }
+        assert_eq!(worker.fetched() > 0.0, is_answered);
+        worker.stop().await;
+        assert_eq!(bench.waiting(Lane::Interactive).await, 0);
+    }
+}

@@ -51,6 +51,7 @@ async fn jobs_whose_outcomes_were_lost_hold_nothing_back() {
         job: PlannedJob {
             id: JobId::new("done").unwrap(),
             items: vec![JobItem::new(ItemUri::s3("pictures", "a.png"))],
+            begun: false,
         },
         reasons: vec![Unreadable { code: "not_found", message: "no such file".to_owned() }],
     };
@@ -65,7 +66,7 @@ async fn jobs_whose_outcomes_were_lost_hold_nothing_back() {
     let queue = Topology::default().lane_queue(Lane::Bulk);
     let mut book = Book::default();
     for job in ["done", "held-back"] {
-        book.expect(&run.run, &PlannedJob { id: JobId::new(job).unwrap(), items: Vec::new() });
+        book.expect(&run.run, &PlannedJob { id: JobId::new(job).unwrap(), items: Vec::new(), begun: false });
     }
     let gate = Arc::new(Gate::narrow(1));
     // The first job is out.
@@ -125,6 +126,7 @@ async fn jobs_that_are_nowhere_are_published_again() {
     let job = |id: &str| PlannedJob {
         id: JobId::new(id).unwrap(),
         items: vec![JobItem::new(ItemUri::s3("pictures", id))],
+        begun: false,
     };
     let run =
         NewRun { run: RunId::new("r").unwrap(), jobs: vec![job("told"), job("lost")], refused: Vec::new() };
@@ -146,8 +148,9 @@ async fn jobs_that_are_nowhere_are_published_again() {
         let mut consumer = broker.consume(&queue, 1).await.unwrap();
         let delivery = consumer.next().await.unwrap().unwrap();
         let taken = codec::decode_job(&delivery.message.body).unwrap();
+        let is_begun = delivery.message.turns > 0;
         delivery.ack().await.unwrap();
-        taken
+        (taken, is_begun)
     };
     let tell = |id: JobId| {
         let outcome = serde_json::json!({
@@ -178,8 +181,9 @@ async fn jobs_that_are_nowhere_are_published_again() {
     let published = || std::future::ready(anyhow::Ok(()));
 
     // One is done; the other one is taken out by somebody who does nothing with it.
-    let told = take().await;
-    let lost = take().await;
+    let (told, _) = take().await;
+    let (lost, is_begun) = take().await;
+    assert!(!is_begun);
     tell(told.id).await.unwrap();
     follower.times = SHORT;
     while follower.book().open_jobs() > 1 {
@@ -191,7 +195,9 @@ async fn jobs_that_are_nowhere_are_published_again() {
     let manifests = [manifest];
     let again = publish::again(&destination, &*archive, &manifests, &open, &Uncounted);
     let answers = async {
-        assert_eq!(take().await, lost, "as it was");
+        let (again, is_begun) = take().await;
+        assert_eq!(again, lost, "as it was");
+        assert!(is_begun, "who had it may have left something");
         tell(lost.id.clone()).await.unwrap();
     };
     follower.times = TIMES;
@@ -213,7 +219,7 @@ async fn jobs_that_wait_are_not_lost() {
     let mailbox = broker.open_mailbox("r").await.unwrap();
     broker.publish(&queue, Message::new("waits", "")).await.unwrap();
     let mut book = Book::default();
-    book.expect(&run, &PlannedJob { id: JobId::new("waits").unwrap(), items: Vec::new() });
+    book.expect(&run, &PlannedJob { id: JobId::new("waits").unwrap(), items: Vec::new(), begun: false });
     let watched =
         Watched { broker: &broker, queue: &queue, rests: Vec::new(), archive: &*archive, runs: vec![run] };
     let observed = Observed {

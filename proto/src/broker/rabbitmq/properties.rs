@@ -1,9 +1,10 @@
 //! Messages as AMQP properties and back, so that a publisher in any language can take part.
 //!
 //! Properties: `message_id` (the job's id), `correlation_id`, `reply_to`, `content_type` application/json, persistent.
-//! Headers: `x-captionfleet-attempts` and `x-captionfleet-turns` (whole numbers, missing = 0),
-//! `x-captionfleet-first-failed-at`, `x-captionfleet-passed-on-since`, `x-captionfleet-waiting-since`, and of a dead letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are RFC 3339 in UTC. `traceparent` and
-//! `tracestate` are those of the W3C. A header of another type than expected counts as missing; headers that we do not
+//! Headers: `x-captionfleet-attempts` and `x-captionfleet-turns` (whole numbers, missing = 0), `x-captionfleet-suspected` (a
+//! boolean, missing = false), `x-captionfleet-first-failed-at`, `x-captionfleet-passed-on-since`,
+//! `x-captionfleet-waiting-since`, and of a dead letter `x-captionfleet-reason`, `-message`, `-failed-at`, `-queue`; times are
+//! RFC 3339 in UTC. `traceparent` and `tracestate` are those of the W3C. A header of another type than expected counts as missing; headers that we do not
 //! know are ignored.
 
 use jiff::Timestamp;
@@ -15,6 +16,7 @@ use crate::trace_context::TraceContext;
 
 const ATTEMPTS: &str = "x-captionfleet-attempts";
 const TURNS: &str = "x-captionfleet-turns";
+const SUSPECTED: &str = "x-captionfleet-suspected";
 const FIRST_FAILED_AT: &str = "x-captionfleet-first-failed-at";
 const PASSED_ON_SINCE: &str = "x-captionfleet-passed-on-since";
 const WAITING_SINCE: &str = "x-captionfleet-waiting-since";
@@ -41,6 +43,9 @@ pub(super) fn properties_of(message: &Message) -> BasicProperties {
     headers.insert(ATTEMPTS.into(), AMQPValue::LongLongInt(message.attempts.into()));
     if message.turns > 0 {
         headers.insert(TURNS.into(), AMQPValue::LongLongInt(message.turns.into()));
+    }
+    if message.suspected {
+        headers.insert(SUSPECTED.into(), AMQPValue::Boolean(true));
     }
     if let Some(trace) = &message.trace {
         put_text(&mut headers, TRACEPARENT, trace.traceparent());
@@ -89,6 +94,7 @@ pub(super) fn message_from(body: Vec<u8>, properties: &BasicProperties) -> Messa
         trace: headers.trace(),
         attempts: headers.count(ATTEMPTS),
         turns: headers.count(TURNS),
+        suspected: matches!(headers.get(SUSPECTED), Some(AMQPValue::Boolean(true))),
         first_failed_at: headers.time(FIRST_FAILED_AT),
         passed_on_since: headers.time(PASSED_ON_SINCE),
         waiting_since: headers.time(WAITING_SINCE),

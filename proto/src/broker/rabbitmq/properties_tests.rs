@@ -27,6 +27,7 @@ fn a_dead_letter_survives_the_wire() {
         trace: TraceContext::parse(TRACED, Some("congo=t61rcWkgMzE")),
         attempts: 5,
         turns: 2,
+        suspected: true,
         passed_on_since: Some(at(1_700_000_300)),
         waiting_since: Some(at(1_700_000_200)),
         first_failed_at: Some(at(1_700_000_000)),
@@ -61,6 +62,7 @@ fn mistyped_and_foreign_headers_are_ignored() {
         (REASON, AMQPValue::Boolean(true)),
         (FIRST_FAILED_AT, AMQPValue::LongString("yesterday".into())),
         (PASSED_ON_SINCE, AMQPValue::LongLongInt(7)),
+        (SUSPECTED, AMQPValue::LongString("true".into())),
         ("x-death", AMQPValue::LongString("no list".into())),
         ("traceparent", AMQPValue::FieldTable(FieldTable::default())),
     ]);

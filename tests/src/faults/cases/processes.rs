@@ -10,9 +10,10 @@ use rand::{Rng, SeedableRng};
 
 use super::{Figures, Scale};
 use crate::faults::{Corpus, Expected, Fault, Member, Proxy, Rule, S3Front, Scenario, Weather, wait_for};
-use crate::fleet::Endpoints;
+use crate::fleet::{Endpoints, worker};
 
 const LIMIT: Duration = Duration::from_secs(900);
+const DEMO_MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../worker/demo-model");
 
 async fn corpus(scale: Scale, long: usize) -> anyhow::Result<std::sync::Arc<Corpus>> {
     if scale.long { Corpus::make(long, scale.seed).await } else { Corpus::shared().await }
@@ -67,19 +68,23 @@ pub(super) async fn killed_before_ack(scale: Scale) -> anyhow::Result<Figures> {
     Ok(Figures::default().with("vision steps of the second worker", seen.abs()))
 }
 
-/// Case 3: an item that aborts the process, once by a signal of its own and once by one that looks like anybody's.
+/// Case 3: an item that aborts the process, once by a signal of its own and once by one that looks like anybody's; and beside a
+/// worker of another model, to which the broker hands what the dead one had.
 pub(super) async fn poison(scale: Scale) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    for (signal, most) in [("ABRT", 2), ("KILL", 4)] {
-        let restarts = poisoned_by(scale, signal).await.with_context(|| format!("SIG{signal}"))?;
-        anyhow::ensure!(restarts <= most, "{restarts} restarts after SIG{signal}");
-        figures =
-            figures.with(if signal == "ABRT" { "restarts (abort)" } else { "restarts (kill)" }, restarts);
+    for (name, signal, is_mixed, most) in [
+        ("restarts (abort)", "ABRT", false, 2),
+        ("restarts (kill)", "KILL", false, 4),
+        ("restarts (abort, two models)", "ABRT", true, 2),
+    ] {
+        let restarts = poisoned_by(scale, signal, is_mixed).await.with_context(|| name.to_owned())?;
+        anyhow::ensure!(restarts <= most, "{name}: {restarts}");
+        figures = figures.with(name, restarts);
     }
     Ok(figures)
 }
 
-async fn poisoned_by(scale: Scale, signal: &str) -> anyhow::Result<u32> {
+async fn poisoned_by(scale: Scale, signal: &str, is_mixed: bool) -> anyhow::Result<u32> {
     let items = scale.pick(80, 501);
     let scenario = Scenario::new("poison", corpus(scale, items).await?, items).await?;
     let poison = scenario.files[StdRng::seed_from_u64(scale.seed).random_range(0..items)].clone();
@@ -94,8 +99,15 @@ async fn poisoned_by(scale: Scale, signal: &str) -> anyhow::Result<u32> {
             &["--prefetch", "4", "--item-deadline", "60"],
         )
     };
+    let other = scenario.fleet.folder().join("bundle").display().to_string();
+    let _other = if is_mixed {
+        worker(["random-bundle", "--small", "--out", &other]).await?.success()?;
+        Some(scenario.worker("of-another-model", &["--model", &other])?)
+    } else {
+        None
+    };
     let mut member = start(0)?;
-    let mut run = scenario.caption("run", &["--job-size", "16"])?;
+    let mut run = scenario.caption("run", &["--model", DEMO_MODEL, "--job-size", "16"])?;
     let mut restarts = 0;
     while run.is_running() {
         tokio::select! {

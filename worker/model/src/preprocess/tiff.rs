@@ -27,9 +27,18 @@ const LARGEST_TILE: u32 = 4096;
 
 pub(super) fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<Picture, DecodeError> {
     raster::guarded(FORMAT, || {
-        if has_larger_jpeg(bytes) {
-            let reason = "a strip or tile holds a JPEG that is larger than itself".to_owned();
-            return Err(DecodeError::Corrupt { format: FORMAT, reason });
+        if let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) {
+            if let Ok((width, height)) = decoder.dimensions() {
+                limits.check(width, height)?;
+            }
+            let corrupt = |reason: &str| DecodeError::Corrupt { format: FORMAT, reason: reason.to_owned() };
+            let pieces = pieces(&mut decoder, bytes);
+            if has_shared_bytes(&pieces, bytes) {
+                return Err(corrupt("strips or tiles lie on top of each other"));
+            }
+            if has_larger_jpeg(&mut decoder, &pieces) {
+                return Err(corrupt("a strip or tile holds a JPEG that is larger than itself"));
+            }
         }
         let decoded = match special(bytes, limits) {
             Ok(Some(picture)) => Ok(picture),
@@ -61,9 +70,21 @@ fn places(decoder: &mut Decoder<Cursor<&[u8]>>) -> Vec<Range<u64>> {
         .collect()
 }
 
+/// The strips and tiles, as far as they are there.
+fn pieces<'a>(decoder: &mut Decoder<Cursor<&[u8]>>, bytes: &'a [u8]) -> Vec<&'a [u8]> {
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
+    places(decoder).into_iter().map(|place| &bytes[at(place.start)..at(place.end)]).collect()
+}
+
+/// Whether strips and tiles have more bytes together than the file by far. Each of them is read: a megabyte can say of itself so
+/// often that it is the next strip that its decoder is busy for hours. Few may be one, such as empty tiles.
+fn has_shared_bytes(pieces: &[&[u8]], bytes: &[u8]) -> bool {
+    let all = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    all > 2 * bytes.len() as u64
+}
+
 /// Whether a strip or tile that is a JPEG claims to be larger than it may be: its decoder believes it.
-fn has_larger_jpeg(bytes: &[u8]) -> bool {
-    let Ok(mut decoder) = Decoder::new(Cursor::new(bytes)) else { return false };
+fn has_larger_jpeg(decoder: &mut Decoder<Cursor<&[u8]>>, pieces: &[&[u8]]) -> bool {
     if decoder.get_tag_u64(Tag::Compression).ok() != Some(JPEG) {
         return false;
     }
@@ -73,9 +94,9 @@ fn has_larger_jpeg(bytes: &[u8]) -> bool {
     let most = |chunk: u32, whole: u32| chunk.min(whole.max(LARGEST_TILE)).next_multiple_of(JPEG_BLOCK);
     let most = (most(chunk.0, width), most(chunk.1, height));
     let tables = decoder.get_tag_u8_vec(Tag::JPEGTables).unwrap_or_default();
-    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
-    let pieces = places(&mut decoder).into_iter().map(|place| &bytes[at(place.start)..at(place.end)]);
     pieces
+        .iter()
+        .copied()
         .chain([&*tables])
         .flat_map(sizes_of_frames)
         .any(|(width, height)| width > most.0 || height > most.1)
