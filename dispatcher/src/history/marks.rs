@@ -3,11 +3,12 @@
 use crate::catalog::{Identity, Item};
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{Storage, StorageError};
+use captionfleet_proto::uri::ItemUri;
 use futures::TryStreamExt as _;
 use std::collections::BTreeSet;
 
 /// The marks of forgotten items: whatever is asked, none of these bytes is captioned again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks(BTreeSet<String>);
 
 impl Marks {
@@ -22,18 +23,25 @@ impl Marks {
     /// Whether an item is forgotten. Of one whose bytes cannot be told before they are read, any mark counts: what was to be
     /// forgotten is not looked at to find out.
     pub fn cover(&self, item: &Item) -> bool {
+        match &item.identity {
+            Identity::Sha256(sha256) => self.cover_bytes(&item.uri, Some(sha256), None),
+            Identity::Etag(etag) => self.cover_bytes(&item.uri, None, Some(etag)),
+            Identity::Unversioned | Identity::Unreadable(_) => self.names(&item.uri),
+        }
+    }
+
+    /// Whether these bytes of an item are forgotten; without digest and version, nothing is.
+    pub fn cover_bytes(&self, item: &ItemUri, sha256: Option<&str>, etag: Option<&str>) -> bool {
+        !self.0.is_empty() && self.0.contains(&layout::forgotten(item, layout::content_key(sha256, etag)))
+    }
+
+    /// Whether there is a mark of an item, whatever its bytes.
+    fn names(&self, item: &ItemUri) -> bool {
         if self.0.is_empty() {
             return false;
         }
-        let content = match &item.identity {
-            Identity::Sha256(sha256) => layout::content_key(Some(sha256), None),
-            Identity::Etag(etag) => layout::content_key(None, Some(etag)),
-            Identity::Unversioned | Identity::Unreadable(_) => {
-                let prefix = layout::forgotten_prefix(&item.uri);
-                return self.0.range(prefix.clone()..).next().is_some_and(|mark| mark.starts_with(&prefix));
-            }
-        };
-        self.0.contains(&layout::forgotten(&item.uri, content))
+        let prefix = layout::forgotten_prefix(item);
+        self.0.range(prefix.clone()..).next().is_some_and(|mark| mark.starts_with(&prefix))
     }
 }
 

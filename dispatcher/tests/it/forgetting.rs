@@ -6,13 +6,14 @@ use captionfleet_dispatcher::forget::{Forgotten, Wanted, forget};
 use captionfleet_dispatcher::index::Shelf;
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::Row;
-use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 fn found(desk: &Desk, arguments: &[&str]) -> Vec<String> {
     let fixed = ["search", "--archive", "archive", "--json", "-k", "100"];
@@ -29,6 +30,10 @@ fn film(desk: &Desk, name: &str, seed: u64) {
 fn film_of(scenes: u64, desk: &Desk, name: &str, seed: u64) {
     let scenes = (0..scenes).map(|number| Scene::sample(1000 * seed + number, Split::Train));
     of_scenes(scenes, 4, &desk.root().join(name), &desk.pictures().join(name)).unwrap();
+}
+
+fn item(desk: &Desk, name: &str) -> ItemUri {
+    ItemUri::from_path(&desk.pictures().join(name).canonicalize().unwrap()).unwrap()
 }
 
 /// The tracks of a film.
@@ -199,7 +204,7 @@ fn what_an_unfinished_run_left_of_a_forgotten_film_goes_as_well() {
         }
     }
     // A job that was killed kept a frame and wrote no row.
-    let gone = ItemUri::from_path(&desk.pictures().join("gone.mp4").canonicalize().unwrap()).unwrap();
+    let gone = item(&desk, "gone.mp4");
     let frames = archive.join(layout::thumbnails_prefix(&gone));
     let frame = below(&frames).remove(0);
     std::fs::copy(&frame, frame.with_file_name("987654.jpg")).unwrap();
@@ -219,12 +224,21 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Forgets an item over a store that changes so many objects at the most.
-async fn forget_within(archive: &Path, item: &ItemUri, changes: usize) -> anyhow::Result<Forgotten> {
+/// Forgets an item over what is made of the store.
+async fn forget_over(
+    archive: &Path,
+    item: &ItemUri,
+    over: impl FnOnce(Arc<dyn Storage>) -> Faltering,
+) -> anyhow::Result<Forgotten> {
     let uri = ArchiveUri::from_folder(archive).unwrap();
     let store = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
-    let shelf = Shelf::new(Arc::new(Faltering::after(changes, store)), &uri);
+    let shelf = Shelf::new(Arc::new(over(store)), &uri);
     forget(&shelf, [Wanted::Item(item.clone())].into(), false).await
+}
+
+/// Forgets an item over a store that changes so many objects at the most.
+async fn forget_within(archive: &Path, item: &ItemUri, changes: usize) -> anyhow::Result<Forgotten> {
+    forget_over(archive, item, |store| Faltering::after(changes, store)).await
 }
 
 #[tokio::test]
@@ -234,7 +248,7 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
     Desk::draw(&desk.pictures(), 2, 32);
     let captioned = desk.caption(&["--thumbnails", "--job-size", "1"]).json();
     assert_eq!(captioned["complete"], true, "{captioned}");
-    let item = ItemUri::from_path(&desk.pictures().join("film.mp4").canonicalize().unwrap()).unwrap();
+    let item = item(&desk, "film.mp4");
     let mut interruptions = 0;
     for changes in 0.. {
         let archive = desk.root().join(format!("after {changes}"));
@@ -254,4 +268,26 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
         }
     }
     assert!(interruptions > 6, "thumbnails, tracks and parts have their turns: {interruptions}");
+}
+
+#[tokio::test]
+async fn who_forgets_beside_another_process_brings_nothing_back() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 3, 39);
+    desk.caption(&["--job-size", "4"]).json();
+    let [one, other] = [0, 1].map(|number| item(&desk, &scenes[number].file));
+    let archive = desk.archive();
+    let (read, written) = (CancellationToken::new(), CancellationToken::new());
+    let resting = |store| Faltering::resting("parts/", read.clone(), written.clone(), store);
+    let slow = forget_over(&archive, &one, resting);
+    let quick = async {
+        read.cancelled().await;
+        forget_within(&archive, &other, usize::MAX).await.unwrap();
+        written.cancel();
+    };
+    let (slow, ()) = tokio::join!(slow, quick);
+    slow.unwrap();
+    let left: Vec<_> =
+        desk.rows().into_iter().filter(|row| !row.is_forgotten()).map(|row| row.item).collect();
+    assert_eq!(left, [item(&desk, &scenes[2].file)]);
 }
