@@ -1,6 +1,8 @@
 //! Which items people had forgotten.
 
 use crate::catalog::{Identity, Item};
+use crate::planned_job::PlannedJob;
+use captionfleet_proto::job::{JobItem, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{Storage, StorageError};
 use captionfleet_proto::uri::ItemUri;
@@ -33,6 +35,29 @@ impl Marks {
     /// Whether these bytes of an item are forgotten; without digest and version, nothing is.
     pub fn cover_bytes(&self, item: &ItemUri, sha256: Option<&str>, etag: Option<&str>) -> bool {
         !self.0.is_empty() && self.0.contains(&layout::forgotten(item, layout::content_key(sha256, etag)))
+    }
+
+    /// Takes out of what a run owes the jobs with forgotten items, and says so: forgetting was interrupted before it had answered
+    /// them, or is at it. How many those are.
+    pub fn sift(&self, run: &RunId, jobs: &mut Vec<PlannedJob>) -> usize {
+        let before = jobs.len();
+        jobs.retain(|job| !job.items.iter().any(|item| self.cover_planned(item)));
+        let held = before - jobs.len();
+        if held > 0 {
+            tracing::warn!(
+                %run,
+                jobs = held,
+                "jobs with forgotten items wait until forgetting them has ended; if it was interrupted, call it again"
+            );
+        }
+        held
+    }
+
+    fn cover_planned(&self, item: &JobItem) -> bool {
+        match (item.sha256.as_deref(), item.etag.as_deref()) {
+            (None, None) => self.names(&item.uri),
+            (sha256, etag) => self.cover_bytes(&item.uri, sha256, etag),
+        }
     }
 
     /// Whether there is a mark of an item, whatever its bytes.

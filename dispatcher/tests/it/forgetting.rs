@@ -36,6 +36,12 @@ fn item(desk: &Desk, name: &str) -> ItemUri {
     ItemUri::from_path(&desk.pictures().join(name).canonicalize().unwrap()).unwrap()
 }
 
+/// Writes a file, whatever folders there are.
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
+}
+
 /// The tracks of a film.
 fn tracks(archive: &Path, name: &str) -> Vec<PathBuf> {
     let tracks = below(&archive.join("videos")).into_iter();
@@ -268,6 +274,24 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
         }
     }
     assert!(interruptions > 6, "thumbnails, tracks and parts have their turns: {interruptions}");
+}
+
+#[test]
+fn no_run_goes_on_with_what_is_forgotten_by_half() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 38);
+    desk.caption(&["--job-size", "4"]).json();
+    let gone = item(&desk, &scenes[1].file);
+    let sha256 = desk.rows().into_iter().find(|row| row.item == gone).unwrap().sha256.unwrap();
+    // The run was stopped before it had done its only job, and forgetting when it had marked the picture.
+    std::fs::remove_file(&desk.parts()[0]).unwrap();
+    write(&desk.archive().join(layout::forgotten(&gone, layout::content_key(Some(&sha256), None))), b"");
+    let again = desk.caption(&["--job-size", "4"]);
+    assert!(again.stderr.contains("call it again"), "{}", again.stderr);
+    assert_eq!(again.json()["ok"], 3);
+    assert!(desk.rows().iter().all(|row| row.item != gone), "it was captioned");
+    desk.run(["forget", &format!("pictures/{}", scenes[1].file), "--archive", "archive", "--json"]).json();
+    assert!(desk.rows().iter().filter(|row| row.item == gone).all(Row::is_forgotten));
 }
 
 #[tokio::test]
