@@ -4,13 +4,16 @@ use crate::desk::{Desk, below};
 use crate::faltering::Faltering;
 use captionfleet_dispatcher::forget::{Forgotten, Wanted, forget};
 use captionfleet_dispatcher::index::Shelf;
+use captionfleet_proto::codec;
 use captionfleet_proto::layout;
+use captionfleet_proto::manifest::read_items;
 use captionfleet_proto::rows::Row;
 use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -162,6 +165,11 @@ fn a_run_that_goes_on_leaves_out_what_was_forgotten_meanwhile() {
     let path = format!("pictures/{}", scenes[1].file);
     let told = desk.run(["forget", &path, "--archive", "archive", "--json"]).json();
     assert_eq!((&told["items"], &told["rows"], &told["parts"]), (&1.into(), &2.into(), &2.into()), "{told}");
+    let answered = Desk::rows_in(&asked[0]);
+    assert!(
+        answered.len() == 1 && answered[0].is_forgotten(),
+        "a message in a queue finds it done: {answered:?}"
+    );
     let again = desk.caption(&ask).json();
     assert_eq!((&again["ok"], &again["runs"]), (&3.into(), &first["runs"]), "{again}");
     let rows: Vec<_> =
@@ -274,6 +282,78 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
         }
     }
     assert!(interruptions > 6, "thumbnails, tracks and parts have their turns: {interruptions}");
+}
+
+#[tokio::test]
+async fn of_a_begun_job_nothing_is_left_and_nothing_is_lost_wherever_forgetting_is_interrupted() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 36);
+    desk.caption(&["--job-size", "4"]).json();
+    let gone = item(&desk, &scenes[1].file);
+    let part = desk.parts().remove(0);
+    let by_worker = std::fs::read(&part).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    let part = part.strip_prefix(desk.archive()).unwrap();
+    let (run, job) = layout::job_of_part(part.to_str().unwrap()).unwrap();
+    let kept = layout::unfinished(&run, &job);
+    write(&desk.archive().join(&kept), &by_worker);
+    for worker_comes in [false, true] {
+        let mut interruptions = 0;
+        loop {
+            let note = format!("after {interruptions}, {worker_comes}");
+            let archive = desk.root().join(&note);
+            copy(&desk.archive(), &archive);
+            let is_done = forget_within(&archive, &gone, interruptions).await.is_ok();
+            // One that gets the job's message, which speaks of all four.
+            if worker_comes && !archive.join(part).exists() {
+                write(&archive.join(part), &by_worker);
+                let _ = std::fs::remove_file(archive.join(&kept));
+            }
+            forget_within(&archive, &gone, usize::MAX).await.unwrap();
+
+            assert!(archive.join(part).exists(), "{note}: a worker would caption it");
+            assert!(!archive.join(&kept).exists(), "{note}: what an earlier turn kept is there");
+            let read = |key: String| std::fs::read(archive.join(key)).unwrap();
+            let planned = read_items(read(layout::run_items(&run, 0)).into()).unwrap();
+            let jobs: BTreeSet<_> = planned.iter().map(|planned| &planned.job).collect();
+            let manifest = codec::decode_manifest(&read(layout::run_manifest(&run))).unwrap();
+            assert_eq!(manifest.jobs, jobs.len() as u64, "{note}");
+            let is_answered = |job| archive.join(layout::part(&run, job)).exists();
+            let answered = planned.iter().filter(|planned| is_answered(&planned.job));
+            let mut answered: Vec<_> = answered.map(|planned| (&planned.item.uri, &planned.job)).collect();
+            let rows = Desk::rows_of(&archive);
+            let mut there: Vec<_> = rows.iter().map(|row| (&row.item, &row.job)).collect();
+            answered.sort();
+            there.sort();
+            assert_eq!(there, answered, "{note}");
+            assert!(rows.iter().all(|row| row.item != gone || row.is_forgotten()), "{note}");
+            if is_done {
+                break;
+            }
+            interruptions += 1;
+        }
+        assert!(interruptions > 4, "mark, rows, manifest, part and table have their turns: {interruptions}");
+    }
+}
+
+#[test]
+fn a_copy_stays_that_a_planned_picture_is_to_be_read_from() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 2, 37);
+    let [gone, left] = [0, 1].map(|number| format!("pictures/{}", scenes[number].file));
+    std::fs::copy(desk.root().join(&gone), desk.root().join(&left)).unwrap();
+    desk.caption(&["--job-size", "1"]).json();
+    // The run was stopped when the first was done.
+    let is_left = |row: &Row| row.item.as_str().ends_with(&scenes[1].file);
+    let part = desk.parts().into_iter().find(|part| Desk::rows_in(part).iter().any(is_left)).unwrap();
+    let sha256 = Desk::rows_in(&part)[0].sha256.clone().unwrap();
+    std::fs::remove_file(&part).unwrap();
+    let copy = desk.archive().join(layout::staged(&sha256));
+    write(&copy, b"a picture");
+    desk.run(["forget", &gone, "--archive", "archive", "--json"]).json();
+    assert!(copy.exists(), "a message in a queue names it");
+    desk.run(["forget", &left, "--archive", "archive", "--json"]).json();
+    assert!(!copy.exists(), "nobody needs it any more");
 }
 
 #[test]
