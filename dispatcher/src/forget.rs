@@ -50,7 +50,8 @@ pub struct Forgotten {
 
 /// Forgets items; with `dry_run` only says what there is.
 ///
-/// What a dispatcher or a worker has in hand at this moment is not stopped: cancel the run first, or forget again when it has ended.
+/// A job that waits in a queue finds its part there, and so does one that a worker has in hand when it is done; but of a film that
+/// one may leave thumbnails that it makes until then. What else was in such a job is owed by its run.
 ///
 /// # Errors
 /// When the index lacks too many parts to know where the items are, or the archive cannot be read or written. What was
@@ -82,7 +83,8 @@ pub async fn forget(shelf: &Shelf, wanted: Arc<[Wanted]>, dry_run: bool) -> anyh
             keys.push(key);
         }
     }
-    let unfinished = planned::find(archive, &wanted).await?;
+    let planned = planned::find(archive, &wanted).await?;
+    let unfinished = &planned.runs;
     let seen: Vec<Seen<'_>> =
         gone.iter().map(Seen::of_row).chain(unfinished.iter().flat_map(Seen::of_plan)).collect();
     let items: BTreeSet<&ItemUri> = seen.iter().map(|seen| seen.item).collect();
@@ -92,15 +94,15 @@ pub async fn forget(shelf: &Shelf, wanted: Arc<[Wanted]>, dry_run: bool) -> anyh
         rows: seen.len() as u64,
         parts: (keys.len() + answered) as u64,
     };
-    if dry_run || seen.is_empty() {
+    if dry_run || (seen.is_empty() && unfinished.is_empty()) {
         return Ok(forgotten);
     }
     // From here on no run takes them up. The rows go last: whoever begins again after an interruption finds by them what is left.
     beside::mark(archive, &seen).await?;
-    let told = beside::remove(archive, &ready, &wanted, &seen).await?;
+    let told = beside::remove(archive, &ready, &wanted, &seen, &planned.contents_of_others).await?;
     if !unfinished.is_empty() {
         let shape = archive::shape(archive).await;
-        for run in &unfinished {
+        for run in unfinished {
             run.answer(archive, shape).await?;
         }
     }

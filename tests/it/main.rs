@@ -11,6 +11,7 @@ mod deploy;
 mod doctor;
 mod films;
 mod fleet;
+mod forgotten;
 mod left_runs;
 mod load;
 mod models;

@@ -99,8 +99,9 @@ Examples:
 
 Captions, answers, embeddings, thumbnails, tracks and copies go, for good; the pictures themselves stay where they are. A row
 stays that says `skipped` with the code `forgotten`, and no run captions them again, whatever it asks, until their bytes change.
-What a dispatcher or a worker has in hand at this moment is not stopped: cancel such a run first. Interrupted, the same call does
-the rest.")]
+That is so for what waits in a queue, too; other pictures that were in a job with them are left to the next `caption` (in the
+service: Resume). A film that a worker has in hand at this moment may leave thumbnails: forget it when no worker is at its run.
+Over one unfinished run make one call after the other. Interrupted, the same call does the rest.")]
 pub struct ForgetArgs {
     /// Pictures and films: paths or URIs as rows have them; with a slash at the end all that lie below
     #[arg(required = true, value_name = "ITEM")]

@@ -11,7 +11,7 @@ use captionfleet_proto::layout::{self, Track};
 use captionfleet_proto::storage::{PutMode, Storage, StorageError};
 use captionfleet_proto::uri::ItemUri;
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// What rows, and plans of what is not done, say of an item that is to be forgotten.
@@ -40,12 +40,14 @@ pub(super) async fn mark(archive: &dyn Storage, seen: &[Seen<'_>]) -> Result<(),
     Ok(())
 }
 
-/// Removes what else the archive has of items. The runs that had some of them as films.
+/// Removes what else the archive has of items. The runs that had some of them as films. Copies stay that rows of other items name,
+/// or that other items which are `planned` have.
 pub(super) async fn remove(
     archive: &dyn Storage,
     ready: &Arc<Ready>,
     wanted: &Arc<[Wanted]>,
     seen: &[Seen<'_>],
+    planned: &HashSet<u64>,
 ) -> anyhow::Result<BTreeSet<RunId>> {
     let mut films: BTreeMap<&RunId, BTreeSet<&ItemUri>> = BTreeMap::new();
     for Seen { run, item, .. } in seen.iter().filter(|seen| seen.is_film) {
@@ -75,7 +77,8 @@ pub(super) async fn remove(
     let wanted = wanted.clone();
     let is_other = move |item: &str| !wanted.iter().any(|wanted| wanted.names(item));
     let needed = ready.contents_of_others(contents, is_other).await?;
-    let unneeded = copies.into_iter().filter(|sha256| !needed.contains(&content_key(sha256)));
+    let is_needed = |content: u64| needed.contains(&content) || planned.contains(&content);
+    let unneeded = copies.into_iter().filter(|sha256| !is_needed(content_key(sha256)));
     keys.extend(unneeded.map(layout::staged));
     delete_all(archive, keys).await?;
     Ok(films.into_keys().cloned().collect())

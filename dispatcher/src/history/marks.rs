@@ -1,13 +1,16 @@
 //! Which items people had forgotten.
 
 use crate::catalog::{Identity, Item};
+use crate::planned_job::PlannedJob;
+use captionfleet_proto::job::{JobItem, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::storage::{Storage, StorageError};
+use captionfleet_proto::uri::ItemUri;
 use futures::TryStreamExt as _;
 use std::collections::BTreeSet;
 
 /// The marks of forgotten items: whatever is asked, none of these bytes is captioned again.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks(BTreeSet<String>);
 
 impl Marks {
@@ -22,18 +25,48 @@ impl Marks {
     /// Whether an item is forgotten. Of one whose bytes cannot be told before they are read, any mark counts: what was to be
     /// forgotten is not looked at to find out.
     pub fn cover(&self, item: &Item) -> bool {
+        match &item.identity {
+            Identity::Sha256(sha256) => self.cover_bytes(&item.uri, Some(sha256), None),
+            Identity::Etag(etag) => self.cover_bytes(&item.uri, None, Some(etag)),
+            Identity::Unversioned | Identity::Unreadable(_) => self.names(&item.uri),
+        }
+    }
+
+    /// Whether these bytes of an item are forgotten; without digest and version, nothing is.
+    pub fn cover_bytes(&self, item: &ItemUri, sha256: Option<&str>, etag: Option<&str>) -> bool {
+        !self.0.is_empty() && self.0.contains(&layout::forgotten(item, layout::content_key(sha256, etag)))
+    }
+
+    /// Takes out of what a run owes the jobs with forgotten items, and says so: forgetting was interrupted before it had answered
+    /// them, or is at it. How many those are.
+    pub fn sift(&self, run: &RunId, jobs: &mut Vec<PlannedJob>) -> usize {
+        let before = jobs.len();
+        jobs.retain(|job| !job.items.iter().any(|item| self.cover_planned(item)));
+        let held = before - jobs.len();
+        if held > 0 {
+            tracing::warn!(
+                %run,
+                jobs = held,
+                "jobs with forgotten items wait until forgetting them has ended; if it was interrupted, call it again"
+            );
+        }
+        held
+    }
+
+    fn cover_planned(&self, item: &JobItem) -> bool {
+        match (item.sha256.as_deref(), item.etag.as_deref()) {
+            (None, None) => self.names(&item.uri),
+            (sha256, etag) => self.cover_bytes(&item.uri, sha256, etag),
+        }
+    }
+
+    /// Whether there is a mark of an item, whatever its bytes.
+    fn names(&self, item: &ItemUri) -> bool {
         if self.0.is_empty() {
             return false;
         }
-        let content = match &item.identity {
-            Identity::Sha256(sha256) => layout::content_key(Some(sha256), None),
-            Identity::Etag(etag) => layout::content_key(None, Some(etag)),
-            Identity::Unversioned | Identity::Unreadable(_) => {
-                let prefix = layout::forgotten_prefix(&item.uri);
-                return self.0.range(prefix.clone()..).next().is_some_and(|mark| mark.starts_with(&prefix));
-            }
-        };
-        self.0.contains(&layout::forgotten(&item.uri, content))
+        let prefix = layout::forgotten_prefix(item);
+        self.0.range(prefix.clone()..).next().is_some_and(|mark| mark.starts_with(&prefix))
     }
 }
 

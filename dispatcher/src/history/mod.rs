@@ -25,7 +25,7 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
     let (manifests, damaged) = archive::manifests(archive).await?;
     let mut history =
         History { damaged: damaged.iter().map(ToString::to_string).collect(), ..History::default() };
-    history.records.forget(Marks::load(archive).await?);
+    let marks = Marks::load(archive).await?;
     let parts = archive::parts(archive, None).await?;
     let mut films = Films::default();
     read_rows(archive, wish, &manifests, &parts, &mut history, &mut films).await?;
@@ -35,8 +35,12 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
             parts.get(&manifest.run).into_iter().flatten().map(|(job, _)| job.clone()).collect();
         if (done.len() as u64) < manifest.jobs {
             match unfinished_jobs(archive, &manifest, &done).await {
-                Ok(jobs) if jobs.is_empty() => {}
-                Ok(jobs) => history.unfinished.push(UnfinishedRun { manifest, jobs }),
+                Ok(mut jobs) => {
+                    marks.sift(&manifest.run, &mut jobs);
+                    if !jobs.is_empty() {
+                        history.unfinished.push(UnfinishedRun { manifest, jobs });
+                    }
+                }
                 Err(error) if error.is_damage() => history.damaged.push(error.to_string()),
                 Err(error) => return Err(error),
             }
@@ -44,6 +48,7 @@ pub async fn load(archive: &dyn Storage, wish: &Wish) -> Result<History, Archive
             history.films.push(manifest);
         }
     }
+    history.records.forget(marks);
     Ok(history)
 }
 

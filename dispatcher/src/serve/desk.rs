@@ -12,7 +12,7 @@ use super::http::problem::Problem;
 use super::members::Members;
 use crate::archive::{self, ArchiveError};
 use crate::conduct::{Submission, Way};
-use crate::history;
+use crate::history::{self, Marks};
 use crate::ledger::Watcher as _;
 use crate::plan::{ContinuedRun, Plan};
 use crate::prepare::Prepared;
@@ -374,7 +374,14 @@ async fn owed(ground: &Ground, manifest: &RunManifest) -> anyhow::Result<Option<
     if done.len() as u64 >= manifest.jobs {
         return Ok(None);
     }
-    let jobs = history::unfinished_jobs(&*ground.patient, manifest, &done).await?;
+    let mut jobs = history::unfinished_jobs(&*ground.patient, manifest, &done).await?;
+    let held = Marks::load(&*ground.patient).await?.sift(&manifest.run, &mut jobs);
+    anyhow::ensure!(
+        held == 0 || !jobs.is_empty(),
+        "run {} owes nothing but jobs with forgotten items, which wait until forgetting them has ended; if it was interrupted, \
+         call it again",
+        manifest.run
+    );
     Ok((!jobs.is_empty()).then(|| ContinuedRun { manifest: manifest.clone(), jobs }))
 }
 

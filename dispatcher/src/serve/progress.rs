@@ -5,7 +5,7 @@ use crate::ledger::Tally;
 use captionfleet_proto::job::RunId;
 use captionfleet_proto::layout;
 use captionfleet_proto::manifest::RunManifest;
-use captionfleet_proto::storage::Storage;
+use captionfleet_proto::storage::{ObjectMeta, Storage};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,7 +22,8 @@ const WINDOW: Duration = Duration::from_secs(20);
 #[derive(Debug, Default)]
 pub struct Progress {
     runs: Mutex<HashMap<RunId, Arc<tokio::sync::Mutex<Track>>>>,
-    manifests: Mutex<HashMap<RunId, RunManifest>>,
+    /// As listings showed them: forgetting writes some anew.
+    manifests: Mutex<HashMap<RunId, (ObjectMeta, RunManifest)>>,
 }
 
 /// What is known of a run's parts.
@@ -82,17 +83,17 @@ impl Progress {
         &self,
         archive: &dyn Storage,
     ) -> Result<(Vec<(RunManifest, Marks)>, Vec<ArchiveError>), ArchiveError> {
-        let (mut names, mut marked) = (Vec::new(), HashSet::new());
+        let (mut found, mut marked) = (Vec::new(), HashSet::new());
         {
             let mut listing = archive.list(layout::RUNS_PREFIX);
             while let Some(object) = listing.try_next().await? {
                 match layout::run_of_manifest(&object.key) {
-                    Some(run) => names.push(run),
+                    Some(run) => found.push((run, object)),
                     None => drop(marked.insert(object.key)),
                 }
             }
         }
-        let reads = names.into_iter().map(|run| async move { self.manifest(archive, &run).await }.boxed());
+        let reads = found.into_iter().map(|(run, object)| self.manifest(archive, run, object).boxed());
         let read: Vec<_> = futures::stream::iter(reads).buffer_unordered(READS_AT_ONCE).collect().await;
         let (mut runs, mut damaged) = (Vec::new(), Vec::new());
         for manifest in read {
@@ -112,13 +113,19 @@ impl Progress {
         Ok((runs, damaged))
     }
 
-    /// The manifest of a run, which never changes.
-    pub async fn manifest(&self, archive: &dyn Storage, run: &RunId) -> Result<RunManifest, ArchiveError> {
-        if let Some(known) = self.manifests.lock().unwrap_or_else(PoisonError::into_inner).get(run) {
-            return Ok(known.clone());
+    /// The manifest of a run; read once as long as the object is the same.
+    async fn manifest(
+        &self,
+        archive: &dyn Storage,
+        run: RunId,
+        object: ObjectMeta,
+    ) -> Result<RunManifest, ArchiveError> {
+        let known = || self.manifests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, manifest)) = known().get(&run).filter(|(seen, _)| *seen == object) {
+            return Ok(manifest.clone());
         }
-        let manifest = archive::manifest(archive, run).await?;
-        self.manifests.lock().unwrap_or_else(PoisonError::into_inner).insert(run.clone(), manifest.clone());
+        let manifest = archive::manifest(archive, &run).await?;
+        known().insert(run, (object, manifest.clone()));
         Ok(manifest)
     }
 }

@@ -1,4 +1,4 @@
-//! A store that stops in the middle.
+//! A store that stops in the middle, or rests there.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,18 +18,41 @@ pub(crate) struct Faltering {
     left: AtomicUsize,
     /// Told at the first change that never comes to an end, where changes do not fail.
     hangs: Option<CancellationToken>,
+    rest: Option<Rest>,
+}
+
+/// Before a change below a prefix.
+#[derive(Debug)]
+struct Rest {
+    below: &'static str,
+    begun: CancellationToken,
+    over: CancellationToken,
 }
 
 impl Faltering {
     pub(crate) fn after(changes: usize, inner: Arc<dyn Storage>) -> Self {
-        Self { inner, left: AtomicUsize::new(changes), hangs: None }
+        Self { inner, left: AtomicUsize::new(changes), hangs: None, rest: None }
     }
 
     pub(crate) fn hanging(hangs: CancellationToken, inner: Arc<dyn Storage>) -> Self {
         Self { hangs: Some(hangs), ..Self::after(0, inner) }
     }
 
+    /// Changes nothing `below` a prefix between `begun` and `over`.
+    pub(crate) fn resting(
+        below: &'static str,
+        begun: CancellationToken,
+        over: CancellationToken,
+        inner: Arc<dyn Storage>,
+    ) -> Self {
+        Self { rest: Some(Rest { below, begun, over }), ..Self::after(usize::MAX, inner) }
+    }
+
     async fn change(&self, key: &str) -> Result<(), StorageError> {
+        if let Some(rest) = self.rest.as_ref().filter(|rest| key.starts_with(rest.below)) {
+            rest.begun.cancel();
+            rest.over.cancelled().await;
+        }
         let less = |left: usize| left.checked_sub(1);
         match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
             Ok(_) => Ok(()),

@@ -4,15 +4,19 @@ use crate::desk::{Desk, below};
 use crate::faltering::Faltering;
 use captionfleet_dispatcher::forget::{Forgotten, Wanted, forget};
 use captionfleet_dispatcher::index::Shelf;
+use captionfleet_proto::codec;
 use captionfleet_proto::layout;
+use captionfleet_proto::manifest::read_items;
 use captionfleet_proto::rows::Row;
-use captionfleet_proto::storage::{StorageOptions, Stores};
+use captionfleet_proto::storage::{Storage, StorageOptions, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use captionfleet_world::film::of_scenes;
 use captionfleet_world::{Scene, Split};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 fn found(desk: &Desk, arguments: &[&str]) -> Vec<String> {
     let fixed = ["search", "--archive", "archive", "--json", "-k", "100"];
@@ -29,6 +33,16 @@ fn film(desk: &Desk, name: &str, seed: u64) {
 fn film_of(scenes: u64, desk: &Desk, name: &str, seed: u64) {
     let scenes = (0..scenes).map(|number| Scene::sample(1000 * seed + number, Split::Train));
     of_scenes(scenes, 4, &desk.root().join(name), &desk.pictures().join(name)).unwrap();
+}
+
+fn item(desk: &Desk, name: &str) -> ItemUri {
+    ItemUri::from_path(&desk.pictures().join(name).canonicalize().unwrap()).unwrap()
+}
+
+/// Writes a file, whatever folders there are.
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// The tracks of a film.
@@ -151,6 +165,11 @@ fn a_run_that_goes_on_leaves_out_what_was_forgotten_meanwhile() {
     let path = format!("pictures/{}", scenes[1].file);
     let told = desk.run(["forget", &path, "--archive", "archive", "--json"]).json();
     assert_eq!((&told["items"], &told["rows"], &told["parts"]), (&1.into(), &2.into(), &2.into()), "{told}");
+    let answered = Desk::rows_in(&asked[0]);
+    assert!(
+        answered.len() == 1 && answered[0].is_forgotten(),
+        "a message in a queue finds it done: {answered:?}"
+    );
     let again = desk.caption(&ask).json();
     assert_eq!((&again["ok"], &again["runs"]), (&3.into(), &first["runs"]), "{again}");
     let rows: Vec<_> =
@@ -199,7 +218,7 @@ fn what_an_unfinished_run_left_of_a_forgotten_film_goes_as_well() {
         }
     }
     // A job that was killed kept a frame and wrote no row.
-    let gone = ItemUri::from_path(&desk.pictures().join("gone.mp4").canonicalize().unwrap()).unwrap();
+    let gone = item(&desk, "gone.mp4");
     let frames = archive.join(layout::thumbnails_prefix(&gone));
     let frame = below(&frames).remove(0);
     std::fs::copy(&frame, frame.with_file_name("987654.jpg")).unwrap();
@@ -219,12 +238,21 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Forgets an item over a store that changes so many objects at the most.
-async fn forget_within(archive: &Path, item: &ItemUri, changes: usize) -> anyhow::Result<Forgotten> {
+/// Forgets an item over what is made of the store.
+async fn forget_over(
+    archive: &Path,
+    item: &ItemUri,
+    over: impl FnOnce(Arc<dyn Storage>) -> Faltering,
+) -> anyhow::Result<Forgotten> {
     let uri = ArchiveUri::from_folder(archive).unwrap();
     let store = Stores::new(StorageOptions::default()).archive(&uri).await.unwrap();
-    let shelf = Shelf::new(Arc::new(Faltering::after(changes, store)), &uri);
+    let shelf = Shelf::new(Arc::new(over(store)), &uri);
     forget(&shelf, [Wanted::Item(item.clone())].into(), false).await
+}
+
+/// Forgets an item over a store that changes so many objects at the most.
+async fn forget_within(archive: &Path, item: &ItemUri, changes: usize) -> anyhow::Result<Forgotten> {
+    forget_over(archive, item, |store| Faltering::after(changes, store)).await
 }
 
 #[tokio::test]
@@ -234,7 +262,7 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
     Desk::draw(&desk.pictures(), 2, 32);
     let captioned = desk.caption(&["--thumbnails", "--job-size", "1"]).json();
     assert_eq!(captioned["complete"], true, "{captioned}");
-    let item = ItemUri::from_path(&desk.pictures().join("film.mp4").canonicalize().unwrap()).unwrap();
+    let item = item(&desk, "film.mp4");
     let mut interruptions = 0;
     for changes in 0.. {
         let archive = desk.root().join(format!("after {changes}"));
@@ -254,4 +282,116 @@ async fn wherever_forgetting_is_interrupted_the_same_call_does_the_rest() {
         }
     }
     assert!(interruptions > 6, "thumbnails, tracks and parts have their turns: {interruptions}");
+}
+
+#[tokio::test]
+async fn of_a_begun_job_nothing_is_left_and_nothing_is_lost_wherever_forgetting_is_interrupted() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 36);
+    desk.caption(&["--job-size", "4"]).json();
+    let gone = item(&desk, &scenes[1].file);
+    let part = desk.parts().remove(0);
+    let by_worker = std::fs::read(&part).unwrap();
+    std::fs::remove_file(&part).unwrap();
+    let part = part.strip_prefix(desk.archive()).unwrap();
+    let (run, job) = layout::job_of_part(part.to_str().unwrap()).unwrap();
+    let kept = layout::unfinished(&run, &job);
+    write(&desk.archive().join(&kept), &by_worker);
+    for worker_comes in [false, true] {
+        let mut interruptions = 0;
+        loop {
+            let note = format!("after {interruptions}, {worker_comes}");
+            let archive = desk.root().join(&note);
+            copy(&desk.archive(), &archive);
+            let is_done = forget_within(&archive, &gone, interruptions).await.is_ok();
+            // One that gets the job's message, which speaks of all four.
+            if worker_comes && !archive.join(part).exists() {
+                write(&archive.join(part), &by_worker);
+                let _ = std::fs::remove_file(archive.join(&kept));
+            }
+            forget_within(&archive, &gone, usize::MAX).await.unwrap();
+
+            assert!(archive.join(part).exists(), "{note}: a worker would caption it");
+            assert!(!archive.join(&kept).exists(), "{note}: what an earlier turn kept is there");
+            let read = |key: String| std::fs::read(archive.join(key)).unwrap();
+            let planned = read_items(read(layout::run_items(&run, 0)).into()).unwrap();
+            let jobs: BTreeSet<_> = planned.iter().map(|planned| &planned.job).collect();
+            let manifest = codec::decode_manifest(&read(layout::run_manifest(&run))).unwrap();
+            assert_eq!(manifest.jobs, jobs.len() as u64, "{note}");
+            let is_answered = |job| archive.join(layout::part(&run, job)).exists();
+            let answered = planned.iter().filter(|planned| is_answered(&planned.job));
+            let mut answered: Vec<_> = answered.map(|planned| (&planned.item.uri, &planned.job)).collect();
+            let rows = Desk::rows_of(&archive);
+            let mut there: Vec<_> = rows.iter().map(|row| (&row.item, &row.job)).collect();
+            answered.sort();
+            there.sort();
+            assert_eq!(there, answered, "{note}");
+            assert!(rows.iter().all(|row| row.item != gone || row.is_forgotten()), "{note}");
+            if is_done {
+                break;
+            }
+            interruptions += 1;
+        }
+        assert!(interruptions > 4, "mark, rows, manifest, part and table have their turns: {interruptions}");
+    }
+}
+
+#[test]
+fn a_copy_stays_that_a_planned_picture_is_to_be_read_from() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 2, 37);
+    let [gone, left] = [0, 1].map(|number| format!("pictures/{}", scenes[number].file));
+    std::fs::copy(desk.root().join(&gone), desk.root().join(&left)).unwrap();
+    desk.caption(&["--job-size", "1"]).json();
+    // The run was stopped when the first was done.
+    let is_left = |row: &Row| row.item.as_str().ends_with(&scenes[1].file);
+    let part = desk.parts().into_iter().find(|part| Desk::rows_in(part).iter().any(is_left)).unwrap();
+    let sha256 = Desk::rows_in(&part)[0].sha256.clone().unwrap();
+    std::fs::remove_file(&part).unwrap();
+    let copy = desk.archive().join(layout::staged(&sha256));
+    write(&copy, b"a picture");
+    desk.run(["forget", &gone, "--archive", "archive", "--json"]).json();
+    assert!(copy.exists(), "a message in a queue names it");
+    desk.run(["forget", &left, "--archive", "archive", "--json"]).json();
+    assert!(!copy.exists(), "nobody needs it any more");
+}
+
+#[test]
+fn no_run_goes_on_with_what_is_forgotten_by_half() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 4, 38);
+    desk.caption(&["--job-size", "4"]).json();
+    let gone = item(&desk, &scenes[1].file);
+    let sha256 = desk.rows().into_iter().find(|row| row.item == gone).unwrap().sha256.unwrap();
+    // The run was stopped before it had done its only job, and forgetting when it had marked the picture.
+    std::fs::remove_file(&desk.parts()[0]).unwrap();
+    write(&desk.archive().join(layout::forgotten(&gone, layout::content_key(Some(&sha256), None))), b"");
+    let again = desk.caption(&["--job-size", "4"]);
+    assert!(again.stderr.contains("call it again"), "{}", again.stderr);
+    assert_eq!(again.json()["ok"], 3);
+    assert!(desk.rows().iter().all(|row| row.item != gone), "it was captioned");
+    desk.run(["forget", &format!("pictures/{}", scenes[1].file), "--archive", "archive", "--json"]).json();
+    assert!(desk.rows().iter().filter(|row| row.item == gone).all(Row::is_forgotten));
+}
+
+#[tokio::test]
+async fn who_forgets_beside_another_process_brings_nothing_back() {
+    let desk = Desk::new();
+    let scenes = Desk::draw(&desk.pictures(), 3, 39);
+    desk.caption(&["--job-size", "4"]).json();
+    let [one, other] = [0, 1].map(|number| item(&desk, &scenes[number].file));
+    let archive = desk.archive();
+    let (read, written) = (CancellationToken::new(), CancellationToken::new());
+    let resting = |store| Faltering::resting("parts/", read.clone(), written.clone(), store);
+    let slow = forget_over(&archive, &one, resting);
+    let quick = async {
+        read.cancelled().await;
+        forget_within(&archive, &other, usize::MAX).await.unwrap();
+        written.cancel();
+    };
+    let (slow, ()) = tokio::join!(slow, quick);
+    slow.unwrap();
+    let left: Vec<_> =
+        desk.rows().into_iter().filter(|row| !row.is_forgotten()).map(|row| row.item).collect();
+    assert_eq!(left, [item(&desk, &scenes[2].file)]);
 }

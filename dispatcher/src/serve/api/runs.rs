@@ -246,7 +246,7 @@ async fn manifest(service: &Service, run: &RunId) -> Result<RunManifest, Problem
         StatusCode::NOT_FOUND => Problem::missing(format!("the archive has no run {run}")),
         _ => problem,
     };
-    service.progress.manifest(&*service.ground.archive, run).await.map_err(|error| missing(error.into()))
+    archive::manifest(&*service.ground.archive, run).await.map_err(|error| missing(error.into()))
 }
 
 fn summary(service: &Service, manifest: &RunManifest, marks: Marks, jobs_done: u64) -> Summary {
