@@ -199,6 +199,18 @@ fn carry_out(
     }
 }
 
+/// Narrow and wide, as on a CPU and on a GPU.
+fn limits() -> impl Strategy<Value = Limits> {
+    (1..6_usize, 0..3_usize, 1..5_usize, 1..5_usize).prop_map(
+        |(slots, reserved_slots, vision_batch, prefill_batch)| Limits {
+            slots,
+            reserved_slots,
+            vision_batch,
+            prefill_batch,
+        },
+    )
+}
+
 fn spend(seats: &[Seat], left: &mut HashMap<RequestId, u8>) -> Vec<RequestId> {
     seats
         .iter()
@@ -212,8 +224,8 @@ fn spend(seats: &[Seat], left: &mut HashMap<RequestId, u8>) -> Vec<RequestId> {
 
 proptest! {
     #[test]
-    fn every_request_ends_and_every_slot_comes_back(events in events()) {
-        let mut scheduler = Scheduler::new(LIMITS);
+    fn every_request_ends_and_every_slot_comes_back(limits in limits(), events in events()) {
+        let mut scheduler = Scheduler::new(limits);
         let mut left = HashMap::new();
         let mut entrances = HashMap::new();
         let mut next = 0_u64;
@@ -252,11 +264,12 @@ proptest! {
         }
         prop_assert!(left.is_empty());
         prop_assert_eq!(scheduler.running(), 0);
-        // Every slot is free again: as many sequences as there are slots are seated after a few steps.
-        submit_captions(&mut scheduler, next..next + 4, Priority::Bulk);
-        for _ in 0..12 {
+        // Every slot is free again: as many people as there are slots are seated after a few steps.
+        let all = limits.all_slots();
+        submit_captions(&mut scheduler, next..next + all as u64, Priority::Interactive);
+        for _ in 0..6 * all {
             scheduler.next_batch();
         }
-        prop_assert_eq!(scheduler.running(), 4);
+        prop_assert_eq!(scheduler.running(), all);
     }
 }
