@@ -1,6 +1,7 @@
 //! The whole engine on the demo model: company, cancellations, a device that runs out of memory.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -181,19 +182,30 @@ async fn odds_tell_right_from_wrong_and_are_the_same_in_any_company() {
 }
 
 /// A device on which `most` rows of a step fit. What runs out is found either before or after the step was done.
+#[derive(Default)]
 struct Tight {
     most: Arc<AtomicUsize>,
     late: bool,
+    /// The most rows of a step that went well, by kind.
+    widest: Arc<Mutex<HashMap<&'static str, usize>>>,
 }
 
 impl Tight {
     /// The step with a shortage in front of it, or behind it.
-    fn short<T>(&self, rows: usize, step: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    fn short<T>(
+        &self,
+        stage: Stage,
+        rows: usize,
+        step: impl FnOnce() -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
         if !self.late {
             self.check(rows)?;
         }
         let done = step()?;
         self.check(rows)?;
+        let mut widest = self.widest.lock().unwrap();
+        let widest = widest.entry(stage.as_str()).or_default();
+        *widest = rows.max(*widest);
         Ok(done)
     }
 
@@ -208,7 +220,7 @@ impl Tight {
 
 impl Network for Tight {
     fn vision(&self, rows: &[Wanted<'_>], pause: Pause<'_>) -> Result<Vec<Sight>, EngineError> {
-        self.short(rows.len(), || loaded().vision(rows, pause))
+        self.short(Stage::Vision, rows.len(), || loaded().vision(rows, pause))
     }
 
     fn prefill(
@@ -217,11 +229,11 @@ impl Network for Tight {
         cache: &mut KvCache,
         pause: Pause<'_>,
     ) -> Result<Logits, EngineError> {
-        self.short(rows.len(), || loaded().prefill(rows, cache, pause))
+        self.short(Stage::Prefill, rows.len(), || loaded().prefill(rows, cache, pause))
     }
 
     fn decode(&self, rows: &[DecodeRow], cache: &mut KvCache) -> Result<Logits, EngineError> {
-        self.short(rows.len(), || loaded().decode(rows, cache))
+        self.short(Stage::Decode, rows.len(), || loaded().decode(rows, cache))
     }
 
     fn text(&self, query: &str) -> Result<Vec<f32>, EngineError> {
@@ -250,19 +262,27 @@ impl EngineObserver for Shortages {
 async fn a_batch_that_does_not_fit_is_halved_and_grows_back() {
     let roomy = start(Box::new(loaded()), 8, Arc::new(Unobserved));
     let expected = all(&roomy.handle(), mixed_requests()).await;
-    let most = Arc::new(AtomicUsize::new(3));
+    let (most, widest) = (Arc::new(AtomicUsize::new(3)), Arc::default());
     let shortages = Arc::new(Shortages::default());
-    let engine = start(Box::new(Tight { most: Arc::clone(&most), late: false }), 8, shortages.clone());
+    let tight = Tight { most: Arc::clone(&most), late: false, widest: Arc::clone(&widest) };
+    let engine = start(Box::new(tight), 8, shortages.clone());
     assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
     let seen = std::mem::take(&mut *shortages.0.lock().unwrap());
-    for stage in [Stage::Vision, Stage::Prefill, Stage::Decode] {
+    let stages = [Stage::Vision, Stage::Prefill, Stage::Decode];
+    for stage in stages {
         let rows: Vec<usize> = seen.iter().filter(|(at, _)| *at == stage).map(|(_, rows)| *rows).collect();
         // Halved until it fits, and not tried at full size again with every step.
         assert!(!rows.is_empty() && rows.len() < 12, "{stage:?}: {rows:?}");
     }
     most.store(usize::MAX, Ordering::Relaxed);
-    for _ in 0..8 {
+    let widest_now = || stages.map(|stage| widest.lock().unwrap()[stage.as_str()]);
+    assert!(widest_now().iter().all(|rows| *rows <= 3), "{:?}", widest_now());
+    for round in 0.. {
         assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
+        if widest_now().iter().all(|rows| *rows >= 8) {
+            break;
+        }
+        assert!(round < 40, "batches stay small: {:?}", widest_now());
     }
     assert!(shortages.0.lock().unwrap().is_empty());
 }
@@ -271,15 +291,14 @@ async fn a_batch_that_does_not_fit_is_halved_and_grows_back() {
 async fn a_step_that_fails_after_it_was_counted_is_taken_back() {
     let roomy = start(Box::new(loaded()), 8, Arc::new(Unobserved));
     let expected = all(&roomy.handle(), mixed_requests()).await;
-    let late = Tight { most: Arc::new(AtomicUsize::new(1)), late: true };
+    let late = Tight { most: Arc::new(AtomicUsize::new(1)), late: true, ..Tight::default() };
     let engine = start(Box::new(late), 8, Arc::new(Unobserved));
     assert_eq!(all(&engine.handle(), mixed_requests()).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_one_row_does_not_fit_the_engine_ends_and_says_why() {
-    let engine =
-        start(Box::new(Tight { most: Arc::new(AtomicUsize::new(0)), late: false }), 4, Arc::new(Unobserved));
+    let engine = start(Box::new(Tight::default()), 4, Arc::new(Unobserved));
     let handle = engine.handle();
     let answer = handle.caption(request(1, &loaded().prompts.caption, 5)).await;
     assert!(matches!(answer, Err(EngineError::Stopped)), "{answer:?}");

@@ -12,13 +12,15 @@ pub(super) struct Throttle {
     now: usize,
     succeeded: u32,
     patience: u32,
+    /// Whether the limit has been raised since memory ran out last.
+    raised: bool,
 }
 
 impl Throttle {
     /// No limit below `full` rows.
     pub(super) fn new(full: usize) -> Self {
         let full = full.max(1);
-        Self { full, now: full, succeeded: 0, patience: PATIENCE }
+        Self { full, now: full, succeeded: 0, patience: PATIENCE, raised: false }
     }
 
     /// Rows that may run together now.
@@ -26,16 +28,17 @@ impl Throttle {
         self.now
     }
 
-    /// Memory ran out at `rows`. One row cannot be halved.
+    /// Memory ran out at `rows`. One row cannot be halved, and of more rows than the limit it is known: they are pieces of a
+    /// batch that was cut before the limit fell.
     pub(super) fn ran_out(&mut self, rows: usize) {
-        if rows <= 1 {
+        if rows <= 1 || rows > self.now {
             return;
         }
-        if self.now < self.full {
+        if self.raised {
             self.patience = (self.patience * 2).min(MOST_PATIENCE);
         }
-        self.now = (rows / 2).min(self.now);
-        self.succeeded = 0;
+        self.now = rows / 2;
+        (self.succeeded, self.raised) = (0, false);
     }
 
     /// A step of `rows` rows went well. Only steps at the limit say anything about a higher one.
@@ -46,7 +49,7 @@ impl Throttle {
         self.succeeded += 1;
         if self.succeeded >= self.patience {
             self.now = (self.now * 2).min(self.full);
-            self.succeeded = 0;
+            (self.succeeded, self.raised) = (0, true);
         }
     }
 }
@@ -61,14 +64,39 @@ mod tests {
         throttle.ran_out(16);
         throttle.ran_out(8);
         assert_eq!(throttle.rows(), 4);
-        for _ in 0..2 * PATIENCE {
-            throttle.went_well(4);
-        }
-        assert_eq!(throttle.rows(), 8);
-        for _ in 0..4 * PATIENCE {
-            throttle.went_well(8);
+        for limit in [4, 8] {
+            for _ in 0..PATIENCE {
+                assert_eq!(throttle.rows(), limit);
+                throttle.went_well(limit);
+            }
         }
         assert_eq!(throttle.rows(), 16);
+    }
+
+    #[test]
+    fn pieces_of_one_batch_count_once() {
+        let mut throttle = Throttle::new(32);
+        throttle.ran_out(32);
+        let once = throttle.clone();
+        // The other pieces were cut before the limit fell.
+        for _ in 0..3 {
+            throttle.ran_out(32);
+        }
+        assert_eq!(throttle, once);
+    }
+
+    #[test]
+    fn a_raise_that_failed_takes_longer_the_next_time() {
+        let mut throttle = Throttle::new(8);
+        throttle.ran_out(8);
+        for patience in [PATIENCE, 2 * PATIENCE, 4 * PATIENCE] {
+            for _ in 0..patience {
+                assert_eq!(throttle.rows(), 4);
+                throttle.went_well(4);
+            }
+            assert_eq!(throttle.rows(), 8);
+            throttle.ran_out(8);
+        }
     }
 
     #[test]
