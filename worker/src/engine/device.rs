@@ -262,7 +262,7 @@ impl DeviceThread {
                 self.throttle(stage).went_well(rows.len());
                 self.observer.tokens(rows.len());
                 self.spent(stage, began, seats.iter().map(|seat| seat.request));
-                self.say(seats, rows);
+                self.say(stage, seats, rows);
             }
             Err(error) if seats.len() == 1 => self.fail_alone(stage, seats[0].request, error),
             Err(error) => {

@@ -6,11 +6,12 @@ use captionfleet_model::StopReason;
 use rayon::prelude::*;
 
 use super::DeviceThread;
-use crate::engine::EngineError;
+use crate::engine::contained::contained;
 use crate::engine::request::{OneAnswer, RequestId, Work};
 use crate::engine::scheduler::Seat;
 use crate::engine::sequence::{Live, Sequence};
 use crate::engine::step::{Scores, Sight, vectors};
+use crate::engine::{EngineError, Stage};
 
 impl DeviceThread {
     pub(super) fn seen(&mut self, id: RequestId, sight: Sight) {
@@ -47,22 +48,22 @@ impl DeviceThread {
     }
 
     /// Chooses the rows' next tokens, side by side, while the device waits, and ends the sequences whose last ones they are.
-    pub(super) fn say(&mut self, seats: &[Seat], rows: Vec<Scores>) {
+    pub(super) fn say(&mut self, stage: Stage, seats: &[Seat], rows: Vec<Scores>) {
         let since = Instant::now();
         let mut speaking: Vec<(Seat, Sequence, Scores)> = Vec::with_capacity(seats.len());
         for (seat, row) in seats.iter().zip(rows) {
             let sequence = self.live.get_mut(&seat.request).and_then(|live| live.sequence.take());
             speaking.extend(sequence.map(|sequence| (*seat, sequence, row)));
         }
-        let said: Vec<_> = speaking.par_iter_mut().map(|(_, sequence, row)| sequence.say(row)).collect();
+        let said = side_by_side(stage, &mut speaking, |(_, sequence, row)| sequence.say(row));
         for ((seat, sequence, _), said) in speaking.into_iter().zip(said) {
             if let Some(live) = self.live.get_mut(&seat.request) {
                 live.sequence = Some(sequence);
             }
             let is_full = self.cache.len(seat.slot) >= self.cache.max_len();
             match said {
-                Ok(Some(reason)) => self.end(seat.request, reason),
-                Ok(None) if is_full => self.end(seat.request, StopReason::ContextFull),
+                Ok(Some(reason)) => self.end(stage, seat.request, reason),
+                Ok(None) if is_full => self.end(stage, seat.request, StopReason::ContextFull),
                 Ok(None) => {}
                 Err(error) => self.fail(seat.request, error),
             }
@@ -70,7 +71,7 @@ impl DeviceThread {
         self.elsewhere += since.elapsed().as_secs_f64();
     }
 
-    fn end(&mut self, id: RequestId, reason: StopReason) {
+    fn end(&mut self, stage: Stage, id: RequestId, reason: StopReason) {
         let Some(Live {
             work: Work::Caption { request, at, reply, .. },
             sequence: Some(sequence),
@@ -82,7 +83,7 @@ impl DeviceThread {
             return;
         };
         let embedding = seen.and_then(|seen| seen.embedding).filter(|_| request.embed && at == 0);
-        let said = sequence.result(&self.loaded.tokenizer, reason);
+        let said = contained(stage, || sequence.result(&self.loaded.tokenizer, reason));
         // Nobody listening is fine: the request was cancelled.
         let _ = reply.send(said.map(|said| OneAnswer { said, embedding, device }));
     }
@@ -91,5 +92,29 @@ impl DeviceThread {
         if let Some(live) = self.leave(id) {
             live.work.fail(error);
         }
+    }
+}
+
+/// Each sequence's next token, found at the same time. A panic is the error of the one that it happened in.
+fn side_by_side<S: Send, T: Send>(
+    stage: Stage,
+    speaking: &mut [S],
+    say: impl Fn(&mut S) -> Result<T, EngineError> + Sync,
+) -> Vec<Result<T, EngineError>> {
+    speaking.par_iter_mut().map(|one| contained(stage, || say(one))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_the_choice_of_a_token_fails_no_neighbour() {
+        let say = |seat: &mut usize| if *seat == 1 { panic!("injected into a choice") } else { Ok(*seat) };
+        let said = side_by_side(Stage::Decode, &mut [0, 1, 2], say);
+        assert!(
+            matches!(said.as_slice(), [Ok(0), Err(EngineError::Panicked { step: "decode", .. }), Ok(2)]),
+            "{said:?}"
+        );
     }
 }
