@@ -14,6 +14,7 @@ mod fleet;
 mod forgotten;
 mod left_runs;
 mod load;
+mod memory;
 mod models;
 mod monitoring;
 mod pictures;

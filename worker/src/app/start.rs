@@ -49,6 +49,9 @@ impl ReadyModel {
     /// When any of these fails; [`EngineError::OutOfMemory`] when the device is full before it is done.
     pub(crate) fn load(bundle: &Bundle, settings: &EngineSettings) -> anyhow::Result<Self> {
         let device = settings.device.open()?;
+        let config = &bundle.manifest().config;
+        let options =
+            EngineOptions::for_model(config, &device).with_slot_tokens(settings.slot_tokens, config)?;
         let meter = Meter::new(&device);
         let available = meter.available();
         let kernels = if settings.stock_kernels { OwnKernels::NONE } else { OwnKernels::checked(&device) };
@@ -65,7 +68,6 @@ impl ReadyModel {
                 "the golden picture's caption was reproduced but for near ties, as another kind of device may round them"
             );
         }
-        let options = EngineOptions::for_model(loaded.model.config(), &device);
         let trial = try_steps(&loaded, &meter, &options)?;
         Ok(Self { loaded, options, trial, available, load, self_test })
     }
@@ -80,7 +82,8 @@ impl ReadyModel {
         &self.loaded
     }
 
-    /// Fits slots and batches into memory, and starts a device thread.
+    /// Fits slots and batches into memory, and starts a device thread. Slots are as long as they were said to be when it was loaded:
+    /// so long prompts were measured.
     ///
     /// # Errors
     /// [`crate::engine::memory::BudgetError`] when nothing fits.
@@ -90,8 +93,7 @@ impl ReadyModel {
         observer: Arc<dyn EngineObserver>,
     ) -> anyhow::Result<Engine> {
         let model = &self.loaded.model;
-        let wished =
-            self.options.with_slots(settings.slots).with_slot_tokens(settings.slot_tokens, model.config())?;
+        let wished = self.options.with_slots(settings.slots);
         let (limit, limit_from) = Limit::of(settings.memory_budget, self.available);
         let measured = Measured {
             limit,
@@ -100,6 +102,7 @@ impl ReadyModel {
             weights: self.loaded.memory.clone(),
             vision: self.trial.vision,
             prefill: self.trial.prefill,
+            query: self.trial.query,
             slot: wished.slot_bytes(model.config(), model.device()),
         };
         let wish = Wish {
@@ -107,6 +110,7 @@ impl ReadyModel {
             slots_are_asked: settings.slots.is_some(),
             reserved_slots: wished.reserved_slots(),
             max_len: wished.max_len,
+            pictures: model.device().is_cpu(),
         };
         let budget = plan(&measured, wish)?;
         let options = EngineOptions {

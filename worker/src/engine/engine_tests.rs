@@ -47,6 +47,8 @@ fn memory(slots: usize) -> MemoryBudget {
         reserved_slots: 1,
         slot: 0,
         max_len: 96,
+        query: 0,
+        pictures: None,
         reserve: 0,
     }
 }

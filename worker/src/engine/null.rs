@@ -82,6 +82,8 @@ fn info(options: NullOptions) -> EngineInfo {
             reserved_slots: 0,
             slot: 0,
             max_len: SLOT_TOKENS,
+            query: 0,
+            pictures: None,
             reserve: 0,
         },
         config: ModelConfig { retrieval: Some(retrieval), ..ModelConfig::tinygpt_v(PICTURE_SIDE) },

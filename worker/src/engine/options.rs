@@ -36,6 +36,8 @@ const SMALL_WIDTH: usize = 512;
 const FIXED_TOKENS: usize = 256;
 /// Rows that are enough to see what a small model's steps take.
 const SMALL_TRIAL: usize = 2;
+/// Tokens that are enough to see what a large model's prompts take, where it reads a hundred a second.
+const SHORT_TRIAL: usize = 64;
 
 /// A slot that cannot be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -126,6 +128,12 @@ impl EngineOptions {
         self.batch_invariant.then_some(FixedRows { sequences, tokens: FIXED_TOKENS })
     }
 
+    /// Tokens with which the memory of prompts of `tokens` is measured. A CPU attends without scores in memory: what grows faster
+    /// than the prompt is a mask, which is small.
+    pub(super) fn trial_tokens(config: &ModelConfig, device: &Device, tokens: usize) -> usize {
+        if device.is_cpu() && !Self::is_small(config) { tokens.min(SHORT_TRIAL) } else { tokens }
+    }
+
     /// No step holds more than one pass: between two of them the scheduler is asked again.
     pub(super) fn limits(self) -> Limits {
         Limits {
@@ -139,7 +147,17 @@ impl EngineOptions {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_start_does_not_wait_for_a_large_model_to_read_a_long_prompt() {
+        let (large, small) = (ModelConfig::tinygpt_v(224), crate::demo_model::bundle().unwrap());
+        let small = &small.manifest().config;
+        assert_eq!(EngineOptions::trial_tokens(&large, &Device::Cpu, 2000), SHORT_TRIAL);
+        assert_eq!(EngineOptions::trial_tokens(&large, &Device::Cpu, 40), 40);
+        assert_eq!(EngineOptions::trial_tokens(small, &Device::Cpu, 2000), 2000);
+    }
 
     #[test]
     fn no_step_holds_more_than_a_pass() {

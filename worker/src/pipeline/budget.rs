@@ -10,6 +10,9 @@ use super::look_ahead::LookAhead;
 
 /// Pictures of a person's request that are read and decoded at a time.
 const INTERACTIVE: usize = 4;
+/// What a pixel takes while it is decoded, in bytes: red, green and blue, and beside them the coefficients of a progressive JPEG or a
+/// PNG's row with alpha.
+const PIXEL: u64 = 6;
 /// Room is shared out in pieces of so many bytes.
 const PIECE: u64 = 1024;
 /// As many as a semaphore can count on any machine.
@@ -31,10 +34,10 @@ pub(super) struct Budget {
     pub(super) decodes: Arc<Semaphore>,
     /// Items handed to the engine.
     pub(super) device: Semaphore,
-    /// Pieces of memory for files, from the first byte to the end of their decoding: files may be large, and many.
-    room: Arc<Semaphore>,
-    /// All of `room`.
-    pieces: u32,
+    /// Memory for files, from the first byte to the end of their decoding: files may be large, and many.
+    files: Memory,
+    /// Memory for what is being decoded, apart from that of files: who has some waits for nothing else, and gives it back.
+    pixels: Memory,
     /// The most that `pictures` can be.
     pub(super) width: usize,
     /// Places in the engine.
@@ -53,14 +56,18 @@ struct Pace {
 }
 
 impl Budgets {
-    /// Shares for an engine of `slots` batch slots that sees `batch` pictures at a time; at most `most` bulk pictures
-    /// are read and decoded ahead of it, and their files take at most `bytes` of memory.
-    pub(super) fn new(most: usize, bytes: u64, slots: usize, batch: usize) -> Self {
+    /// Shares for an engine of `slots` batch slots that sees `batch` pictures at a time. At most `most` bulk pictures are read and
+    /// decoded ahead of it. All pictures together take at most `bytes` of memory: a quarter are files, half is being decoded, and the
+    /// rest are pictures that wait for the device, each of `prepared` bytes.
+    pub(super) fn new(most: usize, bytes: u64, prepared: u64, slots: usize, batch: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let slots = slots.max(1);
+        let waiting = usize::try_from(bytes / 4 / prepared.max(1)).unwrap_or(usize::MAX);
+        let most = most.min(waiting.saturating_sub(3 * slots + INTERACTIVE)).max(1);
+        let persons = bytes / 4;
         // Twice the slots on the device: the next vision batch waits there while the current one decodes.
-        let bulk = Budget::new(LookAhead::new(batch, most), bytes, cores, 2 * slots);
-        let interactive = Budget::new(LookAhead::new(1, INTERACTIVE), bytes, 1, slots);
+        let bulk = Budget::new(LookAhead::new(batch, most), bytes - persons, cores, 2 * slots);
+        let interactive = Budget::new(LookAhead::new(1, INTERACTIVE), persons, 1, slots);
         Self { bulk, interactive, decoders: Semaphore::new(2) }
     }
 
@@ -76,10 +83,9 @@ impl Budgets {
 impl Budget {
     fn new(ahead: LookAhead, bytes: u64, decodes: usize, places: usize) -> Self {
         let width = places + ahead.pictures();
-        let pieces = u32::try_from(bytes / PIECE).unwrap_or(u32::MAX).clamp(1, MOST_PIECES);
         Self {
-            room: Arc::new(Semaphore::new(pieces as usize)),
-            pieces,
+            files: Memory::new(bytes / 4),
+            pixels: Memory::new(bytes / 2),
             pictures: Semaphore::new(width),
             decodes: Arc::new(Semaphore::new(decodes)),
             device: Semaphore::new(places),
@@ -91,9 +97,12 @@ impl Budget {
 
     /// Waits for room for a file of at most `bytes`; one that is larger than all room gets all of it.
     pub(super) async fn room(&self, bytes: u64) -> Room {
-        let pieces = pieces(bytes).min(self.pieces);
-        let permit = Arc::clone(&self.room).acquire_many_owned(pieces).await;
-        Room { permit: permit.expect("budgets are never closed"), bytes }
+        self.files.take(bytes).await
+    }
+
+    /// Waits for room to decode so many pixels; a picture that takes more than all room gets all of it.
+    pub(super) async fn room_for_pixels(&self, count: u64) -> Room {
+        self.pixels.take(count.saturating_mul(PIXEL)).await
     }
 
     /// Waits for a turn to decode. It is held by the decoding itself, which goes on when nobody waits for it any more.
@@ -136,14 +145,33 @@ impl Budget {
     }
 }
 
-/// Room for one file.
+/// Memory that is shared out, first come, first served.
+struct Memory {
+    pieces: Arc<Semaphore>,
+    /// Free ones and taken ones.
+    all: u32,
+}
+
+impl Memory {
+    fn new(bytes: u64) -> Self {
+        let all = u32::try_from(bytes / PIECE).unwrap_or(u32::MAX).clamp(1, MOST_PIECES);
+        Self { pieces: Arc::new(Semaphore::new(all as usize)), all }
+    }
+
+    async fn take(&self, bytes: u64) -> Room {
+        let permit = Arc::clone(&self.pieces).acquire_many_owned(pieces(bytes).min(self.all)).await;
+        Room { permit: permit.expect("budgets are never closed"), bytes }
+    }
+}
+
+/// Room for one file, or for its pixels.
 pub(super) struct Room {
     permit: OwnedSemaphorePermit,
     bytes: u64,
 }
 
 impl Room {
-    /// The largest file that it is for.
+    /// The most that it is for.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -171,12 +199,12 @@ mod tests {
 
     use futures::FutureExt as _;
 
-    use super::{Budget, LookAhead};
+    use super::{Budget, Budgets, LookAhead, PIECE};
 
     #[test]
     fn files_in_memory_are_weighed() {
         let (small, large, room) = (1 << 20, 64 << 20, 100 << 20);
-        let budget = Budget::new(LookAhead::new(4, 50), room, 1, 8);
+        let budget = Budget::new(LookAhead::new(4, 50), 4 * room, 1, 8);
         let take = |bytes| budget.room(bytes).now_or_never();
         let mut first = take(large).unwrap();
         assert!(take(large).is_none(), "two of the largest do not fit");
@@ -187,6 +215,32 @@ mod tests {
         drop((first, others));
         assert!(take(room * 5).is_some(), "one that is larger than all room is not waited for in vain");
         assert!(take(u64::MAX).is_some());
+    }
+
+    #[test]
+    fn pixels_are_weighed_and_do_not_wait_for_files() {
+        let budget = Budget::new(LookAhead::new(4, 50), 256 << 20, 8, 8);
+        let _files = budget.room(64 << 20).now_or_never().unwrap();
+        let take = |pixels| budget.room_for_pixels(pixels).now_or_never();
+        let mut camera: Vec<_> = std::iter::from_fn(|| take(9_000_000)).take(100).collect();
+        assert_eq!(camera.len(), 2, "of nine million pixels and 54 MB each");
+        assert!(take(100_000_000).is_none());
+        camera.clear();
+        assert!(take(100_000_000).is_some(), "a picture that is larger than all room is decoded alone");
+    }
+
+    #[test]
+    fn everybody_s_pictures_together_stay_within_the_memory() {
+        let (bytes, prepared) = (320 << 20, 500_000);
+        let budgets = Budgets::new(96, bytes, prepared, 16, 4);
+        let lanes = [&budgets.bulk, &budgets.interactive];
+        let shared: u64 = lanes.iter().map(|lane| u64::from(lane.files.all + lane.pixels.all) * PIECE).sum();
+        let waiting: usize = lanes.iter().map(|lane| lane.width).sum();
+        assert!(shared + waiting as u64 * prepared <= bytes, "{shared} {waiting}");
+        assert_eq!(budgets.bulk.width, 32 + 96, "there is room for all that are wanted");
+        let little = Budgets::new(96, 64 << 20, prepared, 4, 4);
+        assert_eq!(little.bulk.width, 8 + 17, "fewer wait where there is less");
+        assert_eq!(Budgets::new(96, 0, prepared, 4, 4).bulk.width, 8 + 1, "but one always may");
     }
 
     #[test]

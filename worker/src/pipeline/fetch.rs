@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use captionfleet_model::preprocess::{PreparedPicture, decode, prepare};
+use captionfleet_model::preprocess::{DecodeError, DecodeLimits, PreparedPicture, decode, prepare};
 use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
@@ -44,6 +44,8 @@ struct FileRead {
     room: Room,
     /// How long that took.
     reading: Duration,
+    /// Of the picture in it.
+    pixels: u64,
 }
 
 impl Pipeline {
@@ -58,9 +60,11 @@ impl Pipeline {
     ) -> Result<PreparedPicture, ItemFailure> {
         let limit = self.options.item_deadline;
         let file = self.read_in_time(item, lane, last_attempt, facts).await?;
-        let turn = self.budgets.of(lane).turn_to_decode().await;
+        let budget = self.budgets.of(lane);
+        let turn = budget.turn_to_decode().await;
+        let pixels = budget.room_for_pixels(file.pixels).await;
         let left = limit.saturating_sub(file.reading);
-        let decoded = timeout(left, self.decode(file, turn, item, lane, facts)).await;
+        let decoded = timeout(left, self.decode(file, (turn, pixels), item, lane, facts)).await;
         decoded.unwrap_or_else(|_| Err(ItemFailure::deadline(limit, "reading and decoding")))
     }
 
@@ -77,7 +81,7 @@ impl Pipeline {
     ) -> Result<FileRead, ItemFailure> {
         let (limit, most) = (self.options.item_deadline, self.options.decode_limits.max_bytes);
         let budget = self.budgets.of(lane);
-        let mut bytes = item.size.unwrap_or(USUAL_BYTES).min(most);
+        let mut bytes = self.likely_bytes(item);
         let mut is_second = false;
         loop {
             let room = budget.room(bytes).await;
@@ -104,11 +108,23 @@ impl Pipeline {
         last_attempt: bool,
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
-        let budget = self.budgets.of(lane);
-        let room = budget.room(self.options.decode_limits.max_bytes).await;
-        let file = self.read_into(room, item, last_attempt, facts).await?;
+        let (budget, most) = (self.budgets.of(lane), self.options.decode_limits.max_bytes);
+        let mut bytes = self.likely_bytes(item);
+        let file = loop {
+            let room = budget.room(bytes).await;
+            match self.read_into(room, item, last_attempt, facts).await {
+                Err(ItemFailure::Row { code: TOO_LARGE, .. }) if bytes < most => bytes = most,
+                read => break read?,
+            }
+        };
         let turn = budget.turn_to_decode().await;
-        self.decode(file, turn, item, lane, facts).await
+        let pixels = budget.room_for_pixels(file.pixels).await;
+        self.decode(file, (turn, pixels), item, lane, facts).await
+    }
+
+    /// The size that an item is likely to have.
+    fn likely_bytes(&self, item: &JobItem) -> u64 {
+        item.size.unwrap_or(USUAL_BYTES).min(self.options.decode_limits.max_bytes)
     }
 
     /// Reads an item that fits into `room`.
@@ -121,26 +137,28 @@ impl Pipeline {
     ) -> Result<FileRead, ItemFailure> {
         let started = Instant::now();
         let read = self.read(item, room.bytes()).await;
-        let reading = started.elapsed();
-        events::stage(&self.metrics, HostStage::Fetch, reading);
+        events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
         let object = read.map_err(|error| sort_out(item, error, last_attempt))?;
         facts.etag.clone_from(&object.etag);
         facts.sha256 = None;
         room.shrink_to(object.bytes.len() as u64);
-        Ok(FileRead { object, room, reading })
+        let (bytes, limits) = (object.bytes.clone(), self.options.decode_limits);
+        // What panics here panics when it is decoded, and is told there.
+        let pixels = tokio::task::spawn_blocking(move || pixels_of(&bytes, &limits)).await.unwrap_or(0);
+        Ok(FileRead { object, room, pixels, reading: started.elapsed() })
     }
 
-    /// Decodes and resizes what was read. A decoder cannot be stopped: its turn and the room for its file are given back when it
-    /// ends, even if the item is late by then.
+    /// Decodes and resizes what was read, with a turn to decode and room for the pixels. A decoder cannot be stopped: its turn and
+    /// the room are given back when it ends, even if the item is late by then.
     async fn decode(
         &self,
         file: FileRead,
-        turn: OwnedSemaphorePermit,
+        (turn, pixels): (OwnedSemaphorePermit, Room),
         item: &JobItem,
         lane: Lane,
         facts: &mut Facts,
     ) -> Result<PreparedPicture, ItemFailure> {
-        let FileRead { object, room, reading } = file;
+        let FileRead { object, room, reading, .. } = file;
         let started = Instant::now();
         let (limits, model) = (self.options.decode_limits, std::sync::Arc::clone(&self.model));
         let decoded = tokio::task::spawn_blocking(move || {
@@ -150,7 +168,7 @@ impl Pipeline {
                 decode(&object.bytes, &limits)
                     .map(|picture| (picture.width, picture.height, prepare(&picture, &model)))
             }));
-            drop((object, room, turn));
+            drop((object, room, turn, pixels));
             (digest, prepared)
         });
         let (digest, prepared) =
@@ -189,6 +207,15 @@ impl Pipeline {
     }
 }
 
+/// Pixels of a picture, as its header tells; none of one that will not be decoded.
+fn pixels_of(file: &[u8], limits: &DecodeLimits) -> u64 {
+    // Its size is why it is refused: nothing but the header is read.
+    let header_alone = DecodeLimits { max_pixels: 0, ..*limits };
+    let Err(DecodeError::TooManyPixels { width, height, .. }) = decode(file, &header_alone) else { return 0 };
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels <= limits.max_pixels { pixels } else { 0 }
+}
+
 /// Whether an unreadable item is a row or a reason to try the whole job again.
 pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) -> ItemFailure {
     let code = match error.kind() {
@@ -219,6 +246,22 @@ mod tests {
     fn failure(kind: StorageErrorKind, last_attempt: bool) -> ItemFailure {
         let item = JobItem::new(ItemUri::parse("s3://b/k").unwrap());
         sort_out(&item, StorageError::new(kind, "reading", "s3://b/k", "no"), last_attempt)
+    }
+
+    #[test]
+    fn pixels_are_counted_without_being_decoded() {
+        use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
+        let picture = image::DynamicImage::from(image::RgbImage::new(120, 90));
+        let limits = DecodeLimits::default();
+        for format in [Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP] {
+            let mut file = std::io::Cursor::new(Vec::new());
+            picture.write_to(&mut file, format).unwrap();
+            let file = file.into_inner();
+            assert_eq!(pixels_of(&file, &limits), 120 * 90, "{format:?}");
+            let few = DecodeLimits { max_pixels: 100, ..limits };
+            assert_eq!(pixels_of(&file, &few), 0, "{format:?}: it will be refused");
+        }
+        assert_eq!(pixels_of(b"no picture", &limits), 0);
     }
 
     #[test]

@@ -56,7 +56,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use captionfleet_model::ModelConfig;
-use captionfleet_model::preprocess::DecodeLimits;
+use captionfleet_model::preprocess::{DecodeLimits, Picture, PreparedPicture, prepare};
 use captionfleet_proto::broker::{Broker, Topology};
 use captionfleet_proto::job::Lane;
 use captionfleet_proto::storage::Stores;
@@ -108,7 +108,8 @@ pub struct PipelineOptions {
     pub prefetch_bulk: u16,
     /// Jobs of the interactive lane in hand.
     pub prefetch_interactive: u16,
-    /// Most bytes of picture files that are in memory at a time; a larger one is read alone.
+    /// Most bytes of pictures on their way to the device, as files, as pixels and waiting; on a CPU fewer where its budget keeps fewer. A
+    /// picture that takes more is read alone, and decoded alone.
     pub picture_memory: u64,
     /// The most bulk pictures that are read and decoded ahead of the device; how many it is follows from measured times.
     pub most_ahead: usize,
@@ -144,7 +145,7 @@ impl Default for PipelineOptions {
             topology: Topology::default(),
             prefetch_bulk: 4,
             prefetch_interactive: 8,
-            picture_memory: 1 << 30,
+            picture_memory: 4 << 30,
             most_ahead: 96,
             item_deadline: Duration::from_secs(120),
             hold_limit: Duration::from_secs(900),
@@ -218,11 +219,13 @@ impl Pipeline {
     pub fn new(parts: PipelineParts) -> Self {
         let PipelineParts { broker, stores, engine, metrics, readiness, energy, options } = parts;
         let model = Arc::new(engine.info().config.clone());
+        let memory = &engine.info().memory;
         let budgets = Budgets::new(
             options.most_ahead,
-            options.picture_memory,
+            memory.pictures.map_or(options.picture_memory, |kept| kept.min(options.picture_memory)),
+            prepared_bytes(&model),
             engine.info().slots,
-            engine.info().memory.vision.rows,
+            memory.vision.rows,
         );
         let life = format!(
             "{}/{}/{}",
@@ -232,7 +235,7 @@ impl Pipeline {
         );
         let spool = Spool::new(options.spool.clone());
         // Idle ones are kept in what the engine leaves of its budget.
-        let adapters = Adapters::new(engine.info().memory.spare(options.adapter_memory));
+        let adapters = Adapters::new(memory.spare(options.adapter_memory));
         Self {
             notices: Notices::new(Arc::clone(&broker)),
             broker,
@@ -281,6 +284,13 @@ impl Pipeline {
         consumed.into_iter().collect::<anyhow::Result<()>>()?;
         Ok(pipeline.tally.report())
     }
+}
+
+/// Bytes of a picture that waits for the device.
+fn prepared_bytes(model: &ModelConfig) -> u64 {
+    let smallest = Picture { width: 1, height: 1, rgb: vec![0; 3] };
+    let PreparedPicture { caption, retrieval, .. } = prepare(&smallest, model);
+    (caption.rgb.len() + retrieval.map_or(0, |square| square.rgb.len())) as u64
 }
 
 impl Tally {

@@ -294,7 +294,7 @@ async fn a_reason_does_not_quote_the_whole_message() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_files_take_turns() {
     let mut bench = Bench::new().await;
-    bench.options.picture_memory = 1 << 20;
+    bench.options.picture_memory = 4 << 20;
     let padded = |seed: u64, bytes: usize| {
         let mut file = crate::bench::scene_png(seed);
         file.resize(file.len() + bytes, 0);

@@ -61,7 +61,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N", env = "CAPTIONFLEET_SLOT_TOKENS", value_parser = at_least_one())]
     pub slot_tokens: Option<usize>,
 
-    /// The most memory to use on the device, such as 8GiB: slots and batches are fitted into it. What is free otherwise
+    /// The most memory to use on the device, such as 8GiB: slots and batches are fitted into it, on a CPU pictures on their way to it,
+    /// too. What is free otherwise
     #[arg(long, value_name = "SIZE", env = "CAPTIONFLEET_MEMORY_BUDGET", value_parser = size)]
     pub memory_budget: Option<ByteSize>,
 

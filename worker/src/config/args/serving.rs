@@ -74,11 +74,12 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub spool_gib: u64,
 
-    /// Most memory of one video decoder, such as 4GiB
+    /// Most memory of one video decoder, such as 4GiB: a process of its own, beside the memory budget
     #[arg(long, value_name = "SIZE", default_value = "4GiB", env = "CAPTIONFLEET_VIDEO_MEMORY", value_parser = size)]
     pub video_memory: ByteSize,
 
-    /// Most memory of adapters that no job uses at the moment, such as 1GiB; never more than slots and batches leave of the budget
+    /// Most memory of adapters that no job uses at the moment, such as 1GiB; never more than slots, batches and pictures leave of
+    /// the budget
     #[arg(long, value_name = "SIZE", default_value = "1GiB", env = "CAPTIONFLEET_ADAPTER_MEMORY", value_parser = size)]
     pub adapter_memory: ByteSize,
 

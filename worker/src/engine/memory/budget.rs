@@ -8,6 +8,13 @@ use serde::Serialize;
 
 /// Part of the budget that is left alone, for what an allocator loses between blocks: one part in 64.
 const RESERVE: u64 = 64;
+/// Part of what the weights leave that is kept for pictures on their way to the device, where they take the same memory: one part
+/// in 8,
+const PICTURES: u64 = 8;
+/// but enough for a large one with its file, if that is no more than half,
+const LEAST_PICTURES: u64 = 128 << 20;
+/// and no more than serves any device.
+const MOST_PICTURES: u64 = 4 << 30;
 
 /// Where a budget comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -62,6 +69,8 @@ pub struct Measured {
     pub vision: StepMemory,
     /// Most in use during one prefill, beyond `held`.
     pub prefill: StepMemory,
+    /// Most in use while one picture is embedded in the middle of such a step, beyond the step's own.
+    pub query: u64,
     /// Keys and values of one slot.
     pub slot: u64,
 }
@@ -98,6 +107,8 @@ pub struct Wish {
     pub reserved_slots: usize,
     /// Tokens of one slot.
     pub max_len: usize,
+    /// Whether pictures on their way to the device are in the same memory: on a CPU.
+    pub pictures: bool,
 }
 
 /// What the engine gets, and why: printed at the start.
@@ -115,6 +126,11 @@ pub struct MemoryBudget {
     pub vision: StepMemory,
     /// One prefill.
     pub prefill: StepMemory,
+    /// A picture that is embedded in the middle of either.
+    pub query: u64,
+    /// Kept for pictures on their way to the device: files, pixels, and what waits. `None` where they are in another memory, or
+    /// nothing is capped.
+    pub pictures: Option<u64>,
     /// Sequences that decode together.
     pub slots: usize,
     /// Slots for interactive requests on top.
@@ -150,19 +166,23 @@ pub struct BudgetError {
 /// When not even one picture and one slot fit.
 pub fn plan(measured: &Measured, wish: Wish) -> Result<MemoryBudget, BudgetError> {
     let Some(limit) = measured.limit else {
-        return Ok(measured.with(wish, measured.vision.rows, measured.prefill.rows, wish.slots, 0));
+        let (vision, prefill) = (measured.vision.rows, measured.prefill.rows);
+        return Ok(measured.with(wish, vision, prefill, wish.slots, Kept::default()));
     };
     let reserve = limit / RESERVE;
     let room = limit.saturating_sub(reserve).saturating_sub(measured.held);
+    let pictures = wish.pictures.then(|| for_pictures(room));
+    let room = room - pictures.unwrap_or(0);
+    let kept = Kept { reserve, pictures };
     let (mut vision, mut prefill) = (measured.vision.rows, measured.prefill.rows);
     loop {
-        let step = measured.vision.of(vision).max(measured.prefill.of(prefill));
+        let step = measured.vision.of(vision).max(measured.prefill.of(prefill)) + measured.query;
         let all = room.checked_sub(step).map_or(0, |left| left / measured.slot.max(1)) as usize;
         // A slot for interactive requests is worth more than the last one for bulk, but not more than the only one.
         let slots = all.saturating_sub(wish.reserved_slots).min(wish.slots);
         let at_the_floor = vision == 1 && prefill == 1;
         if slots == wish.slots || (at_the_floor && slots > 0 && !wish.slots_are_asked) {
-            return Ok(measured.with(wish, vision, prefill, slots, reserve));
+            return Ok(measured.with(wish, vision, prefill, slots, kept));
         }
         if at_the_floor {
             let slots = if wish.slots_are_asked { wish.slots } else { 1 } + wish.reserved_slots;
@@ -170,7 +190,7 @@ pub fn plan(measured: &Measured, wish: Wish) -> Result<MemoryBudget, BudgetError
                 limit,
                 limit_from: measured.limit_from,
                 held: measured.held,
-                step,
+                step: step + pictures.unwrap_or(0),
                 slots,
                 slot_bytes: slots as u64 * measured.slot,
             });
@@ -179,8 +199,20 @@ pub fn plan(measured: &Measured, wish: Wish) -> Result<MemoryBudget, BudgetError
     }
 }
 
+/// What is kept for pictures on their way, of `room` bytes beside the weights.
+fn for_pictures(room: u64) -> u64 {
+    (room / PICTURES).max(LEAST_PICTURES.min(room / 2)).min(MOST_PICTURES)
+}
+
+/// What neither steps nor slots get.
+#[derive(Default)]
+struct Kept {
+    reserve: u64,
+    pictures: Option<u64>,
+}
+
 impl Measured {
-    fn with(&self, wish: Wish, vision: usize, prefill: usize, slots: usize, reserve: u64) -> MemoryBudget {
+    fn with(&self, wish: Wish, vision: usize, prefill: usize, slots: usize, kept: Kept) -> MemoryBudget {
         MemoryBudget {
             limit: self.limit,
             limit_from: self.limit_from,
@@ -188,11 +220,13 @@ impl Measured {
             weights: self.weights.clone(),
             vision: StepMemory { rows: vision, bytes: self.vision.of(vision) },
             prefill: StepMemory { rows: prefill, bytes: self.prefill.of(prefill) },
+            query: self.query,
+            pictures: kept.pictures,
             slots,
             reserved_slots: wish.reserved_slots,
             slot: self.slot,
             max_len: wish.max_len,
-            reserve,
+            reserve: kept.reserve,
         }
     }
 }
@@ -205,12 +239,14 @@ impl MemoryBudget {
 
     /// The most that is in use at any time.
     pub fn peak(&self) -> u64 {
-        self.held + self.vision.bytes.max(self.prefill.bytes) + self.all_slots()
+        let step = self.vision.bytes.max(self.prefill.bytes) + self.query;
+        self.held + step + self.all_slots() + self.pictures.unwrap_or(0)
     }
 
     /// What of `wanted` bytes can be kept on the device besides: no more than is left of the limit.
     pub fn spare(&self, wanted: u64) -> u64 {
-        self.limit.map_or(wanted, |limit| wanted.min(limit.saturating_sub(self.peak())))
+        let left = |limit: u64| limit.saturating_sub(self.reserve).saturating_sub(self.peak());
+        self.limit.map_or(wanted, |limit| wanted.min(left(limit)))
     }
 }
 
@@ -229,6 +265,12 @@ impl fmt::Display for MemoryBudget {
             self.prefill.bytes,
             "measured, not at the same time",
         )?;
+        if self.query > 0 {
+            line("picture between layers", self.query, "of a query that does not wait for the step's end")?;
+        }
+        if let Some(pictures) = self.pictures {
+            line("pictures on their way", pictures, "kept for files and pixels")?;
+        }
         let slots = format!("{} + {} slots", self.slots, self.reserved_slots);
         line(
             &slots,
@@ -265,12 +307,13 @@ mod tests {
             weights: WeightMemory::default(),
             vision: StepMemory { rows: 8, bytes: 800 * MIB },
             prefill: StepMemory { rows: 8, bytes: 160 * MIB },
+            query: 0,
             slot: 100 * MIB,
         }
     }
 
     fn wish(slots: usize, asked: bool) -> Wish {
-        Wish { slots, slots_are_asked: asked, reserved_slots: 1, max_len: 320 }
+        Wish { slots, slots_are_asked: asked, reserved_slots: 1, max_len: 320, pictures: false }
     }
 
     #[test]
@@ -319,23 +362,49 @@ mod tests {
     #[test]
     fn what_is_kept_besides_stays_within_the_limit() {
         let budget = plan(&measured(8000 * MIB), wish(16, false)).unwrap();
-        assert_eq!(budget.peak(), 7500 * MIB);
-        assert_eq!((budget.spare(200 * MIB), budget.spare(1024 * MIB)), (200 * MIB, 500 * MIB));
+        assert_eq!((budget.peak(), budget.reserve), (7500 * MIB, 125 * MIB));
+        assert_eq!((budget.spare(200 * MIB), budget.spare(1024 * MIB)), (200 * MIB, 375 * MIB));
         let free = Measured { limit: None, limit_from: Limit::Unknown, ..measured(0) };
         assert_eq!(plan(&free, wish(16, false)).unwrap().spare(7), 7);
     }
 
     #[test]
+    fn on_a_cpu_room_is_kept_for_pictures() {
+        let on_cpu = Wish { pictures: true, ..wish(40, false) };
+        let budget = plan(&measured(8000 * MIB), on_cpu).unwrap();
+        let room = (8000 - 125 - 5000) * MIB;
+        assert_eq!(budget.pictures, Some(room / 8));
+        assert!(budget.slots < plan(&measured(8000 * MIB), wish(40, false)).unwrap().slots);
+        assert!(budget.peak() + budget.reserve <= 8000 * MIB);
+        assert!(budget.to_string().contains("pictures on their way"), "{budget}");
+        // A large picture fits even where little is left; where there is plenty, not all of it is kept.
+        assert_eq!((for_pictures(500 * MIB), for_pictures(100 * MIB)), (128 * MIB, 50 * MIB));
+        assert_eq!(for_pictures(1 << 40), 4 << 30);
+    }
+
+    #[test]
+    fn a_query_in_the_middle_of_a_step_is_counted() {
+        let with = Measured { query: 70 * MIB, ..measured(12_000 * MIB) };
+        let (with, without) = (plan(&with, wish(16, false)), plan(&measured(12_000 * MIB), wish(16, false)));
+        let (with, without) = (with.unwrap(), without.unwrap());
+        assert_eq!(with.peak(), without.peak() + 70 * MIB);
+        assert!(with.to_string().contains("between layers") && !without.to_string().contains("between"));
+    }
+
+    #[test]
     fn without_a_limit_nothing_is_capped() {
         let free = Measured { limit: None, limit_from: Limit::Unknown, ..measured(0) };
-        assert_eq!(plan(&free, wish(16, false)).unwrap().slots, 16);
+        let budget = plan(&free, Wish { pictures: true, ..wish(16, false) }).unwrap();
+        assert_eq!((budget.slots, budget.pictures), (16, None));
     }
 
     proptest! {
         #[test]
-        fn no_plan_exceeds_its_limit(limit in 1..20_000_u64, slots in 1..64_usize, asked: bool, slot in 1..500_u64) {
-            let measured = Measured { slot: slot * MIB, ..measured(limit * MIB) };
-            if let Ok(budget) = plan(&measured, wish(slots, asked)) {
+        fn no_plan_exceeds_its_limit(
+            limit in 1..20_000_u64, slots in 1..64_usize, asked: bool, slot in 1..500_u64, query in 0..90_u64, pictures: bool
+        ) {
+            let measured = Measured { slot: slot * MIB, query: query * MIB, ..measured(limit * MIB) };
+            if let Ok(budget) = plan(&measured, Wish { pictures, ..wish(slots, asked) }) {
                 prop_assert!(budget.peak() + budget.reserve <= limit * MIB);
                 prop_assert!(budget.slots >= 1 && budget.slots <= slots);
                 prop_assert!(!asked || budget.slots == slots);

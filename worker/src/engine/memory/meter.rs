@@ -122,22 +122,56 @@ mod linux {
         Some(group_limit().map_or(free, |limit| limit.min(free)))
     }
 
-    /// The lowest limit on the way up from this process' control group (version 2).
     fn group_limit() -> Option<u64> {
-        let text = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let own = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-        let root = Path::new("/sys/fs/cgroup");
-        root.join(own)
-            .ancestors()
-            .take_while(|folder| folder.starts_with(root))
-            .filter_map(|folder| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok())
-            .min()
+        let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+        lowest_limit(&groups, Path::new("/sys/fs/cgroup"))
+    }
+
+    /// The lowest limit on the way up from a process' control groups, of either version: where it is killed, and where it is held
+    /// up until it has given memory back.
+    pub(super) fn lowest_limit(groups: &str, root: &Path) -> Option<u64> {
+        let limits = groups.lines().filter_map(|line| {
+            let (controllers, own) = line.split_once(':')?.1.split_once(":/")?;
+            let (root, names) = match controllers {
+                "" => (root.to_owned(), &["memory.max", "memory.high"][..]),
+                _ if controllers.split(',').any(|controller| controller == "memory") => {
+                    (root.join("memory"), &["memory.limit_in_bytes"][..])
+                }
+                _ => return None,
+            };
+            let own = root.join(own);
+            let ways = own.ancestors().take_while(|folder| folder.starts_with(&root));
+            let files = ways.flat_map(|folder| names.iter().map(move |name| folder.join(name)));
+            files.filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()).min()
+        });
+        limits.min()
     }
 }
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn the_lowest_limit_of_all_groups_counts() {
+        let root = tempfile::tempdir().unwrap();
+        let limit = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        };
+        let lowest = |groups: &str| linux::lowest_limit(groups, root.path());
+        assert_eq!(lowest("0::/pod/worker\n"), None);
+        limit("pod/memory.max", "9000\n");
+        limit("pod/worker/memory.max", "max\n");
+        assert_eq!(lowest("0::/pod/worker\n"), Some(9000));
+        limit("pod/worker/memory.high", "8000\n");
+        assert_eq!(lowest("0::/pod/worker\n"), Some(8000));
+        limit("memory/old/memory.limit_in_bytes", "7000\n");
+        let both = "12:cpu,cpuacct:/old\n4:memory:/old/worker\n0::/\n";
+        assert_eq!(lowest(both), Some(7000));
+    }
 
     #[test]
     fn a_peak_is_seen_after_it_has_passed() {

@@ -1,6 +1,6 @@
 //! One vision batch and one prefill, to see what they take.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, IndexOp as _, Tensor};
 use captionfleet_model::bundle::LoadedModel;
 use captionfleet_model::preprocess::{Picture, PreparedPicture, prepare};
 use captionfleet_model::{KvCache, PrefillRow, PromptTokens};
@@ -16,12 +16,14 @@ pub struct Trial {
     pub held: u64,
     /// The largest vision batch that may run, captions and embeddings.
     pub vision: StepMemory,
-    /// The largest prefill, of the caption prompt.
+    /// The largest prefill, of prompts that fill their slots.
     pub prefill: StepMemory,
+    /// A picture that is embedded between the layers of another step; 0 without retrieval heads.
+    pub query: u64,
 }
 
 /// Runs both steps at the sizes that the engine's batches can have, halved until they fit. A few rows of a small model stand
-/// for all.
+/// for all, and on a CPU a part of a large model's prompt.
 ///
 /// # Errors
 /// What the network says, [`EngineError::OutOfMemory`] if one row alone does not fit.
@@ -31,16 +33,25 @@ pub fn try_steps(loaded: &LoadedModel, meter: &Meter, options: &EngineOptions) -
     let limits = options.limits();
     let picture = prepare(&Picture { width: 1, height: 1, rgb: vec![128; 3] }, config);
     let trial = |wished| EngineOptions::trial_rows(config, wished);
-    let vision = largest(limits.vision_batch, trial, |rows| {
+    let seen = |rows| {
         let (outcome, bytes) = meter.peak_beyond(held, || look(loaded, &picture, rows));
         outcome.map(|()| StepMemory { rows, bytes })
-    })?;
+    };
+    let vision = largest(limits.vision_batch, trial, seen)?;
+    let query = match loaded.model.retrieval() {
+        None => 0,
+        // A pass of one picture, as on a CPU, has been seen.
+        Some(_) if vision.rows == 1 => vision.bytes,
+        Some(_) => seen(1)?.bytes,
+    };
+    let tokens = EngineOptions::trial_tokens(config, loaded.model.device(), options.max_len);
+    let prompt = longest_prompt(loaded, tokens)?;
     let prefill = largest(limits.prefill_batch, trial, |rows| {
-        // The cache of the trial is not what is to be measured; it is small beside the activations.
-        let (outcome, bytes) = meter.peak_beyond(held, || read(loaded, rows));
-        outcome.map(|()| StepMemory { rows, bytes })
+        // Activations grow with the tokens.
+        let bytes = read(loaded, meter, &prompt, rows)?.div_ceil(tokens as u64) * options.max_len as u64;
+        Ok(StepMemory { rows, bytes })
     })?;
-    Ok(Trial { held, vision, prefill })
+    Ok(Trial { held, vision, prefill, query })
 }
 
 /// What a step of `wished` rows takes, told from as many as `trial` says; if those do not fit, the largest that does: half of
@@ -67,19 +78,27 @@ fn look(loaded: &LoadedModel, picture: &PreparedPicture, rows: usize) -> Result<
     step::vision(loaded, &rows, &mut || {}).map(drop)
 }
 
-fn read(loaded: &LoadedModel, rows: usize) -> Result<(), EngineError> {
+/// The caption prompt, over and over, up to so many tokens.
+fn longest_prompt(loaded: &LoadedModel, tokens: usize) -> Result<Tensor, EngineError> {
     let prompt = PromptTokens::new(&loaded.tokenizer, &loaded.prompts.caption)?;
-    let model = &loaded.model;
-    let config = model.config();
+    let config = loaded.model.config();
     // What a picture looks like makes no difference to what its prompt takes.
     let picture = (config.qformer.num_query_tokens, config.lm.hidden_size);
-    let image_tokens = Tensor::zeros(picture, DType::F32, model.device())?;
-    let embeds = model.embed_prompt(&prompt, &image_tokens)?;
-    let tokens = embeds.dims().first().copied().unwrap_or(0);
+    let image_tokens = Tensor::zeros(picture, DType::F32, loaded.model.device())?;
+    let once = loaded.model.embed_prompt(&prompt, &image_tokens)?;
+    let times = tokens.div_ceil(once.dim(0)?.max(1));
+    Ok(once.repeat((times, 1))?.i(..tokens)?.contiguous()?)
+}
+
+/// What a prefill of so many rows takes, beside the slots that it fills.
+fn read(loaded: &LoadedModel, meter: &Meter, prompt: &Tensor, rows: usize) -> Result<u64, EngineError> {
+    let model = &loaded.model;
     let dtype = EngineOptions::cache_dtype(model.device());
-    let mut cache = KvCache::new(&config.lm, rows, tokens, dtype, model.device())?;
-    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, embeds.clone())).collect();
-    step::prefill(loaded, &rows, &mut cache, &mut || {})?.rows().map(drop)
+    let mut cache = KvCache::new(&model.config().lm, rows, prompt.dim(0)?, dtype, model.device())?;
+    let rows: Vec<_> = (0..rows).map(|slot| PrefillRow::plain(slot, prompt.clone())).collect();
+    let run = || step::prefill(loaded, &rows, &mut cache, &mut || {})?.rows();
+    let (outcome, bytes) = meter.peak_beyond(meter.used(), run);
+    outcome.map(|_| bytes)
 }
 
 #[cfg(test)]
@@ -103,6 +122,24 @@ mod tests {
             (6, 5),
             "the batches wished for are not those tried"
         );
+    }
+
+    #[test]
+    fn prompts_that_fill_their_slots_are_measured() {
+        let loaded = demo_model::bundle().unwrap().load(&Device::Cpu).unwrap();
+        for tokens in [3, 2000] {
+            let prompt = longest_prompt(&loaded, tokens).unwrap();
+            assert_eq!(prompt.dims(), [tokens, loaded.model.config().lm.hidden_size]);
+            read(&loaded, &Meter::new(&Device::Cpu), &prompt, 2).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_query_between_layers_is_measured() {
+        let loaded = demo_model::bundle().unwrap().load(&Device::Cpu).unwrap();
+        let options = EngineOptions::for_model(loaded.model.config(), &Device::Cpu);
+        let trial = try_steps(&loaded, &Meter::new(&Device::Cpu), &options).unwrap();
+        assert_eq!(trial.query, trial.vision.bytes, "one picture is a whole pass");
     }
 
     /// A device on which `most` rows fit, of 10 bytes each.
