@@ -197,7 +197,7 @@ mod tests {
         let bytes = 300 << 20;
         std::fs::File::create_new(&path).unwrap().set_len(bytes).unwrap();
         let item = JobItem::new(ItemUri::from_path(&path).unwrap());
-        let mut job = PlannedJob { id: JobId::new("job").unwrap(), items: vec![item] };
+        let mut job = PlannedJob { id: JobId::new("job").unwrap(), items: vec![item], begun: false };
         let (archive, uri) = (LocalStorage::new(root.clone()), ArchiveUri::from_folder(&root).unwrap());
         let staged = stage(&archive, &uri, vec![&mut job]).await.unwrap();
         assert_eq!(staged, Staged { sent: 1, present: 0 });

@@ -9,7 +9,7 @@ use crate::exit::Ended;
 use crate::fleet::Fleet;
 use crate::output::{self, plain};
 use bytes::Bytes;
-use captionfleet_proto::broker::{Broker, Delivery, Message, QueueName, Requeue, Topology};
+use captionfleet_proto::broker::{Delivery, Message, QueueName, Requeue, Topology};
 use captionfleet_proto::codec;
 use captionfleet_proto::job::{Job, JobKind, Lane, RunId};
 use captionfleet_proto::storage::Stores;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use captionfleet_model::bundle::{Bundle, MANIFEST};
 use captionfleet_proto::chain;
 use captionfleet_proto::storage::{ObjectMeta, Storage, StorageError, Stores};
+use futures::FutureExt as _;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 
@@ -71,6 +72,10 @@ impl Remote<'_> {
         Ok(path)
     }
 
+    async fn file(&self, key: String, path: PathBuf, digest: String) -> anyhow::Result<()> {
+        copy(self.store, &self.store.head(&key).await?, &path, Some(&digest)).await
+    }
+
     async fn folder(&self) -> anyhow::Result<PathBuf> {
         let Self { store, bucket, key, cache } = *self;
         let object = |file: &str| format!("{}/{file}", key.trim_end_matches('/'));
@@ -86,12 +91,11 @@ impl Remote<'_> {
             );
             let path = folder.join(file);
             if !path.exists() {
-                missing.push((object(file), path, digest));
+                missing.push((object(file), path, digest.clone()));
             }
         }
-        let copies = missing.iter().map(|(key, path, digest)| async move {
-            copy(store, &store.head(key).await?, path, Some(digest)).await
-        });
+        // Boxed: the compiler cannot see otherwise that they may go from thread to thread.
+        let copies = missing.into_iter().map(|(key, path, digest)| self.file(key, path, digest).boxed());
         stream::iter(copies).buffer_unordered(FILES_AT_ONCE).try_collect::<()>().await?;
         cache::write_whole(&folder.join(MANIFEST), &manifest_bytes)?;
         Ok(folder)

@@ -94,10 +94,10 @@ pub(in crate::storage) async fn connect(options: &StorageOptions) -> Result<Conn
     let path_style = options.s3_path_style.unwrap_or(config.endpoint_url().is_some());
     // The client's own quota for retries is used up by a server that fails half of the time, and then nothing is tried
     // again at all: pauses between the attempts are what spares the server here.
-    let retries = RetryPartition::custom("captionfleet").token_bucket(TokenBucket::unlimited()).build();
+    let partition = RetryPartition::custom("captionfleet").token_bucket(TokenBucket::unlimited()).build();
     let config = aws_sdk_s3::config::Builder::from(&config)
         .force_path_style(path_style)
-        .retry_partition(retries)
+        .retry_partition(partition)
         .retry_classifier(Busy)
         .build();
     Ok(Connection {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 #[path = "host/mod.rs"]
+#[allow(dead_code, reason = "a kernel of one type needs not all of it")]
 mod host;
 
 use captionfleet_cuda_kernels::{Element, Likeliest};
