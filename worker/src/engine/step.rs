@@ -219,20 +219,20 @@ impl Logits {
         loaded: &LoadedModel,
         likeliest: &[bool],
     ) -> Result<Vec<Scores>, EngineError> {
-        let found = match likeliest.contains(&true) {
-            true => loaded.model.likeliest(&self.0, loaded.tokenizer.vocab_len())?,
-            false => None,
+        let found = if likeliest.contains(&true) {
+            loaded.model.likeliest(&self.0, loaded.tokenizer.vocab_len())?
+        } else {
+            None
         };
         let Some(found) = found else { return Ok(self.rows()?.into_iter().map(Scores::All).collect()) };
         let others = indices(likeliest, |enough| !enough);
-        let mut rows = match others.is_empty() {
-            true => Vec::new(),
-            false => Self(select(&self.0, &others, likeliest.len())?).rows()?,
-        }
-        .into_iter();
-        let one = |(found, enough)| match enough {
-            true => Scores::Likeliest(found),
-            false => Scores::All(rows.next().unwrap_or_default()),
+        let others = match others.len() {
+            0 => Vec::new(),
+            _ => Self(select(&self.0, &others, likeliest.len())?).rows()?,
+        };
+        let mut others = others.into_iter();
+        let one = |(found, is_enough)| {
+            if is_enough { Scores::Likeliest(found) } else { Scores::All(others.next().unwrap_or_default()) }
         };
         Ok(found.into_iter().zip(likeliest.iter().copied()).map(one).collect())
     }

@@ -16,7 +16,7 @@ pub(super) enum Left {
     /// It is as it was.
     All,
     /// Fewer items.
-    Some(Job),
+    Some(Box<Job>),
     /// All of its items are answered for by other jobs.
     Nothing,
 }
@@ -50,7 +50,7 @@ impl Tables {
         Ok(match caption.items.len() {
             0 => Left::Nothing,
             left if left == before => Left::All,
-            _ => Left::Some(Job { kind: JobKind::Caption(caption), ..job.clone() }),
+            _ => Left::Some(Box::new(Job { kind: JobKind::Caption(caption), ..job.clone() })),
         })
     }
 

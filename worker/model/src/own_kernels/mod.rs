@@ -22,6 +22,7 @@ use crate::{
 };
 
 /// Which of our own kernels a network uses on its GPU.
+#[allow(clippy::struct_excessive_bools, reason = "each kernel is in use or not, whatever the others are")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OwnKernels {
     products: bool,

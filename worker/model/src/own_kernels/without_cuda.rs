@@ -6,10 +6,10 @@ use crate::{kv_cache::LayerCache, packed::Then, rotary::RotaryRows};
 
 /// Decode steps that a driver remembers: none.
 #[derive(Debug, Default)]
-pub(crate) struct Recordings;
+pub(crate) struct Recordings {}
 
 impl Recordings {
-    #[allow(clippy::unnecessary_wraps, reason = "as with CUDA")]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "as with CUDA")]
     pub(crate) fn run(
         &mut self,
         _: &Device,
