@@ -17,8 +17,7 @@ use captionfleet_proto::broker::{
 };
 use captionfleet_proto::job::Lane;
 use support::{LATENCY, Proxy, Weather, broker_authority, broker_uri, connect, topology, uri_through};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{sleep, timeout};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -124,62 +123,6 @@ fn io_loops() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
     names.filter(|name| name.starts_with("lapin")).count()
-}
-
-/// No text, once it has been on its way by [`garbling`].
-const MARK: &str = "not text at all";
-
-/// A way to the broker on which [`MARK`] becomes bytes that are not UTF-8, which our own client cannot send.
-async fn garbling() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(garble(client));
-        }
-    });
-    port
-}
-
-async fn garble(client: TcpStream) {
-    let server = TcpStream::connect(broker_authority()).await.unwrap();
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let there = async {
-        let mut bytes = vec![0; 1 << 16];
-        while let Ok(read @ 1..) = from_client.read(&mut bytes).await {
-            let sent = &mut bytes[..read];
-            while let Some(at) = sent.windows(MARK.len()).position(|window| window == MARK.as_bytes()) {
-                sent[at..at + MARK.len()].fill(0xff);
-            }
-            if to_server.write_all(sent).await.is_err() {
-                return;
-            }
-        }
-    };
-    let (_, ()) = tokio::join!(tokio::io::copy(&mut from_server, &mut to_client), there);
-}
-
-#[tokio::test]
-async fn properties_that_are_no_text_cost_no_connection() {
-    let topology = topology("no-text");
-    let broker = connect(broker_uri(), &topology, |_| {}).await;
-    broker.declare().await.unwrap();
-    let lane = topology.lane_queue(Lane::Bulk);
-    let garbled = connect(uri_through(garbling().await), &topology, |_| {}).await;
-    let bad = Message { correlation_id: Some(MARK.to_owned()), ..Message::new(MARK, "x") };
-    garbled.publish(&lane, bad).await.unwrap();
-    broker.publish(&lane, Message::new("good", "x")).await.unwrap();
-    let mut consumer = broker.consume(&lane, 2).await.unwrap();
-    for expected in ["\u{fffd}".repeat(MARK.len()), "good".to_owned()] {
-        let delivery = timeout(PATIENCE, consumer.next()).await.unwrap().unwrap().unwrap();
-        assert_eq!((&delivery.message.message_id, delivery.redelivered), (&expected, false));
-        // Whoever publishes it again, as a dead letter for example, can.
-        let message = delivery.message.clone();
-        broker.publish(&topology.dead_queue(), message).await.unwrap();
-        delivery.ack().await.unwrap();
-    }
-    assert_eq!(broker.state(), BrokerState::Connected);
 }
 
 #[tokio::test]
