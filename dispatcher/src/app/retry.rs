@@ -41,8 +41,8 @@ pub struct Letter {
     pub failed_at: Option<String>,
     /// It was published again.
     pub retried: bool,
-    /// All of its items were forgotten meanwhile: it is gone.
-    pub forgotten: bool,
+    /// All of its items have their rows meanwhile, those that were forgotten among them: it is gone.
+    pub answered: bool,
 }
 
 /// Runs the command.
@@ -64,9 +64,9 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
         return Ok(Ended::Well);
     }
     for letter in &letters {
-        let mark = match (letter.retried, letter.forgotten) {
+        let mark = match (letter.retried, letter.answered) {
             (true, _) => "published again",
-            (_, true) => "forgotten",
+            (_, true) => "answered",
             _ => "stays",
         };
         let when = letter.failed_at.as_deref().unwrap_or("?");
@@ -102,12 +102,12 @@ pub async fn sort_out(fleet: &Fleet, wanted: Option<&RunId>, only_list: bool) ->
         let mut letter = letter(&delivery.message, job.as_ref());
         match job {
             Some(job) if !only_list && wanted.is_none_or(|run| *run == job.run) => {
-                let body = match tables.left_of(&job).await {
-                    Ok(Left::All) => delivery.message.body.clone(),
-                    Ok(Left::Some(job)) => codec::encode_job(&job)?,
+                let (message_id, body) = match tables.left_of(&job).await {
+                    Ok(Left::All) => (delivery.message.message_id.clone(), delivery.message.body.clone()),
+                    Ok(Left::Some(job)) => (job.id.to_string(), codec::encode_job(&job)?),
                     Ok(Left::Nothing) => {
                         delivery.ack().await?;
-                        letter.forgotten = true;
+                        letter.answered = true;
                         letters.push(letter);
                         continue;
                     }
@@ -118,7 +118,7 @@ pub async fn sort_out(fleet: &Fleet, wanted: Option<&RunId>, only_list: bool) ->
                         continue;
                     }
                 };
-                let message = Message { body, ..revived(&delivery.message) };
+                let message = Message { message_id, body, ..revived(&delivery.message) };
                 broker.publish(&lane(&job, topology), message).await?;
                 delivery.ack().await?;
                 letter.retried = true;
@@ -187,6 +187,6 @@ fn letter(message: &Message, job: Option<&Job>) -> Letter {
         reason: dead.map(|dead| dead.message.clone()).unwrap_or_default(),
         failed_at: dead.and_then(|dead| dead.failed_at).map(|time| time.to_string()),
         retried: false,
-        forgotten: false,
+        answered: false,
     }
 }

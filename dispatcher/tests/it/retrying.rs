@@ -7,7 +7,7 @@ use captionfleet_dispatcher::config::FleetSettings;
 use captionfleet_dispatcher::fleet::{Fleet, Model};
 use captionfleet_dispatcher::publish::{self, Destination, Gate, Observer};
 use captionfleet_dispatcher::{archive, history};
-use captionfleet_proto::job::JobId;
+use captionfleet_proto::job::{JobId, RunId};
 use captionfleet_proto::layout;
 use captionfleet_proto::rows::{EmbeddingShape, Row, write_unfinished};
 use captionfleet_proto::storage::{StorageOptions, Stores};
@@ -81,9 +81,16 @@ impl DeadLetter {
         }
     }
 
-    /// Where an object about the job lies.
-    fn place(&self, key: fn(&captionfleet_proto::job::RunId, &JobId) -> String) -> PathBuf {
-        self.desk.archive().join(key(&self.rows[0].run, &self.rows[0].job))
+    /// Where an object about the job lies that owes what was not forgotten.
+    async fn place(&self, key: fn(&RunId, &JobId) -> String) -> PathBuf {
+        let run = &self.rows[0].run;
+        let store =
+            self.fleet.stores.archive(&ArchiveUri::from_folder(&self.desk.archive()).unwrap()).await.unwrap();
+        let manifest = archive::manifest(&*store, run).await.unwrap();
+        let parts = archive::parts(&*store, Some(run)).await.unwrap();
+        let done: HashSet<JobId> = parts.into_values().flatten().map(|(job, _)| job).collect();
+        let owed = history::unfinished_jobs(&*store, &manifest, &done).await.unwrap();
+        self.desk.archive().join(key(run, &owed[0].id))
     }
 }
 
@@ -95,18 +102,19 @@ async fn a_letter_that_is_published_again_remembers_what_is_known_of_its_job() {
     // Of the first picture a row was kept, the second one has ended a process.
     let kept = Row { caption: Some("said before".to_owned()), ..rows[0].clone() };
     let shape = EmbeddingShape { vectors: 1, dim: kept.embedding.as_ref().unwrap().len() as u32 };
-    let unfinished = letter.place(layout::unfinished);
+    let unfinished = letter.place(layout::unfinished).await;
     write(&unfinished, write_unfinished(vec![(0, vec![kept])], shape).unwrap());
-    let marker = letter.place(layout::quarantine);
+    let marker = letter.place(layout::quarantine).await;
     let condemned = json!([{"index": 1, "item": rows[1].item.as_str()}]);
     write(&marker, json!({"life": "another", "condemned": condemned, "trying": null}).to_string());
 
+    let part = letter.place(layout::part).await;
     let retried = retry::sort_out(&letter.fleet, None, false).await.unwrap();
-    assert!(retried.len() == 1 && retried[0].retried && !retried[0].forgotten, "{retried:?}");
+    assert!(retried.len() == 1 && retried[0].retried && !retried[0].answered, "{retried:?}");
     let model = Model::resolve(&letter.settings, &letter.fleet.stores).await.unwrap();
     letter.fleet.start_worker(model, Metrics::new());
     let since = Instant::now();
-    while !letter.place(layout::part).exists() || marker.exists() || unfinished.exists() {
+    while !part.exists() || marker.exists() || unfinished.exists() {
         assert!(since.elapsed() < PATIENCE, "{:?}", below(&letter.desk.archive()));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -124,10 +132,9 @@ async fn a_letter_that_is_published_again_remembers_what_is_known_of_its_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_letter_of_forgotten_pictures_nothing_is_published_that_is_not_left() {
     let letter = DeadLetter::new(42).await;
-    // Each gets a job of its own.
     letter.forget(&letter.rows[1..]);
     let listed = retry::sort_out(&letter.fleet, None, true).await.unwrap();
-    assert!(!listed[0].retried && !listed[0].forgotten, "{listed:?}");
+    assert!(!listed[0].retried && !listed[0].answered, "{listed:?}");
     let retried = retry::sort_out(&letter.fleet, None, false).await.unwrap();
     assert!(retried[0].retried, "{retried:?}");
     let lane = letter.fleet.topology.lane_queue(captionfleet_proto::job::Lane::Bulk);
@@ -136,7 +143,17 @@ async fn of_a_letter_of_forgotten_pictures_nothing_is_published_that_is_not_left
     let body: Value = serde_json::from_slice(&delivery.message.body).unwrap();
     let items: Vec<_> = body["items"].as_array().unwrap().iter().map(|item| item["uri"].clone()).collect();
     assert_eq!(items, [letter.rows[0].item.as_str()]);
+    assert_eq!(body["id"], delivery.message.message_id.as_str());
     delivery.ack().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_whose_pictures_were_all_forgotten_is_gone() {
+    let letter = DeadLetter::new(44).await;
+    letter.forget(&letter.rows);
+    let retried = retry::sort_out(&letter.fleet, None, false).await.unwrap();
+    assert!(retried.len() == 1 && retried[0].answered && !retried[0].retried, "{retried:?}");
+    assert!(retry::sort_out(&letter.fleet, None, false).await.unwrap().is_empty());
 }
 
 /// The program with a queue of its own, at work on 24 pictures in one job.

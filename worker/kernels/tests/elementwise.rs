@@ -192,7 +192,8 @@ fn norms_agree_with_f64_for_every_magnitude() {
         for size in [1e-30f32, 1e-12, 1e15, 5e17, 1e20, 1e38, f32::MAX] {
             let signs = |i: usize| if i % 3 == 1 { 1.0 } else { -1.0 };
             let even: Vec<f32> = (0..width).map(|i| size * signs(i)).collect();
-            let uneven: Vec<f32> = (0..width).map(|i| even[i] * (i * 7919 % 1000) as f32 / 1000.0).collect();
+            let uneven: Vec<f32> =
+                (0..width).map(|i| even[i] * ((i * 7919 % 1000) as f32 / 1000.0)).collect();
             for row in [even, uneven] {
                 let exact: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
                 let mean = exact.iter().sum::<f64>() / width as f64;

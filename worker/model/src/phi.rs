@@ -308,7 +308,9 @@ impl Attention {
         let keys = own.through(&self.key_norm, &part(1)?, |layer| layer.key_norm.as_ref())?;
         let keys = batch.rotary.apply(&keys)?;
         let values = part(2)?.transpose(0, 1)?;
-        let seen = attend_in_slots([&queries, &keys, &values], batch.spans, cache)?;
+        let own: usize = batch.spans.iter().map(|span| span.tokens).sum();
+        let [queries, keys, values] = [queries, keys, values].map(|part| part.narrow(1, 0, own));
+        let seen = attend_in_slots([&queries?, &keys?, &values?], batch.spans, cache)?;
         filled_up(&seen, tokens)
     }
 }

@@ -46,15 +46,22 @@ fn retrieval_heads() {
     compare(Stage::Itc, "golden_itc.safetensors", |_| true, 11);
 }
 
-/// The vision tower in 8 bits, as the published model has it on a CPU: features move a little, and no token changes.
+/// The vision tower in other types: features move a little, and tokens only where two are as good as equally likely. In 8 bits the
+/// logits of the golden network, which are spread by 7.5, move by up to 0.04, and one greedy answer of 21 tokens takes another turn at
+/// its sixth, in the batch as alone.
 #[test]
-fn every_id_is_the_references_with_a_vision_tower_in_8_bits() {
-    let types = WeightTypes { vision: WeightFormat::Q8_0, ..WeightTypes::F32 };
-    for stage in [Stage::S1, Stage::S3, Stage::S4] {
-        let run = format!("{}/", stage.as_str());
-        let comparison = compared(stage, types, "golden.safetensors", |name| name.starts_with(&run));
-        assert!(comparison.failures.is_empty(), "{:#?}", comparison.failures);
-        let is_other = comparison.worst.as_ref().is_some_and(|(_, worst)| *worst > Tolerance::EXACT.logits);
-        assert!(is_other, "the weights were rounded: {:?}", comparison.worst);
+fn ids_are_the_references_with_a_rounded_vision_tower() {
+    let near_tie = ["s4/batch/greedy_ids: the ids differ", "s4/single2/greedy_ids: the ids differ"];
+    for (vision, excepted) in [(WeightFormat::BF16, &[][..]), (WeightFormat::Q8_0, &near_tie)] {
+        let types = WeightTypes { vision, ..WeightTypes::F32 };
+        for stage in [Stage::S1, Stage::S3, Stage::S4] {
+            let run = format!("{}/", stage.as_str());
+            let comparison = compared(stage, types, "golden.safetensors", |name| name.starts_with(&run));
+            let mut failures = comparison.failures.iter().filter(|told| !excepted.contains(&told.as_str()));
+            assert_eq!(failures.next(), None, "{vision:?}: {:#?}", comparison.failures);
+            let is_other =
+                comparison.worst.as_ref().is_some_and(|(_, worst)| *worst > Tolerance::EXACT.logits);
+            assert!(is_other, "the weights were rounded: {:?}", comparison.worst);
+        }
     }
 }

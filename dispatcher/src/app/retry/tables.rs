@@ -1,8 +1,10 @@
-//! What is left of the jobs of dead letters: who forgets an item of a job takes it out of the table of the job's run.
+//! What is left of the jobs of dead letters. Who forgets an item of a job answers it under the job's id, and the table of the job's run
+//! says which job owes the others.
 
 use crate::archive::{self, ArchiveError};
 use captionfleet_proto::chain;
-use captionfleet_proto::job::{Job, JobId, JobKind, RunId};
+use captionfleet_proto::job::{Job, JobId, JobItem, JobKind, RunId};
+use captionfleet_proto::layout;
 use captionfleet_proto::storage::{StorageErrorKind, Stores};
 use captionfleet_proto::uri::{ArchiveUri, ItemUri};
 use std::collections::{HashMap, HashSet};
@@ -15,9 +17,9 @@ type Table = HashMap<JobId, HashSet<(ItemUri, Option<u64>)>>;
 pub(super) enum Left {
     /// It is as it was.
     All,
-    /// Fewer items.
+    /// Some of its items are owed by this job.
     Some(Box<Job>),
-    /// All of its items are answered for by other jobs.
+    /// All of its items have their rows.
     Nothing,
 }
 
@@ -43,15 +45,29 @@ impl Tables {
         }
         let table = self.read[&key].as_ref().map_err(Clone::clone)?;
         // Other programs publish jobs without a table.
-        let Some(planned) = table.get(&job.id) else { return Ok(Left::All) };
-        let mut caption = caption.clone();
-        let before = caption.items.len();
-        caption.items.retain(|item| planned.contains(&(item.uri.clone(), item.frame_ms)));
-        Ok(match caption.items.len() {
-            0 => Left::Nothing,
-            left if left == before => Left::All,
-            _ => Left::Some(Box::new(Job { kind: JobKind::Caption(caption), ..job.clone() })),
-        })
+        if !table.contains_key(&job.id) {
+            return Ok(Left::All);
+        }
+        let archive = self.stores.archive(&job.archive).await.map_err(|error| chain(&error))?;
+        let mut looked_at = HashSet::new();
+        for item in &caption.items {
+            let owes = |(_, items): &(&JobId, &HashSet<_>)| items.contains(&key_of(item));
+            let Some((id, items)) = table.iter().find(owes).filter(|(id, _)| looked_at.insert(*id)) else {
+                continue;
+            };
+            let part = layout::part(&job.run, id);
+            if archive::is_there(&*archive, &part).await.map_err(|error| chain(&error))? {
+                continue;
+            }
+            if *id == job.id && caption.items.iter().all(|item| items.contains(&key_of(item))) {
+                return Ok(Left::All);
+            }
+            let mut caption = caption.clone();
+            caption.items.retain(|item| items.contains(&key_of(item)));
+            let job = Job { id: id.clone(), kind: JobKind::Caption(caption), ..job.clone() };
+            return Ok(Left::Some(Box::new(job)));
+        }
+        Ok(Left::Nothing)
     }
 
     async fn table(&self, archive: &ArchiveUri, run: &RunId) -> Result<Table, ArchiveError> {
@@ -63,11 +79,14 @@ impl Tables {
         };
         let mut table = Table::new();
         for planned in archive::items(&*archive, &manifest).await? {
-            let item = (planned.item.uri, planned.item.frame_ms);
-            table.entry(planned.job).or_default().insert(item);
+            table.entry(planned.job).or_default().insert(key_of(&planned.item));
         }
         Ok(table)
     }
+}
+
+fn key_of(item: &JobItem) -> (ItemUri, Option<u64>) {
+    (item.uri.clone(), item.frame_ms)
 }
 
 /// Where there is nothing, nothing was forgotten.
