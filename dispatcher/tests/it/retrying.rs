@@ -156,7 +156,7 @@ async fn a_letter_whose_pictures_were_all_forgotten_is_gone() {
     assert!(retry::sort_out(&letter.fleet, None, false).await.unwrap().is_empty());
 }
 
-/// The program with a queue of its own, at work on 24 pictures in one job.
+/// The program with a queue of its own, at work on 48 pictures in one job.
 struct Life {
     child: Child,
     port: u16,
@@ -171,7 +171,7 @@ impl Life {
         }
         let admin = format!("127.0.0.1:{port}");
         let arguments =
-            ["caption", "pictures", "--archive", "archive", "--job-size", "24", "--admin-addr", &admin];
+            ["caption", "pictures", "--archive", "archive", "--job-size", "48", "--admin-addr", &admin];
         command.args(arguments).current_dir(desk.root()).stdout(Stdio::null()).stderr(Stdio::null());
         Self { child: command.spawn().unwrap(), port }
     }
@@ -207,21 +207,33 @@ fn marker(desk: &Desk) -> Option<Value> {
 #[test]
 fn a_picture_that_ends_the_process_again_and_again_is_got_past_without_a_broker() {
     let desk = Desk::new();
-    Desk::draw(&desk.pictures(), 24, 43);
-    // Which of the pictures it was cannot be told the first time.
-    Life::begin(&desk).crash_when(Life::has_items_in_flight);
-    let left = marker(&desk).expect("last words");
+    Desk::draw(&desk.pictures(), 48, 43);
+    // Which of the pictures it was cannot be told the first time. A signal from outside may find a thread that holds what the last
+    // words need; such a death is one without a word.
+    let left = (0..20).find_map(|_| {
+        Life::begin(&desk).crash_when(Life::has_items_in_flight);
+        marker(&desk)
+    });
+    let left = left.expect("last words");
     assert!(left["trying"].is_null() && left["condemned"].as_array().unwrap().is_empty(), "{left}");
-    Life::begin(&desk).crash_when(|_| marker(&desk).is_some_and(|marker| !marker["trying"].is_null()));
-    let left = marker(&desk).unwrap();
-    let condemned = left["condemned"][0]["item"].as_str().unwrap().to_owned();
+    // Between two pictures a death condemns nobody, and the signal may come there.
+    let condemned = (0..20).find_map(|_| {
+        let before = marker(&desk).unwrap()["life"].clone();
+        let is_trying = |marker: Value| marker["life"] != before && !marker["trying"].is_null();
+        Life::begin(&desk).crash_when(|_| marker(&desk).is_some_and(is_trying));
+        let left = marker(&desk).unwrap()["condemned"].as_array().unwrap().clone();
+        (!left.is_empty()).then_some(left)
+    });
+    let condemned = condemned.expect("one of twenty deaths over a picture");
+    let condemned: HashSet<&str> =
+        condemned.iter().map(|suspect| suspect["item"].as_str().unwrap()).collect();
 
-    let report = desk.caption(&["--job-size", "24"]).any_json();
-    assert_eq!((&report["complete"], &report["ok"]), (&true.into(), &23.into()), "{report}");
+    let report = desk.caption(&["--job-size", "48"]).any_json();
+    let ok = 48 - condemned.len();
+    assert_eq!((&report["complete"], &report["ok"]), (&true.into(), &ok.into()), "{report}");
     let rows = desk.rows();
-    let failed: Vec<_> = rows.iter().filter(|row| code(row) != "ok").collect();
-    assert!(failed.len() == 1 && failed[0].item.as_str() == condemned, "{failed:?}");
-    assert_eq!(code(failed[0]), "worker_crash");
+    let failed = rows.iter().filter(|row| code(row) == "worker_crash").map(|row| row.item.as_str());
+    assert_eq!(failed.collect::<HashSet<_>>(), condemned);
     assert!(marker(&desk).is_none());
     assert_eq!(desk.verify().json()["whole"], true);
 }

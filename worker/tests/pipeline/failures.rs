@@ -356,7 +356,7 @@ async fn a_decoder_that_nobody_waits_for_any_more_keeps_its_turn() {
     let since = Instant::now();
     decode(&slow, &bench.options.decode_limits).unwrap();
     let alone = since.elapsed();
-    bench.options.item_deadline = alone / 20;
+    bench.options.item_deadline = alone / 8;
     let items = (0..4).map(|number| bench.file(&format!("slow-{number}.png"), &slow)).collect();
     crate::bench::engine();
     // Persons' pictures are decoded one at a time.

@@ -168,7 +168,9 @@ async fn a_store_that_is_away_when_the_job_comes_back_hides_no_death() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_nobody_waits_for_leaves_no_marker() {
     let bench = Bench::new().await;
-    let mut job = bench.job("job-1", vec![bench.file("slow.png", &slow_png())]);
+    let slow = slow_png();
+    let items = (0..12).map(|number| bench.file(&format!("slow-{number}.png"), &slow)).collect();
+    let mut job = bench.job("job-1", items);
     job.deadline = Some(jiff::Timestamp::now() + std::time::Duration::from_secs(60));
     bench.publish(Lane::Interactive, &job).await;
     bench.hand_out_once(Lane::Interactive).await;
