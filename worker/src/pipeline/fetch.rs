@@ -258,7 +258,7 @@ mod tests {
             picture.write_to(&mut file, format).unwrap();
             file.into_inner()
         });
-        let pnm = [b"P6 120 90 255\n".as_slice(), &[0; 3 * 120 * 90]].concat();
+        let pnm = [b"P6 120 90 255\n".as_slice(), &vec![0; 3 * 120 * 90]].concat();
         for file in written.iter().chain([&pnm]) {
             assert_eq!(pixels_of(file, &limits), 120 * 90, "{:?}", &file[..8]);
             let few = DecodeLimits { max_pixels: 100, ..limits };
