@@ -82,7 +82,7 @@ pub async fn run(args: RetryArgs) -> anyhow::Result<Ended> {
     Ok(Ended::Well)
 }
 
-/// Looks at every dead letter once, as far as those that stay are no more than [`IN_HAND`].
+/// Looks at every dead letter once, as far as those that stay are no more than are held at a time.
 pub async fn sort_out(fleet: &Fleet, wanted: Option<&RunId>, only_list: bool) -> anyhow::Result<Vec<Letter>> {
     let Fleet { broker, topology, stores, .. } = fleet;
     let mut tables = Tables::new(stores.clone());
