@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -81,16 +81,15 @@ impl DeadLetter {
         }
     }
 
-    /// Where an object about the job lies that owes what was not forgotten.
-    async fn place(&self, key: fn(&RunId, &JobId) -> String) -> PathBuf {
+    /// The job that owes what was not forgotten.
+    async fn owing(&self) -> JobId {
         let run = &self.rows[0].run;
-        let store =
-            self.fleet.stores.archive(&ArchiveUri::from_folder(&self.desk.archive()).unwrap()).await.unwrap();
+        let uri = ArchiveUri::from_folder(&self.desk.archive()).unwrap();
+        let store = self.fleet.stores.archive(&uri).await.unwrap();
         let manifest = archive::manifest(&*store, run).await.unwrap();
         let parts = archive::parts(&*store, Some(run)).await.unwrap();
         let done: HashSet<JobId> = parts.into_values().flatten().map(|(job, _)| job).collect();
-        let owed = history::unfinished_jobs(&*store, &manifest, &done).await.unwrap();
-        self.desk.archive().join(key(run, &owed[0].id))
+        history::unfinished_jobs(&*store, &manifest, &done).await.unwrap().swap_remove(0).id
     }
 }
 
@@ -98,17 +97,18 @@ impl DeadLetter {
 async fn a_letter_that_is_published_again_remembers_what_is_known_of_its_job() {
     let mut letter = DeadLetter::new(41).await;
     letter.forget(&letter.rows[3..]);
-    let rows = &letter.rows;
+    let (rows, job) = (&letter.rows, letter.owing().await);
+    let place = |key: fn(&RunId, &JobId) -> String| letter.desk.archive().join(key(&rows[0].run, &job));
     // Of the first picture a row was kept, the second one has ended a process.
-    let kept = Row { caption: Some("said before".to_owned()), ..rows[0].clone() };
+    let kept = Row { caption: Some("said before".to_owned()), job: job.clone(), ..rows[0].clone() };
     let shape = EmbeddingShape { vectors: 1, dim: kept.embedding.as_ref().unwrap().len() as u32 };
-    let unfinished = letter.place(layout::unfinished).await;
+    let unfinished = place(layout::unfinished);
     write(&unfinished, write_unfinished(vec![(0, vec![kept])], shape).unwrap());
-    let marker = letter.place(layout::quarantine).await;
+    let marker = place(layout::quarantine);
     let condemned = json!([{"index": 1, "item": rows[1].item.as_str()}]);
     write(&marker, json!({"life": "another", "condemned": condemned, "trying": null}).to_string());
 
-    let part = letter.place(layout::part).await;
+    let part = place(layout::part);
     let retried = retry::sort_out(&letter.fleet, None, false).await.unwrap();
     assert!(retried.len() == 1 && retried[0].retried && !retried[0].answered, "{retried:?}");
     let model = Model::resolve(&letter.settings, &letter.fleet.stores).await.unwrap();
