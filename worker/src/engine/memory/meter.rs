@@ -177,10 +177,14 @@ mod tests {
     fn a_peak_is_seen_after_it_has_passed() {
         const SIZE: u64 = 256 << 20;
         let meter = Meter::new(&Device::Cpu);
-        let held = meter.used();
         let touch = || std::hint::black_box(vec![1u8; SIZE as usize]).len();
-        let (_, peak) = meter.peak_beyond(held, touch);
-        assert!(peak > SIZE * 3 / 4, "{peak}");
+        // Other tests of the process free memory meanwhile, or measure, too.
+        let peaks: Vec<u64> = (0..20)
+            .map(|_| meter.peak_beyond(meter.used(), touch).1)
+            .take_while(|peak| *peak <= SIZE * 3 / 4)
+            .collect();
+        assert!(peaks.len() < 20, "{peaks:?}");
+        let held = meter.used();
         assert!(meter.available().is_some_and(|available| available > held));
     }
 }
