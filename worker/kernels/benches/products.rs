@@ -1,7 +1,7 @@
 //! Products beside candle's, in one run: `cargo bench -p captionfleet-kernels [-- THREADS [FILTER [BACKEND]]]`.
 //!
-//! `THREADS` is 0 for all cores, `FILTER` a part of a case's name and format, `BACKEND` one of ours: `portable`, `avx2`, `avx512` or
-//! `avx512bf16`, and the fastest otherwise.
+//! `THREADS` is 0 for all cores, `FILTER` a part of a case's name and format, `BACKEND` one of ours: `portable`, `avx2`, `avx512`,
+//! `avx512bf16` or `amx`, and the fastest for a few rows otherwise.
 //!
 //! A stack of matrices larger than the caches is multiplied in turn, as a network does; every figure
 //! is the best of several rounds, ours and candle's by turns. `GB/s` is what a pass over the packed
@@ -98,7 +98,7 @@ fn main() {
 
 fn backend(name: &str) -> Backend {
     let is_named = |backend: &Backend| format!("{backend:?}").eq_ignore_ascii_case(name);
-    let named = Backend::ALL.into_iter().find(is_named).expect("portable, avx2, avx512 or avx512bf16");
+    let named = Backend::ALL.into_iter().find(is_named).expect("portable, avx2, avx512, avx512bf16 or amx");
     assert!(named.is_available(), "this processor cannot run {named:?}");
     named
 }

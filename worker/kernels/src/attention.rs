@@ -128,7 +128,7 @@ impl Work<'_> {
         let Attention { width, queries, keys, scale, .. } = *self.attention;
         let packed_keys = self.packed_keys(head);
         let packed_values = self.packed_values(head);
-        let panels = Panels::new(queries, K::DENSE_ROWS);
+        let panels = Panels::even(queries, K::DENSE_ROWS);
         let blocks = |inputs: usize| inputs.div_ceil(F32Input::ZERO.len());
         let mut scaled = vec![0f32; width];
         let mut scores = vec![0f32; K::DENSE_ROWS * keys];

@@ -3,7 +3,19 @@ use std::sync::OnceLock;
 
 use crate::ProductError;
 #[cfg(target_arch = "x86_64")]
-use crate::kernels::{avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
+use crate::kernels::{amx::Amx, avx2::Avx2, avx512::Avx512, avx512_bf16::Avx512Bf16};
+
+/// How many rows the products of a place in a network usually have.
+///
+/// It chooses the arithmetic, so it must follow from the place and never from the rows of one product: a row would depend on its
+/// company.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// One for each sequence.
+    Few,
+    /// Dozens for each sequence.
+    Many,
+}
 
 /// A set of kernels, by the instructions they need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,25 +28,39 @@ pub enum Backend {
     Avx512,
     /// AVX-512 with VNNI and BF16.
     Avx512Bf16,
+    /// AVX-512 with VNNI, and tiles of bf16 (AMX).
+    Amx,
 }
 
 impl Backend {
     /// Every set of kernels, from the slowest to the fastest.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
         self.detect().is_ok()
     }
 
-    /// The fastest that this processor can run.
+    /// The fastest that this processor can run, for products of a few rows and for everything else.
     pub fn best() -> Self {
         static BEST: OnceLock<Backend> = OnceLock::new();
         *BEST.get_or_init(|| {
-            let fast =
-                |backend: &Self| backend.is_available() && (*backend != Self::Avx512Bf16 || fast_bf16());
-            Self::ALL.into_iter().rev().find(fast).unwrap_or(Self::Portable)
+            let is_fast = |backend: &Self| match backend {
+                Self::Amx => false,
+                Self::Avx512Bf16 => fast_bf16(),
+                _ => true,
+            };
+            let best = |backend: &Self| is_fast(backend) && backend.is_available();
+            Self::ALL.into_iter().rev().find(best).unwrap_or(Self::Portable)
         })
+    }
+
+    /// The fastest that this processor can run for products of so many rows.
+    pub fn best_for(rows: Rows) -> Self {
+        match rows {
+            Rows::Many if Self::Amx.is_available() => Self::Amx,
+            Rows::Few | Rows::Many => Self::best(),
+        }
     }
 
     /// Proof that this processor can run it.
@@ -47,6 +73,8 @@ impl Backend {
             Self::Avx512 => Avx512::detect().map(Detected::Avx512),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => Avx512Bf16::detect().map(Detected::Avx512Bf16),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Amx::detect().map(Detected::Amx),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         };
@@ -78,6 +106,8 @@ pub(crate) enum Detected {
     Avx512(Avx512),
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16(Avx512Bf16),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
 }
 
 /// An expression over the kernels, whichever they are.
@@ -94,6 +124,11 @@ macro_rules! with_kernels {
             $crate::backend::Detected::Avx512($kernels) => $body,
             #[cfg(target_arch = "x86_64")]
             $crate::backend::Detected::Avx512Bf16($kernels) => $body,
+            #[cfg(target_arch = "x86_64")]
+            $crate::backend::Detected::Amx(amx) => {
+                let $kernels = amx.vectors();
+                $body
+            }
         }
     };
 }

@@ -21,7 +21,11 @@ macro_rules! compiled_for_each_processor {
                     // SAFETY: each value is proof that the processor has the features.
                     Ok($crate::backend::Detected::Avx2(_)) => return unsafe { avx2($($argument),*) },
                     // SAFETY: as above.
-                    Ok($crate::backend::Detected::Avx512(_) | $crate::backend::Detected::Avx512Bf16(_)) => return unsafe { avx512($($argument),*) },
+                    Ok(
+                        $crate::backend::Detected::Avx512(_)
+                        | $crate::backend::Detected::Avx512Bf16(_)
+                        | $crate::backend::Detected::Amx(_)
+                    ) => return unsafe { avx512($($argument),*) },
                     Ok($crate::backend::Detected::Portable) | Err(_) => {}
                 }
             }

@@ -38,16 +38,18 @@ impl Input for F32Input {
     }
 }
 
-/// Rounded to bf16, in pairs with the first in the lower bits.
-pub(crate) type Bf16Input = [u32; BLOCK / 2];
+/// Rounded to bf16, in pairs with the first in the lower bits; a cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Bf16Input(pub(crate) [u32; BLOCK / 2]);
 
 impl Input for Bf16Input {
-    const ZERO: Self = [0; BLOCK / 2];
+    const ZERO: Self = Self([0; BLOCK / 2]);
 
     #[inline(always)]
     fn of(block: &[f32; BLOCK]) -> Self {
         let mut pairs = Self::ZERO;
-        for (pair, &values) in pairs.iter_mut().zip(block.as_chunks::<2>().0) {
+        for (pair, &values) in pairs.0.iter_mut().zip(block.as_chunks::<2>().0) {
             let [first, second] = values.map(f32_to_bf16).map(u32::from);
             *pair = first | second << 16;
         }

@@ -7,7 +7,8 @@
 //! **A row stands alone.** The bits of an output row depend on its input row and on the matrix, not
 //! on the number of rows, on the row's place among them, or on the number of threads: every sum is
 //! added up in one order, over the inputs from first to last (by blocks where weights come in
-//! blocks). The order, and with it the last bits, may differ between [`Backend`]s.
+//! blocks). The order, and with it the last bits, may differ between [`Backend`]s, and so between products for few and
+//! for many rows ([`Rows`]).
 //!
 //! Arithmetic by format, always with sums in f32:
 //!
@@ -17,6 +18,7 @@
 //! | f16 | widened to f32 | f32 |
 //! | bf16 | as it is | rounded to bf16 where the processor multiplies bf16 fast, otherwise f32 |
 //! | `Q8_0`, `Q4_0`, `Q4_K` | integer, scaled by block | rounded to 8 bits with one scale per 32 inputs |
+//! | `Q8_0`, `Q4_0`, `Q4_K`, for many rows on a processor with tiles of bf16 | value, rounded to bf16 | rounded to bf16 |
 //!
 //! [`Attention`] is made of the same products, in f32; [`SingleQueries`] is that of a decode step.
 //!
@@ -54,7 +56,7 @@ mod tiles;
 mod weighing;
 
 pub use attention::{Attention, Heads};
-pub use backend::Backend;
+pub use backend::{Backend, Rows};
 pub use elementwise::{gelu_erf, gelu_tanh, layer_norm, log_sum_exp, rms_norm, softmax};
 pub use error::{PackError, ProductError};
 pub use format::Format;

@@ -2,7 +2,7 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    Backend, Epilogue, Format, ProductError,
+    Backend, Epilogue, Format, ProductError, Rows,
     cells::{Cell, TILE},
     multiply::{self, Operands},
     output::overwritten,
@@ -44,8 +44,8 @@ impl PackedMatrix {
         with_cells!(&self.cells, |cells| size_of_val(cells.as_slice()))
     }
 
-    /// `xs Wᵀ + bias` `(rows, outputs)` for rows `xs` `(rows, inputs)`, both row by row, on the fastest [`Backend`] and the
-    /// threads of the current rayon pool.
+    /// `xs Wᵀ + bias` `(rows, outputs)` for rows `xs` `(rows, inputs)`, both row by row, on the fastest [`Backend`] for as
+    /// many, and the threads of the current rayon pool.
     ///
     /// Called from outside of the pool, every product waits for one of its threads to wake: install
     /// the caller of many products in the pool.
@@ -54,6 +54,7 @@ impl PackedMatrix {
     /// Slices whose lengths do not fit.
     pub fn product(
         &self,
+        usual: Rows,
         xs: &[f32],
         bias: Option<&[f32]>,
         epilogue: Epilogue<'_>,
@@ -61,7 +62,8 @@ impl PackedMatrix {
         let rows = xs.len() / self.inputs;
         let mut product = Vec::with_capacity(rows.saturating_mul(self.outputs));
         let length = rows * self.outputs;
-        self.multiply_into(Backend::best(), xs, bias, epilogue, &mut product.spare_capacity_mut()[..length])?;
+        let out = &mut product.spare_capacity_mut()[..length];
+        self.multiply_into(Backend::best_for(usual), xs, bias, epilogue, out)?;
         // SAFETY: the product has written every value.
         unsafe { product.set_len(length) };
         Ok(product)

@@ -11,9 +11,12 @@ use crate::{
     inputs::{BLOCK, Input},
     kernels::{Kernels, MOST_ROWS},
     output::Output,
-    split::{Panels, Tasks, threads},
+    split::{CACHED, Panels, Tasks, threads},
     tiles::Cells,
 };
+
+#[cfg(target_arch = "x86_64")]
+mod in_tiles;
 
 /// Operands whose lengths fit each other; there is at least one row.
 pub(crate) struct Operands<'a> {
@@ -40,6 +43,10 @@ pub enum Epilogue<'a> {
 }
 
 pub(crate) fn multiply(backend: Detected, cells: &Cells, operands: Operands<'_>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Detected::Amx(amx) = backend {
+        return in_tiles::multiply(amx, cells, operands);
+    }
     with_kernels!(backend, |kernels| by_format(kernels, cells, operands));
 }
 
@@ -62,19 +69,19 @@ fn run<K: Kernels, C: Cell, X: Input>(
     most_rows: usize,
     kernel: impl Fn(&[C], &[X], &mut [Sums]) + Sync,
 ) {
-    let Operands { outputs, inputs, xs, bias, epilogue, out } = operands;
+    let Operands { outputs, inputs, xs, .. } = operands;
     let (blocks, cells_each) = (inputs.div_ceil(BLOCK), inputs.div_ceil(C::INPUTS));
     let (rows, tiles) = (xs.len() / inputs, outputs.div_ceil(TILE));
-    let panels = Panels::new(rows, most_rows);
+    let panels = Panels::even(rows, most_rows);
     let threads = threads(rows, inputs, tiles);
 
     let mut buffer = X::spare().take();
     buffer.resize(rows * blocks, X::ZERO);
     convert(kernels, xs, inputs, &panels, &mut buffer, threads);
 
-    let out = Output::new(out, outputs);
+    let ends = Ends::new(operands.bias, operands.epilogue, operands.out, outputs);
     let panel_bytes = panels.rows(0).len() * blocks * size_of::<X>();
-    Tasks::new(panels.count(), panel_bytes, tiles, threads).run(threads, |some, tiles| {
+    Tasks::new(panels.count(), CACHED / panel_bytes.max(1), tiles, 1, threads).run(threads, |some, tiles| {
         let mut sums = [[0.0; TILE]; MOST_ROWS];
         for tile in tiles {
             let cells = &cells[tile * cells_each..][..cells_each];
@@ -83,22 +90,64 @@ fn run<K: Kernels, C: Cell, X: Input>(
                 let sums = &mut sums[..rows.len()];
                 kernel(cells, &buffer[rows.start * blocks..rows.end * blocks], sums);
                 for (row, sums) in rows.zip(sums) {
-                    // SAFETY: every task has other panels or other tiles, and this reference is
-                    // dropped before the task goes on.
-                    let out = unsafe { out.part(row, tile * TILE, TILE) };
-                    let columns = tile * TILE..tile * TILE + out.len();
-                    let bias = bias.map_or(&[][..], |bias| &bias[columns.clone()]);
-                    let (activation, added) = match epilogue {
-                        Epilogue::None => (None, &[][..]),
-                        Epilogue::Activate(activation) => (Some(activation), &[][..]),
-                        Epilogue::Add(values) => (None, &values[row * outputs..][columns]),
-                    };
-                    kernels.finish(sums, Finish { bias, activation, added }, out);
+                    // SAFETY: every task has other panels or other tiles.
+                    unsafe { ends.write(kernels, row, tile, sums) };
                 }
             }
         }
     });
     X::spare().set(buffer);
+}
+
+/// What follows the sums of a product's rows.
+struct Ends<'a> {
+    bias: Option<&'a [f32]>,
+    epilogue: Epilogue<'a>,
+    out: Output<'a>,
+    outputs: usize,
+}
+
+impl<'a> Ends<'a> {
+    fn new(
+        bias: Option<&'a [f32]>,
+        epilogue: Epilogue<'a>,
+        out: &'a mut [MaybeUninit<f32>],
+        outputs: usize,
+    ) -> Self {
+        Self { bias, epilogue, out: Output::new(out, outputs), outputs }
+    }
+
+    /// Asks for the memory of a row's values of some tiles, which lie far from those of the row before: the processor cannot foresee them.
+    #[cfg(target_arch = "x86_64")]
+    fn prefetch(&self, row: usize, tiles: std::ops::Range<usize>) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _mm_prefetch};
+        for start in (tiles.start * TILE..tiles.end * TILE).step_by(16) {
+            let at = row * self.outputs + start;
+            // SAFETY: every processor of this architecture has the instruction, and it reads nothing, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.out.address(at).cast()) };
+            if let Epilogue::Add(values) = self.epilogue {
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().wrapping_add(at).cast()) };
+            }
+        }
+    }
+
+    /// Writes a row's values of a tile.
+    ///
+    /// # Safety
+    /// Nobody else writes that part of the row meanwhile.
+    unsafe fn write<K: Kernels>(&self, kernels: K, row: usize, tile: usize, sums: &Sums) {
+        // SAFETY: the reference is dropped at the end, and by the caller's promise nobody else has one.
+        let out = unsafe { self.out.part(row, tile * TILE, TILE) };
+        let columns = tile * TILE..tile * TILE + out.len();
+        let bias = self.bias.map_or(&[][..], |bias| &bias[columns.clone()]);
+        let (activation, added) = match self.epilogue {
+            Epilogue::None => (None, &[][..]),
+            Epilogue::Activate(activation) => (Some(activation), &[][..]),
+            Epilogue::Add(values) => (None, &values[row * self.outputs..][columns]),
+        };
+        kernels.finish(sums, Finish { bias, activation, added }, out);
+    }
 }
 
 /// Converts the rows into panels: block by block, the rows of a panel side by side.

@@ -17,6 +17,12 @@ impl<'a> Output<'a> {
         Self { start: values.as_mut_ptr(), width, rows: values.len() / width, borrowed: PhantomData }
     }
 
+    /// Where value `index` lies or would lie.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn address(&self, index: usize) -> *const MaybeUninit<f32> {
+        self.start.wrapping_add(index)
+    }
+
     /// Place for at most `most` values of `row` from `first` on.
     ///
     /// # Safety

@@ -9,22 +9,44 @@ use crate::cells::TILE;
 /// Multiplications that pay for waking another thread.
 const WORTH_A_THREAD: usize = 64 * 1024;
 
-/// Bytes of activations that stay in the second-level cache beside a tile.
-const CACHED: usize = 256 * 1024;
+/// Bytes of activations that stay in any processor's second-level cache beside a tile.
+pub(crate) const CACHED: usize = 256 * 1024;
 
-/// Rows in panels of nearly equal size: the first few have one row more.
+/// Rows in panels: the first few of one size, the others of another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
     count: usize,
+    first: Part,
+    others: Part,
+}
+
+/// Panels of one size.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    panels: usize,
     rows: usize,
-    longer: usize,
 }
 
 impl Panels {
-    /// As few panels as possible of at most `most` rows.
-    pub(crate) fn new(rows: usize, most: usize) -> Self {
+    /// As few panels as possible of at most `most` rows, of nearly equal size.
+    pub(crate) fn even(rows: usize, most: usize) -> Self {
         let count = rows.div_ceil(most).max(1);
-        Self { count, rows: rows / count, longer: rows % count }
+        let (rows, longer) = (rows / count, rows % count);
+        Self::of(Part { panels: longer, rows: rows + 1 }, Part { panels: count - longer, rows })
+    }
+
+    /// Panels of `most` rows, and one of what is left.
+    #[cfg(any(test, target_arch = "x86_64"))]
+    pub(crate) fn full(rows: usize, most: usize) -> Self {
+        let rest = rows % most;
+        Self::of(
+            Part { panels: rows / most, rows: most },
+            Part { panels: usize::from(rest > 0), rows: rest.max(1) },
+        )
+    }
+
+    fn of(first: Part, others: Part) -> Self {
+        Self { count: first.panels + others.panels, first, others }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -33,15 +55,16 @@ impl Panels {
 
     /// Rows of a panel.
     pub(crate) fn rows(&self, panel: usize) -> Range<usize> {
-        let start = |panel: usize| panel * self.rows + panel.min(self.longer);
+        let start = |panel: usize| {
+            let first = panel.min(self.first.panels);
+            first * self.first.rows + (panel - first) * self.others.rows
+        };
         start(panel)..start(panel + 1)
     }
 
-    /// Rows that the longer panels hold together, and how many each of them holds; the same of the
-    /// others.
+    /// Rows that the first panels hold together, and how many each of them holds; the same of the others.
     pub(crate) fn parts(&self) -> [(usize, usize); 2] {
-        let longer = self.rows + 1;
-        [(self.longer * longer, longer), ((self.count - self.longer) * self.rows, self.rows)]
+        [self.first, self.others].map(|part| (part.panels * part.rows, part.rows))
     }
 }
 
@@ -55,15 +78,16 @@ pub(crate) struct Tasks {
 }
 
 impl Tasks {
-    /// Tasks for `threads` threads. Panels of one task stay in the cache while its tiles pass.
-    pub(crate) fn new(panels: usize, panel_bytes: usize, tiles: usize, threads: usize) -> Self {
-        let panels_each = (CACHED / panel_bytes.max(1)).clamp(1, panels);
+    /// Tasks for `threads` threads of at most `most_panels`, at least one: as many as stay in the cache while tiles pass. Tiles
+    /// stay together by `group`.
+    pub(crate) fn new(panels: usize, most_panels: usize, tiles: usize, group: usize, threads: usize) -> Self {
+        let panels_each = most_panels.clamp(1, panels);
         // Even groups rather than full ones and a rest.
         let panels_each = panels.div_ceil(panels.div_ceil(panels_each));
         let groups = panels.div_ceil(panels_each);
         // Several tasks a thread, so that one that was held up leaves its share to the others.
         let shares = if threads == 1 { 1 } else { (8 * threads).div_ceil(groups) };
-        Self { panels, tiles, panels_each, tiles_each: tiles.div_ceil(shares).max(1) }
+        Self { panels, tiles, panels_each, tiles_each: tiles.div_ceil(shares).max(1).next_multiple_of(group) }
     }
 
     fn count(&self) -> usize {
@@ -118,31 +142,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn panels_cover_the_rows_evenly() {
+    fn panels_cover_the_rows() {
         for rows in 1..100 {
             for most in 1..13 {
-                let panels = Panels::new(rows, most);
-                let mut next = 0;
-                for panel in 0..panels.count() {
-                    let range = panels.rows(panel);
-                    assert_eq!(range.start, next);
-                    assert!(!range.is_empty() && range.len() <= most, "{rows} {most}");
-                    next = range.end;
+                for panels in [Panels::even(rows, most), Panels::full(rows, most)] {
+                    let mut next = 0;
+                    for panel in 0..panels.count() {
+                        let range = panels.rows(panel);
+                        assert_eq!(range.start, next);
+                        assert!(!range.is_empty() && range.len() <= most, "{rows} {most}");
+                        next = range.end;
+                    }
+                    assert_eq!(next, rows);
+                    let [first, others] = panels.parts();
+                    assert_eq!(first.0 + others.0, rows);
                 }
-                assert_eq!(next, rows);
-                let [longer, shorter] = panels.parts();
-                assert_eq!(longer.0 + shorter.0, rows);
             }
         }
     }
 
     #[test]
     fn tasks_cover_the_product_once() {
-        for (panels, bytes, tiles, threads) in
-            [(1, 100, 1, 1), (1, 100, 100, 3), (43, 50_000, 44, 2), (7, 1 << 20, 3, 64), (40, 10_000, 80, 2)]
+        for (panels, most, tiles, group, threads) in
+            [(1, 9, 1, 1, 1), (1, 9, 100, 4, 3), (43, 5, 44, 1, 2), (7, 0, 3, 4, 64), (40, 26, 81, 2, 2)]
         {
             let seen = Mutex::new(vec![0; panels * tiles]);
-            Tasks::new(panels, bytes, tiles, threads).run(threads, |some, others| {
+            Tasks::new(panels, most, tiles, group, threads).run(threads, |some, others| {
                 let mut seen = seen.lock().expect("no panic above");
                 for panel in some {
                     for tile in others.clone() {

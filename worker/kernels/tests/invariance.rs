@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::{Epilogue, Format};
+use captionfleet_kernels::{Epilogue, Format, Rows};
 use support::{Stored, activations, backends, on_threads, whole};
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -48,7 +48,7 @@ fn products_inside_of_products_do_not_disturb_each_other() {
     let stored = Stored::random(Format::Q8_0, 512, 512, 0.5, 1);
     let matrix = stored.pack();
     let xs = activations(32 * 512, 1.0, 2);
-    let product = || bits(&matrix.product(&xs, None, Epilogue::None).unwrap());
+    let product = || bits(&matrix.product(Rows::Many, &xs, None, Epilogue::None).unwrap());
     let expected = product();
     on_threads(4, || (0..64).into_par_iter().for_each(|_| assert!(product() == expected)));
 }

@@ -103,7 +103,7 @@ fn the_ends_of_the_integers_agree() {
     }
 }
 
-/// Blocks whose integers cancel, under scales whose product no f32 can hold.
+/// Blocks whose integers cancel, under scales whose product no f32 can hold: where blocks are multiplied as integers.
 #[test]
 fn what_cancels_is_zero_under_any_scales() {
     for format in [Format::Q8_0, Format::Q4_0, Format::Q4K] {
@@ -120,7 +120,7 @@ fn what_cancels_is_zero_under_any_scales() {
             let xs: Vec<f32> =
                 (0..3 * inputs).map(|i| if i % 2 == 0 { f32::MAX } else { f32::MIN }).collect();
             let mut out = vec![f32::NAN; 3 * outputs];
-            for backend in backends() {
+            for backend in backends().filter(|backend| *backend != Backend::Amx) {
                 matrix.multiply_on(backend, &xs, None, Epilogue::None, &mut out).unwrap();
                 assert!(out.iter().all(|x| *x == 0.0), "{backend:?} {format} {byte:x}: {out:?}");
             }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 mod support;
 
-use captionfleet_kernels::{Backend, Epilogue, Format, PackError, PackedMatrix, Packer, ProductError};
+use captionfleet_kernels::{Backend, Epilogue, Format, PackError, PackedMatrix, Packer, ProductError, Rows};
 use support::{Stored, activations, whole};
 
 #[test]
@@ -36,7 +36,7 @@ fn rows_may_come_in_pieces() {
         }
         let (pieces, whole) = (packer.finish().unwrap(), stored.pack());
         let xs = activations(3 * stored.inputs, 1.0, 3);
-        let product = |matrix: &PackedMatrix| matrix.product(&xs, None, Epilogue::None).unwrap();
+        let product = |matrix: &PackedMatrix| matrix.product(Rows::Few, &xs, None, Epilogue::None).unwrap();
         assert_eq!(product(&pieces), product(&whole), "{format}");
     }
 }
@@ -74,7 +74,7 @@ fn operands_that_do_not_fit_are_refused() {
     );
     assert_eq!(product(&[], None, &mut []), Ok(()));
     assert_eq!(
-        matrix.product(&[0.0; 8], None, Epilogue::Add(&[0.0; 5])),
+        matrix.product(Rows::Few, &[0.0; 8], None, Epilogue::Add(&[0.0; 5])),
         Err(ProductError::Outputs { found: 5, expected: 6 })
     );
     assert_eq!(matrix.row(3, &mut [0.0; 4]), Err(ProductError::Row { row: 3, outputs: 3 }));

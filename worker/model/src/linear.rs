@@ -5,7 +5,7 @@ use candle_core::{
     D, DType, Module, Result, Tensor,
     quantized::{QMatMul, QTensor},
 };
-use captionfleet_kernels::Activation;
+use captionfleet_kernels::{Activation, Rows};
 
 use crate::{
     norm::{LayerNorm, RmsNorm},
@@ -20,6 +20,7 @@ pub struct Linear {
     weight: Matrix,
     bias: Option<Tensor>,
     kernels: OwnKernels,
+    usual: Rows,
 }
 
 #[derive(Clone, Debug)]
@@ -33,8 +34,18 @@ enum Matrix {
 }
 
 impl Linear {
+    /// Of places with many rows, as most are.
+    fn of(weight: Matrix, bias: Option<Tensor>) -> Self {
+        Self { weight, bias, kernels: OwnKernels::NONE, usual: Rows::Many }
+    }
+
+    /// The same layer where it has a row for each sequence.
+    pub(crate) fn for_few_rows(&self) -> Self {
+        Self { usual: Rows::Few, ..self.clone() }
+    }
+
     pub(crate) fn packed(weight: Packed, bias: Option<Tensor>) -> Self {
-        Self { weight: Matrix::Packed(weight), bias, kernels: OwnKernels::NONE }
+        Self::of(Matrix::Packed(weight), bias)
     }
 
     /// A layer made of floats `(outputs, inputs)`: in f32, packed on a CPU.
@@ -46,7 +57,7 @@ impl Linear {
     }
 
     pub(crate) fn dense(weight: Tensor, bias: Option<Tensor>) -> Self {
-        Self { weight: Matrix::Dense(weight), bias, kernels: OwnKernels::NONE }
+        Self::of(Matrix::Dense(weight), bias)
     }
 
     /// The same layer, which uses these kernels of ours on its GPU.
@@ -70,8 +81,7 @@ impl Linear {
     }
 
     pub(crate) fn quantised(weight: Arc<QTensor>, bias: Option<Tensor>) -> Result<Self> {
-        let weight = Matrix::Quantised(QMatMul::from_arc(weight)?);
-        Ok(Self { weight, bias, kernels: OwnKernels::NONE })
+        Ok(Self::of(Matrix::Quantised(QMatMul::from_arc(weight)?), bias))
     }
 }
 
@@ -124,7 +134,7 @@ impl Linear {
         shape.pop();
         let flat = rows(xs)?;
         let ys = match &self.weight {
-            Matrix::Packed(weight) => weight.product(&flat, self.bias.as_ref(), then)?,
+            Matrix::Packed(weight) => weight.product(self.usual, &flat, self.bias.as_ref(), then)?,
             Matrix::Dense(weight) => self.finish(&dense_product(weight, &flat)?, &then)?,
             Matrix::Quantised(weight) => self.finish(&quantised_product(weight, &flat)?, &then)?,
         };
@@ -208,7 +218,7 @@ impl FrozenLinear {
             Matrix::Quantised(weight) => (Matrix::Dense(weight.dequantize_f16()?), None),
         };
         // None of our kernels knows a way back.
-        let layer = Linear { weight, bias: layer.bias.clone(), kernels: OwnKernels::NONE };
+        let layer = Linear::of(weight, layer.bias.clone());
         Ok(Self { layer, transposed })
     }
 }

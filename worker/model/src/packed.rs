@@ -5,7 +5,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, bail,
     quantized::GgmlDType,
 };
-use captionfleet_kernels::{Activation, Epilogue, Format, PackedMatrix};
+use captionfleet_kernels::{Activation, Epilogue, Format, PackedMatrix, Rows};
 
 use crate::{bundle::StoredTensor, cpu_values::contiguous};
 
@@ -39,16 +39,19 @@ impl Packed {
     }
 
     /// `xs Wᵀ + bias` `(rows, outputs)` for `xs` `(rows, inputs)`, and what follows it.
-    pub(crate) fn product(&self, xs: &Tensor, bias: Option<&Tensor>, then: Then<'_>) -> Result<Tensor> {
-        let (xs, matrix) = (xs.contiguous()?, &self.0);
+    pub(crate) fn product(
+        &self,
+        usual: Rows,
+        xs: &Tensor,
+        bias: Option<&Tensor>,
+        then: Then<'_>,
+    ) -> Result<Tensor> {
+        let xs = xs.contiguous()?;
+        let product = |activation| Product { matrix: &self.0, usual, bias, activation };
         match then {
-            Then::Nothing => xs.apply_op1_no_bwd(&Product { matrix, bias, activation: None }),
-            Then::Activate(activation) => {
-                xs.apply_op1_no_bwd(&Product { matrix, bias, activation: Some(activation) })
-            }
-            Then::Add(residual) => {
-                xs.apply_op2_no_bwd(&residual.contiguous()?, &Product { matrix, bias, activation: None })
-            }
+            Then::Nothing => xs.apply_op1_no_bwd(&product(None)),
+            Then::Activate(activation) => xs.apply_op1_no_bwd(&product(Some(activation))),
+            Then::Add(residual) => xs.apply_op2_no_bwd(&residual.contiguous()?, &product(None)),
         }
     }
 
@@ -131,6 +134,7 @@ impl Then<'_> {
 
 struct Product<'a> {
     matrix: &'a PackedMatrix,
+    usual: Rows,
     bias: Option<&'a Tensor>,
     activation: Option<Activation>,
 }
@@ -142,7 +146,7 @@ impl CustomOp1 for Product<'_> {
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let epilogue = self.activation.map_or(Epilogue::None, Epilogue::Activate);
-        multiply(self.matrix, self.bias, epilogue, xs, layout)
+        multiply((self.matrix, self.usual), self.bias, epilogue, xs, layout)
     }
 }
 
@@ -159,12 +163,12 @@ impl CustomOp2 for Product<'_> {
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let residual = contiguous(residual, residual_layout, NAME)?;
-        multiply(self.matrix, self.bias, Epilogue::Add(residual), xs, layout)
+        multiply((self.matrix, self.usual), self.bias, Epilogue::Add(residual), xs, layout)
     }
 }
 
 fn multiply(
-    matrix: &PackedMatrix,
+    (matrix, usual): (&PackedMatrix, Rows),
     bias: Option<&Tensor>,
     epilogue: Epilogue<'_>,
     xs: &CpuStorage,
@@ -179,7 +183,8 @@ fn multiply(
             _ => bail!("the bias of a product on a CPU lies elsewhere"),
         },
     };
-    let product = matrix.product(contiguous(xs, layout, NAME)?, bias, epilogue).map_err(Error::wrap)?;
+    let product =
+        matrix.product(usual, contiguous(xs, layout, NAME)?, bias, epilogue).map_err(Error::wrap)?;
     Ok((CpuStorage::F32(product), Shape::from((rows, matrix.outputs()))))
 }
 
@@ -196,11 +201,11 @@ impl CustomOp1 for Frozen {
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        multiply(&self.matrix.0, self.bias.as_ref(), Epilogue::None, xs, layout)
+        multiply((&self.matrix.0, Rows::Many), self.bias.as_ref(), Epilogue::None, xs, layout)
     }
 
     fn bwd(&self, _xs: &Tensor, _ys: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        self.transposed.product(gradient, None, Then::Nothing).map(Some)
+        self.transposed.product(Rows::Many, gradient, None, Then::Nothing).map(Some)
     }
 }
 

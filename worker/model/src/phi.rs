@@ -1,7 +1,7 @@
 //! The language model: Phi-2 with LayerNorms on queries and keys and an RMSNorm after attention;
 //! attention and MLP read the same normed input.
 use candle_core::{Module, Result, Tensor};
-use captionfleet_kernels::Activation;
+use captionfleet_kernels::{Activation, Rows};
 
 use crate::{
     ModelError, PhiConfig, WeightError, Weights,
@@ -21,7 +21,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Phi {
     tokens: TokenTable,
+    /// As prompts pass them.
     layers: Vec<Layer>,
+    /// The same, as the rows of a decode step pass them.
+    step_layers: Vec<Layer>,
     norm: LayerNorm,
     head: Linear,
     rotary: Rotary,
@@ -33,13 +36,16 @@ impl Phi {
     pub(crate) fn load(weights: &Weights, config: &PhiConfig) -> std::result::Result<Self, ModelError> {
         let model = weights.pp("model");
         let width = config.hidden_size;
+        let tokens = model.pp("embed_tokens").token_table(config.vocab_size, width)?;
+        let layers: Vec<Layer> = (0..config.num_layers)
+            .map(|index| Layer::load(&model.pp("layers").pp(index), config))
+            .collect::<std::result::Result<_, _>>()?;
         Ok(Self {
-            tokens: model.pp("embed_tokens").token_table(config.vocab_size, width)?,
-            layers: (0..config.num_layers)
-                .map(|index| Layer::load(&model.pp("layers").pp(index), config))
-                .collect::<std::result::Result<_, _>>()?,
+            tokens,
+            step_layers: layers.iter().map(Layer::for_few_rows).collect(),
+            layers,
             norm: LayerNorm::load(&model.pp("final_layernorm"), width, config.layer_norm_eps)?,
-            head: weights.linear(width, config.vocab_size, "lm_head")?,
+            head: weights.linear(width, config.vocab_size, "lm_head")?.for_few_rows(),
             rotary: Rotary::new(config, weights.device()).during("making of the rotary tables")?,
             head_dim: config.head_dim(),
             kernels: weights.kernels(),
@@ -68,11 +74,12 @@ impl Phi {
     }
 
     /// Appends the rows' embeddings, one behind the other in `stream` `(T, H)`, to their slots;
-    /// returns the normed stream `(T, H)`. Rows of the stream behind the spans' belong to nobody. The caller records the new
+    /// returns the normed stream `(T, H)`; `usual` is few for a decode step and many for prompts. Rows of the stream behind the spans' belong to nobody. The caller records the new
     /// lengths when all went well. `shares` says which rows use which adapter.
     pub(crate) fn forward(
         &self,
         stream: &Tensor,
+        usual: Rows,
         spans: &[Span],
         cache: &KvCache,
         shares: &Shares<'_>,
@@ -82,7 +89,7 @@ impl Phi {
         positions.resize(stream.dim(0)?, 0);
         let rotary = self.rotary.rows(&positions)?;
         let step = self.kernels.slot_step(spans, positions.len(), self.head_dim, stream.device())?;
-        self.through_layers(stream, &Batch { spans, rotary, step }, cache, shares, probe)
+        self.through_layers(stream, &Batch { usual, spans, rotary, step }, cache, shares, probe)
     }
 
     /// Whether its decode steps in that cache can be recorded. Products of blocks cannot: what they need beside their operands moves
@@ -100,7 +107,7 @@ impl Phi {
         let (slots, places) = (rows.get(1)?, rows.get(2)?);
         let rotary = self.rotary.rows_at(&places)?;
         let step = Some(SlotStep::on_device(slots, places, cache.max_len()));
-        let batch = Batch { spans: &[], rotary, step };
+        let batch = Batch { usual: Rows::Few, spans: &[], rotary, step };
         let normed = self.through_layers(&stream, &batch, cache, &Shares::default(), &mut unwatched)?;
         self.logits(&normed)
     }
@@ -114,7 +121,11 @@ impl Phi {
         probe: Probe,
     ) -> Result<Tensor> {
         let mut stream = stream.clone();
-        for (index, (layer, cache)) in self.layers.iter().zip(cache.layers()).enumerate() {
+        let layers = match batch.usual {
+            Rows::Few => &self.step_layers,
+            Rows::Many => &self.layers,
+        };
+        for (index, (layer, cache)) in layers.iter().zip(cache.layers()).enumerate() {
             let own = Own { layer: index, shares };
             stream = layer.forward(&stream, batch, cache, own)?;
             probe(Point::LanguageLayer(index + 1), &stream);
@@ -146,6 +157,7 @@ pub(crate) fn filled_up(xs: &Tensor, wanted: usize) -> Result<Tensor> {
 
 /// The rows of a step.
 struct Batch<'a> {
+    usual: Rows,
     spans: &'a [Span],
     rotary: RotaryRows,
     /// For a kernel, if there is one for them.
@@ -185,7 +197,7 @@ impl<'a> Own<'a> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Layer {
     norm: LayerNorm,
     attention: Attention,
@@ -204,6 +216,18 @@ impl Layer {
             fc1: weights.linear(width, hidden, "mlp.fc1")?,
             fc2: weights.linear(hidden, width, "mlp.fc2")?,
         })
+    }
+
+    /// The same layer for a row of each sequence.
+    fn for_few_rows(&self) -> Self {
+        let Attention { query_key_value, dense, .. } = &self.attention;
+        let (query_key_value, dense) = (query_key_value.for_few_rows(), dense.for_few_rows());
+        Self {
+            attention: Attention { query_key_value, dense, ..self.attention.clone() },
+            fc1: self.fc1.for_few_rows(),
+            fc2: self.fc2.for_few_rows(),
+            ..self.clone()
+        }
     }
 
     fn forward(
@@ -258,7 +282,7 @@ impl Layer {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Attention {
     heads: usize,
     head_dim: usize,

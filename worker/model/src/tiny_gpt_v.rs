@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Module, Tensor};
+use captionfleet_kernels::Rows;
 
 use crate::{
     Adapter, DegenerateLogits, KvCache, ModelConfig, ModelError, PromptTokens, RetrievalHead, Sampled,
@@ -216,7 +217,7 @@ impl TinyGptV {
         let stream = self.embed_tokens(&tokens)?;
         let adapters: Vec<_> = rows.iter().map(|row| cache.adapter(row.slot)).collect();
         let shares = Shares::of(adapters.iter().map(|adapter| (1, adapter.as_deref())));
-        let normed = self.forward(&stream, &spans, &shares, cache, &mut unwatched)?;
+        let normed = self.forward(&stream, Rows::Few, &spans, &shares, cache, &mut unwatched)?;
         let logits = self.logits_in(cache, &normed)?;
         cache.commit(&spans);
         Ok(logits)
@@ -356,21 +357,22 @@ impl TinyGptV {
         let embeds: Vec<&Tensor> = rows.iter().map(|row| &row.embeds).collect();
         let stream = Tensor::cat(&embeds, 0).during("joining of prompts")?;
         let shares = rows.iter().zip(&spans).map(|(row, span)| (span.tokens, row.adapter.as_deref()));
-        let normed = self.forward(&stream, &spans, &Shares::of(shares), cache, probe)?;
+        let normed = self.forward(&stream, Rows::Many, &spans, &Shares::of(shares), cache, probe)?;
         Ok((normed, spans))
     }
 
     fn forward(
         &self,
         stream: &Tensor,
+        usual: Rows,
         spans: &[Span],
         shares: &Shares<'_>,
         cache: &KvCache,
         probe: Probe,
     ) -> Result<Tensor, ModelError> {
         match cache.fixed_rows() {
-            None => self.language.forward(stream, spans, cache, shares, probe),
-            Some(fixed) => self.forward_in_pieces(stream, spans, shares, (cache, fixed), probe),
+            None => self.language.forward(stream, usual, spans, cache, shares, probe),
+            Some(fixed) => self.forward_in_pieces(stream, usual, spans, shares, (cache, fixed), probe),
         }
         .during("the language model")
     }
@@ -379,19 +381,23 @@ impl TinyGptV {
     fn forward_in_pieces(
         &self,
         stream: &Tensor,
+        usual: Rows,
         spans: &[Span],
         shares: &Shares<'_>,
         (cache, fixed): (&KvCache, FixedRows),
         probe: Probe,
     ) -> candle_core::Result<Tensor> {
-        let is_decoding = spans.iter().all(|span| span.tokens == 1);
-        let size = if is_decoding { fixed.sequences } else { fixed.tokens };
+        let size = match usual {
+            Rows::Few => fixed.sequences,
+            Rows::Many => fixed.tokens,
+        };
         let (mut start, mut normed) = (0, Vec::new());
         for piece in pieces(spans, size) {
             let rows = piece.iter().map(|span| span.tokens).sum();
             let own = filled_up(&stream.narrow(0, start, rows)?, size)?;
             let shares = shares.part(start, rows, size - rows);
-            normed.push(self.language.forward(&own, &piece, cache, &shares, probe)?.narrow(0, 0, rows)?);
+            normed
+                .push(self.language.forward(&own, usual, &piece, cache, &shares, probe)?.narrow(0, 0, rows)?);
             start += rows;
         }
         Tensor::cat(&normed, 0)

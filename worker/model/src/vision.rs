@@ -14,6 +14,10 @@ use crate::{
     probe::{Point, Probe},
 };
 
+/// Bytes of a block's widest activations, beyond which pictures pass it a few at a time on a CPU: what one layer writes is still in a
+/// cache when the next reads it.
+const CACHED: usize = 8 << 20;
+
 /// The tower, with a position table for each picture size it serves.
 #[derive(Debug)]
 pub(crate) struct VisionTower {
@@ -23,6 +27,8 @@ pub(crate) struct VisionTower {
     /// Picture side and its table `(1, tokens, D)`.
     positions: Vec<(usize, Tensor)>,
     blocks: Vec<Block>,
+    /// Values of a token between the layers of an MLP.
+    hidden: usize,
 }
 
 impl VisionTower {
@@ -48,7 +54,7 @@ impl VisionTower {
         let blocks = (0..config.depth)
             .map(|index| Block::load(&weights.pp("blocks").pp(index), config))
             .collect::<std::result::Result<_, _>>()?;
-        Ok(Self { patch_size, patch, class_token, positions, blocks })
+        Ok(Self { patch_size, patch, class_token, positions, blocks, hidden: config.mlp_hidden })
     }
 
     /// Features `(B, N, D)` of pixels `(B, 3, S, S)`; `S` is one of the sizes given at load.
@@ -67,10 +73,23 @@ impl VisionTower {
         let mut stream = Tensor::cat(&[class, patches], 1)?.broadcast_add(positions)?;
         probe(Point::VisionInput, &stream);
         for (index, block) in self.blocks.iter().enumerate() {
-            stream = block.forward(&stream)?;
+            stream = self.through(block, &stream)?;
             probe(Point::VisionBlock(index), &stream);
         }
         Ok(stream)
+    }
+
+    fn through(&self, block: &Block, stream: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, _) = stream.dims3()?;
+        let at_a_time = (CACHED / (tokens * self.hidden * size_of::<f32>())).max(1);
+        if !stream.device().is_cpu() || batch <= at_a_time {
+            return block.forward(stream);
+        }
+        let pieces: Vec<Tensor> = (0..batch)
+            .step_by(at_a_time)
+            .map(|first| block.forward(&stream.narrow(0, first, at_a_time.min(batch - first))?))
+            .collect::<Result<_>>()?;
+        Tensor::cat(&pieces, 0)
     }
 }
 

@@ -234,7 +234,7 @@ fn add_scaled(acc: &mut [__m512; 2], integers: [__m512i; 2], scales: [__m512; 2]
 /// Four inputs of both halves of the tile.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn nibbles(quants: &Nibbles, i: usize) -> (__m512i, __m512i) {
+pub(super) fn nibbles(quants: &Nibbles, i: usize) -> (__m512i, __m512i) {
     let bytes = load_quads(&quants[i]);
     let lower = _mm512_set1_epi8(0x0f);
     (_mm512_and_si512(bytes, lower), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), lower))
@@ -269,7 +269,7 @@ fn load_f32(values: &[f32; 16]) -> __m512 {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn load_quads(quads: &[[u8; 4]; 16]) -> __m512i {
+pub(super) fn load_quads(quads: &[[u8; 4]; 16]) -> __m512i {
     // SAFETY: the array is as long as the vector; the load takes any alignment.
     unsafe { _mm512_loadu_si512(quads.as_ptr().cast()) }
 }
@@ -285,7 +285,7 @@ pub(super) fn load_pairs(pairs: &[[u16; 2]; TILE]) -> [__m512i; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn widen_f16(values: &[u16; TILE]) -> [__m512; 2] {
+pub(super) fn widen_f16(values: &[u16; TILE]) -> [__m512; 2] {
     let (low, high) = halves(values);
     // SAFETY: the arrays are as long as the vector; the load takes any alignment.
     let halves =
@@ -295,7 +295,7 @@ fn widen_f16(values: &[u16; TILE]) -> [__m512; 2] {
 
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn widen_u8(values: &[u8; TILE]) -> [__m512; 2] {
+pub(super) fn widen_u8(values: &[u8; TILE]) -> [__m512; 2] {
     let (low, high) = halves(values);
     // SAFETY: the arrays are as long as the vector; the load takes any alignment.
     let halves = unsafe { [_mm_loadu_si128(low.as_ptr().cast()), _mm_loadu_si128(high.as_ptr().cast())] };

@@ -69,7 +69,7 @@ fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[Bf16Input], sums: &mut [Sum
             let i = i % (BLOCK / 2);
             let [low, high] = load_pairs(&cell.0);
             for (acc, x) in acc.iter_mut().zip(xs) {
-                let x = _mm512_set1_epi32(x[i] as i32);
+                let x = _mm512_set1_epi32(x.0[i] as i32);
                 acc[0] = dot_pairs(acc[0], low, x);
                 acc[1] = dot_pairs(acc[1], high, x);
             }

@@ -54,8 +54,10 @@ impl Stored {
         }
         // Rounding of the activations, then of the sums.
         let rounding = match self.format {
-            Format::Bf16 if backend == Backend::Avx512Bf16 => size / 256.0,
+            Format::Bf16 if matches!(backend, Backend::Avx512Bf16 | Backend::Amx) => size / 256.0,
             Format::F32 | Format::F16 | Format::Bf16 => 0.0,
+            // Both operands, the weights' value rather than their integer.
+            Format::Q8_0 | Format::Q4_0 | Format::Q4K if backend == Backend::Amx => size / 127.0,
             Format::Q8_0 | Format::Q4_0 | Format::Q4K => weights
                 .chunks(32)
                 .zip(x.chunks(32))
