@@ -15,7 +15,6 @@ pub(crate) const CACHED: usize = 256 * 1024;
 /// Rows in panels: the first few of one size, the others of another.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Panels {
-    count: usize,
     first: Part,
     others: Part,
 }
@@ -32,25 +31,20 @@ impl Panels {
     pub(crate) fn even(rows: usize, most: usize) -> Self {
         let count = rows.div_ceil(most).max(1);
         let (rows, longer) = (rows / count, rows % count);
-        Self::of(Part { panels: longer, rows: rows + 1 }, Part { panels: count - longer, rows })
+        let first = Part { panels: longer, rows: rows + 1 };
+        Self { first, others: Part { panels: count - longer, rows } }
     }
 
     /// Panels of `most` rows, and one of what is left.
     #[cfg(any(test, target_arch = "x86_64"))]
     pub(crate) fn full(rows: usize, most: usize) -> Self {
         let rest = rows % most;
-        Self::of(
-            Part { panels: rows / most, rows: most },
-            Part { panels: usize::from(rest > 0), rows: rest.max(1) },
-        )
-    }
-
-    fn of(first: Part, others: Part) -> Self {
-        Self { count: first.panels + others.panels, first, others }
+        let first = Part { panels: rows / most, rows: most };
+        Self { first, others: Part { panels: usize::from(rest > 0), rows: rest.max(1) } }
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.count
+        self.first.panels + self.others.panels
     }
 
     /// Rows of a panel.

@@ -74,8 +74,9 @@ impl Phi {
     }
 
     /// Appends the rows' embeddings, one behind the other in `stream` `(T, H)`, to their slots;
-    /// returns the normed stream `(T, H)`; `usual` is few for a decode step and many for prompts. Rows of the stream behind the spans' belong to nobody. The caller records the new
-    /// lengths when all went well. `shares` says which rows use which adapter.
+    /// returns the normed stream `(T, H)`. `usual` is few for a decode step and many for prompts. Rows of the stream behind
+    /// the spans' belong to nobody. The caller records the new lengths when all went well. `shares` says which rows use
+    /// which adapter.
     pub(crate) fn forward(
         &self,
         stream: &Tensor,

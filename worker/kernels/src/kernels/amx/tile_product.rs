@@ -135,33 +135,11 @@ unsafe fn multiply(
     (from, to): (*const Sums, *mut Sums),
 ) {
     let blocks = cells.len().div_ceil(CELLS);
-    // SAFETY: loads read `rows` rows of 64 bytes at most a block from the panel, and its cells; stores write rows of the sums, which
-    // `shapes` keeps below their number.
-    unsafe {
-        if rows > REGISTER_ROWS {
+    /// The instructions of a panel of one register or two; their operands are the same.
+    macro_rules! instructions {
+        ($($line:literal)*) => {
             asm!(
-                "ldtilecfg [{shapes}]",
-                "tileloadd tmm0, [{from} + {line}]",
-                "tileloadd tmm1, [{from} + {line} + 64]",
-                "tileloadd tmm2, [{from} + {line} + 2048]",
-                "tileloadd tmm3, [{from} + {line} + 2112]",
-                "2:",
-                "tileloadd tmm6, [{cells} + {line}]",
-                "tileloadd tmm4, [{panel} + {row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{cells} + {line} + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm5, [{panel} + {row} + 1024]",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {cells}, 2048",
-                "add {panel}, {step}",
-                "dec {blocks}",
-                "jnz 2b",
-                "tilestored [{to} + {line}], tmm0",
-                "tilestored [{to} + {line} + 64], tmm1",
-                "tilestored [{to} + {line} + 2048], tmm2",
-                "tilestored [{to} + {line} + 2112], tmm3",
+                $($line,)*
                 shapes = in(reg) shapes,
                 from = in(reg) from,
                 to = in(reg) to,
@@ -174,35 +152,54 @@ unsafe fn multiply(
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack),
+            )
+        };
+    }
+    // SAFETY: loads read `rows` rows of 64 bytes at most a block from the panel, and its cells; stores write rows of the sums, which
+    // `shapes` keeps below their number.
+    unsafe {
+        if rows > REGISTER_ROWS {
+            instructions!(
+                "ldtilecfg [{shapes}]"
+                "tileloadd tmm0, [{from} + {line}]"
+                "tileloadd tmm1, [{from} + {line} + 64]"
+                "tileloadd tmm2, [{from} + {line} + 2048]"
+                "tileloadd tmm3, [{from} + {line} + 2112]"
+                "2:"
+                "tileloadd tmm6, [{cells} + {line}]"
+                "tileloadd tmm4, [{panel} + {row}]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tileloadd tmm7, [{cells} + {line} + 64]"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "tileloadd tmm5, [{panel} + {row} + 1024]"
+                "tdpbf16ps tmm2, tmm5, tmm6"
+                "tdpbf16ps tmm3, tmm5, tmm7"
+                "add {cells}, 2048"
+                "add {panel}, {step}"
+                "dec {blocks}"
+                "jnz 2b"
+                "tilestored [{to} + {line}], tmm0"
+                "tilestored [{to} + {line} + 64], tmm1"
+                "tilestored [{to} + {line} + 2048], tmm2"
+                "tilestored [{to} + {line} + 2112], tmm3"
             );
         } else {
-            asm!(
-                "ldtilecfg [{shapes}]",
-                "tileloadd tmm0, [{from} + {line}]",
-                "tileloadd tmm1, [{from} + {line} + 64]",
-                "2:",
-                "tileloadd tmm6, [{cells} + {line}]",
-                "tileloadd tmm4, [{panel} + {row}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{cells} + {line} + 64]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "add {cells}, 2048",
-                "add {panel}, {step}",
-                "dec {blocks}",
-                "jnz 2b",
-                "tilestored [{to} + {line}], tmm0",
-                "tilestored [{to} + {line} + 64], tmm1",
-                shapes = in(reg) shapes,
-                from = in(reg) from,
-                to = in(reg) to,
-                cells = inout(reg) cells.as_ptr() => _,
-                panel = inout(reg) panel.as_ptr() => _,
-                blocks = inout(reg) blocks => _,
-                step = in(reg) rows * size_of::<Bf16Input>(),
-                line = in(reg) size_of::<Sums>(),
-                row = in(reg) size_of::<Bf16Input>(),
-                out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
+            instructions!(
+                "ldtilecfg [{shapes}]"
+                "tileloadd tmm0, [{from} + {line}]"
+                "tileloadd tmm1, [{from} + {line} + 64]"
+                "2:"
+                "tileloadd tmm6, [{cells} + {line}]"
+                "tileloadd tmm4, [{panel} + {row}]"
+                "tdpbf16ps tmm0, tmm4, tmm6"
+                "tileloadd tmm7, [{cells} + {line} + 64]"
+                "tdpbf16ps tmm1, tmm4, tmm7"
+                "add {cells}, 2048"
+                "add {panel}, {step}"
+                "dec {blocks}"
+                "jnz 2b"
+                "tilestored [{to} + {line}], tmm0"
+                "tilestored [{to} + {line} + 64], tmm1"
             );
         }
     }
