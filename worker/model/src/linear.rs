@@ -65,6 +65,14 @@ impl Linear {
         Self { kernels, ..self }
     }
 
+    /// The type in which its input is multiplied by a GPU, and f32 on a CPU.
+    pub(crate) fn input_type(&self) -> DType {
+        match &self.weight {
+            Matrix::Dense(weight) if !weight.device().is_cpu() => weight.dtype(),
+            Matrix::Dense(_) | Matrix::Packed(_) | Matrix::Quantised(_) => DType::F32,
+        }
+    }
+
     /// Whether its products are those of floats on a GPU.
     pub(crate) fn is_dense(&self) -> bool {
         matches!(self.weight, Matrix::Dense(_))
@@ -111,8 +119,12 @@ impl Linear {
         norm: &LayerNorm,
     ) -> Result<(Tensor, Tensor)> {
         if let Some(product) = self.product_for_norm(xs, norm.width())? {
-            let (sum, normed) =
-                OwnKernels::sum_and_norm(self.unfinished(&product), &rows(residual)?, norm.parts())?;
+            let (sum, normed) = OwnKernels::sum_and_norm(
+                self.unfinished(&product),
+                &rows(residual)?,
+                norm.parts(),
+                norm.output(),
+            )?;
             return Ok((sum.reshape(residual.shape())?, normed.reshape(residual.shape())?));
         }
         let sum = self.added_to(residual, xs)?;

@@ -1,9 +1,9 @@
-//! The two norms over the last dimension, in f32.
+//! The two norms over the last dimension, computed in f32.
 //!
 //! On a CPU they are those of [`captionfleet_kernels`], on a GPU our own where they are in use. The backend's take one pass over a
 //! row, `mean(x²) - mean(x)²`, which loses most digits where a row's mean is far from zero, as in the
 //! residual stream of a large vision tower.
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Module, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, DType, Layout, Module, Result, Shape, Tensor};
 use captionfleet_kernels::{Backend, layer_norm, rms_norm};
 use rayon::prelude::*;
 
@@ -22,6 +22,7 @@ pub(crate) struct LayerNorm {
     bias: Tensor,
     eps: f64,
     kernels: OwnKernels,
+    output: DType,
 }
 
 impl LayerNorm {
@@ -33,12 +34,24 @@ impl LayerNorm {
 
     /// From its parts, with the backend's kernels.
     pub(crate) fn of(weight: Tensor, bias: Tensor, eps: f64) -> Self {
-        Self { weight, bias, eps, kernels: OwnKernels::NONE }
+        Self { weight, bias, eps, kernels: OwnKernels::NONE, output: DType::F32 }
+    }
+
+    /// The same norm where only products read it, whose inputs are multiplied in these types: a kernel of ours writes it so if
+    /// there is but one.
+    pub(crate) fn before(self, products: &[DType]) -> Self {
+        let only = products.first().filter(|first| products.iter().all(|other| other == *first));
+        Self { output: only.copied().unwrap_or(DType::F32), ..self }
     }
 
     /// Values of a row.
     pub(crate) fn width(&self) -> usize {
         self.weight.elem_count()
+    }
+
+    /// In which a kernel of ours writes it.
+    pub(crate) fn output(&self) -> DType {
+        self.output
     }
 
     /// The same norm with other weights or biases.
@@ -48,6 +61,7 @@ impl LayerNorm {
             bias: bias.unwrap_or_else(|| self.bias.clone()),
             eps: self.eps,
             kernels: self.kernels,
+            output: self.output,
         }
     }
 
@@ -63,7 +77,7 @@ impl Module for LayerNorm {
         if xs.device().is_cpu() {
             return xs.apply_op3_no_bwd(&self.weight, &self.bias, &Centred { eps: self.eps });
         }
-        match self.kernels.layer_norm(&xs, self.parts())? {
+        match self.kernels.layer_norm(&xs, self.parts(), self.output)? {
             Some(normed) => Ok(normed),
             None => candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps as f32),
         }

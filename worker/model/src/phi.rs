@@ -210,11 +210,15 @@ pub(crate) struct Layer {
 impl Layer {
     fn load(weights: &Weights, config: &PhiConfig) -> std::result::Result<Self, WeightError> {
         let (width, hidden) = (config.hidden_size, config.intermediate_size);
+        let norm = LayerNorm::load(&weights.pp("input_layernorm"), width, config.layer_norm_eps)?;
+        let attention = Attention::load(&weights.pp("self_attn"), config)?;
+        let post_norm = RmsNorm::load(&weights.pp("post_layernorm"), width, config.post_layernorm_eps)?;
+        let fc1 = weights.linear(width, hidden, "mlp.fc1")?;
         Ok(Self {
-            norm: LayerNorm::load(&weights.pp("input_layernorm"), width, config.layer_norm_eps)?,
-            attention: Attention::load(&weights.pp("self_attn"), config)?,
-            post_norm: RmsNorm::load(&weights.pp("post_layernorm"), width, config.post_layernorm_eps)?,
-            fc1: weights.linear(width, hidden, "mlp.fc1")?,
+            norm: norm.before(&[attention.query_key_value.input_type(), fc1.input_type()]),
+            attention,
+            post_norm,
+            fc1,
             fc2: weights.linear(hidden, width, "mlp.fc2")?,
         })
     }

@@ -105,11 +105,15 @@ struct Block {
 impl Block {
     fn load(weights: &Weights, config: &VisionConfig) -> std::result::Result<Self, WeightError> {
         let (width, hidden, eps) = (config.embed_dim, config.mlp_hidden, config.norm_eps);
+        let norm1 = LayerNorm::load(&weights.pp("norm1"), width, eps)?;
+        let attention = Attention::load(&weights.pp("attn"), config)?;
+        let norm2 = LayerNorm::load(&weights.pp("norm2"), width, eps)?;
+        let fc1 = weights.linear(width, hidden, "mlp.fc1")?;
         Ok(Self {
-            norm1: LayerNorm::load(&weights.pp("norm1"), width, eps)?,
-            attention: Attention::load(&weights.pp("attn"), config)?,
-            norm2: LayerNorm::load(&weights.pp("norm2"), width, eps)?,
-            fc1: weights.linear(width, hidden, "mlp.fc1")?,
+            norm1: norm1.before(&[attention.qkv.input_type()]),
+            attention,
+            norm2: norm2.before(&[fc1.input_type()]),
+            fc1,
             fc2: weights.linear(hidden, width, "mlp.fc2")?,
         })
     }

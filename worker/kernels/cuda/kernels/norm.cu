@@ -20,10 +20,10 @@ static __device__ __forceinline__ float gather(
     return total;
 }
 
-// LayerNorm (Ba et al. 2016) of `sum = product + bias + residual`. Shared: SCRATCH + width floats.
-template <typename T>
+// LayerNorm (Ba et al. 2016) of `sum = product + bias + residual`, in the type of the product that reads it. Shared: SCRATCH + width floats.
+template <typename T, typename O>
 static __device__ __forceinline__ void layer_norm(const T *product, const float *bias, const float *residual, const float *weight,
-    const float *shift, float *sum, float *normed, float eps, uint32_t width) {
+    const float *shift, float *sum, O *normed, float eps, uint32_t width) {
     SHARED_FLOATS(scratch);
     float *row = scratch + SCRATCH;
     const float mean = block_sum(gather(product, bias, residual, sum, row, width), scratch) / width;
@@ -33,9 +33,9 @@ static __device__ __forceinline__ void layer_norm(const T *product, const float 
         squares += distance * distance;
     }
     const float scale = 1.0f / sqrtf(block_sum(squares, scratch) / width + eps);
-    float *out = normed + (uint64_t)blockIdx.x * width;
+    O *out = normed + (uint64_t)blockIdx.x * width;
     for (uint32_t column = threadIdx.x; column < width; column += blockDim.x) {
-        out[column] = (row[column] - mean) * scale * weight[column] + shift[column];
+        put(&out[column], (row[column] - mean) * scale * weight[column] + shift[column]);
     }
 }
 
@@ -56,14 +56,19 @@ static __device__ __forceinline__ void rms_norm(const T *product, const float *b
     }
 }
 
-#define NORMS(T)                                                                                                           \
-    extern "C" __global__ void layer_norm_##T(const T *product, const float *bias, const float *residual,                  \
-        const float *weight, const float *shift, float *sum, float *normed, float eps, uint32_t width) {                   \
-        layer_norm<T>(product, bias, residual, weight, shift, sum, normed, eps, width);                                    \
-    }                                                                                                                      \
+#define LAYER_NORM(T, O)                                                                                                 \
+    extern "C" __global__ void layer_norm_##T##_##O(const T *product, const float *bias, const float *residual,          \
+        const float *weight, const float *shift, float *sum, O *normed, float eps, uint32_t width) {                     \
+        layer_norm<T, O>(product, bias, residual, weight, shift, sum, normed, eps, width);                               \
+    }
+
+#define NORMS(T)                                                                                                         \
+    LAYER_NORM(T, float)                                                                                                 \
+    LAYER_NORM(T, f16)                                                                                                   \
+    LAYER_NORM(T, bf16)                                                                                                  \
     extern "C" __global__ void rms_norm_##T(const T *product, const float *bias, const float *weight, const float *residual, \
-        float *out, float eps, uint32_t width) {                                                                           \
-        rms_norm<T>(product, bias, weight, residual, out, eps, width);                                                     \
+        float *out, float eps, uint32_t width) {                                                                         \
+        rms_norm<T>(product, bias, weight, residual, out, eps, width);                                                   \
     }
 
 NORMS(float)

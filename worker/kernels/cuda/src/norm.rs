@@ -1,4 +1,4 @@
-//! Residual and norm of rows. Everything but what is normed is f32.
+//! Residual and norm of rows. Everything is f32 but what is normed, and a norm that goes into a product.
 
 use crate::launch::{Argument, Element, Launch, Module, optional};
 use crate::{SCRATCH, SHARED_LIMIT, THREADS};
@@ -8,6 +8,8 @@ use crate::{SCRATCH, SHARED_LIMIT, THREADS};
 pub struct LayerNorm {
     /// Type of the product.
     pub element: Element,
+    /// Type of the norm.
+    pub output: Element,
     /// Rows.
     pub rows: u32,
     /// Values of a row.
@@ -39,7 +41,8 @@ impl LayerNorm {
             Argument::F32(self.eps),
             Argument::U32(self.width),
         ];
-        row_by_row("layer_norm", self.element, (self.rows, self.width), arguments)
+        let function = format!("layer_norm_{}_{}", self.element.suffix(), self.output.suffix());
+        row_by_row(function, (self.rows, self.width), arguments)
     }
 }
 
@@ -74,20 +77,15 @@ impl RmsNorm {
             Argument::F32(self.eps),
             Argument::U32(self.width),
         ];
-        row_by_row("rms_norm", self.element, (self.rows, self.width), arguments)
+        row_by_row(format!("rms_norm_{}", self.element.suffix()), (self.rows, self.width), arguments)
     }
 }
 
 /// A block for each row, which holds it in its memory.
-fn row_by_row(
-    name: &str,
-    element: Element,
-    (rows, width): (u32, u32),
-    arguments: Vec<Argument>,
-) -> Option<Launch> {
+fn row_by_row(function: String, (rows, width): (u32, u32), arguments: Vec<Argument>) -> Option<Launch> {
     Some(Launch {
         module: Module::Norm,
-        function: format!("{name}_{}", element.suffix()),
+        function,
         grid: (rows, 1),
         threads: THREADS,
         shared_bytes: shared_bytes(width)?,

@@ -36,19 +36,22 @@ pub(super) fn finish(of: Unfinished<'_>, then: &Then<'_>) -> Result<Tensor> {
     Ok(out.tensor())
 }
 
-/// The sum and its norm; with neither bias nor residual the sum is the product itself.
+/// The sum, and its norm in a type of its own; with neither bias nor residual the sum is the product itself.
 pub(super) fn layer_norm(
     of: Unfinished<'_>,
     residual: Option<&Tensor>,
     (weight, shift, eps): LayerNormParts<'_>,
+    output: DType,
 ) -> Result<(Tensor, Tensor)> {
     let shape = of.product.shape();
     let (product, bias) = (Operand::of(of.product)?, of.bias.map(Operand::of).transpose()?);
     let residual = residual.map(|residual| Operand::like(residual, shape)).transpose()?;
     let (rows, width) = product.rows()?;
     let (weight, shift) = (Operand::of(weight)?, Operand::of(shift)?);
+    let output = element(output)?;
     let layer_norm = kernels::LayerNorm {
         element: product.element()?,
+        output,
         rows,
         width,
         eps: eps as f32,
@@ -60,7 +63,7 @@ pub(super) fn layer_norm(
     let device = product.device()?;
     let is_sum = bias.is_some() || residual.is_some();
     let mut sum = is_sum.then(|| Output::new(device, Element::F32, shape)).transpose()?;
-    let mut normed = Output::new(device, Element::F32, shape)?;
+    let mut normed = Output::new(device, output, shape)?;
     let sum_at = sum.as_ref().map(Output::address).transpose()?;
     let Some(call) = layer_norm.launch(product.address()?, sum_at, normed.address()?) else {
         bail!("rows of {width} values are too wide for the memory of a block")

@@ -126,17 +126,22 @@ fn products(device: &Device, own: impl Fn(Unfinished<'_>, &Then<'_>) -> Result<T
 
 fn layer_norm(
     device: &Device,
-    own: impl Fn(Unfinished<'_>, Option<&Tensor>, LayerNormParts<'_>) -> Result<(Tensor, Tensor)>,
+    own: impl Fn(Unfinished<'_>, Option<&Tensor>, LayerNormParts<'_>, DType) -> Result<(Tensor, Tensor)>,
 ) -> Result<f32> {
     let (weight, shift) = (drawn(ROWS.1, DType::F32)?, drawn(ROWS.1, DType::F32)?);
     let (weight_there, shift_there) = (weight.to_device(device)?, shift.to_device(device)?);
     of_every_type(device, |Operands { product, residual_there, sum, residual }| {
-        let (own_sum, own_normed) = own(product, Some(residual_there), (&weight_there, &shift_there, EPS))?;
         let sum = (sum + residual)?;
         let centred = sum.broadcast_sub(&sum.mean_keepdim(D::Minus1)?)?;
         let deviation = (centred.sqr()?.mean_keepdim(D::Minus1)? + EPS)?.sqrt()?;
         let normed = centred.broadcast_div(&deviation)?.broadcast_mul(&weight)?.broadcast_add(&shift)?;
-        Ok(larger(distance(&own_sum, &sum)?, distance(&own_normed, &normed)?))
+        let parts = (&weight_there, &shift_there, EPS);
+        let mut most = 0f32;
+        for output in TYPES {
+            let (own_sum, own_normed) = own(product, Some(residual_there), parts, output)?;
+            most = larger(most, larger(distance(&own_sum, &sum)?, distance(&own_normed, &normed)?));
+        }
+        Ok(most)
     })
 }
 
@@ -320,9 +325,9 @@ mod tests {
         use candle_core::Module as _;
         let cpu = &Device::Cpu;
         assert!(agrees("products", products(cpu, |of, then| then.follow(plain(of)?))));
-        let layer_norms = layer_norm(cpu, |of, residual, norm| {
+        let layer_norms = layer_norm(cpu, |of, residual, norm, output| {
             let sum = added(of, residual)?;
-            let normed = layer_norm_of(norm).forward(&sum)?;
+            let normed = layer_norm_of(norm).forward(&sum)?.to_dtype(output)?;
             Ok((sum, normed))
         });
         assert!(agrees("norms", layer_norms));

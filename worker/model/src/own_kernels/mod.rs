@@ -11,7 +11,7 @@ mod cuda;
 #[path = "without_cuda.rs"]
 mod cuda;
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 pub(crate) use self::cuda::Recordings;
 
@@ -97,9 +97,14 @@ impl OwnKernels {
         self.products.then(|| cuda::finish(of, then)).transpose()
     }
 
-    /// LayerNorm of rows.
-    pub(crate) fn layer_norm(self, xs: &Tensor, norm: LayerNormParts<'_>) -> Result<Option<Tensor>> {
-        let own = || Ok(cuda::layer_norm(Unfinished { product: xs, bias: None }, None, norm)?.1);
+    /// LayerNorm of rows, in the type `output`.
+    pub(crate) fn layer_norm(
+        self,
+        xs: &Tensor,
+        norm: LayerNormParts<'_>,
+        output: DType,
+    ) -> Result<Option<Tensor>> {
+        let own = || Ok(cuda::layer_norm(Unfinished { product: xs, bias: None }, None, norm, output)?.1);
         self.norms(norm.0.elem_count()).then(own).transpose()
     }
 
@@ -109,14 +114,15 @@ impl OwnKernels {
         self.norms(norm.0.elem_count()).then(own).transpose()
     }
 
-    /// A product added to a residual stream `(rows, outputs)`, and the LayerNorm of the sum. Only where
+    /// A product added to a residual stream `(rows, outputs)`, and the LayerNorm of the sum in the type `output`. Only where
     /// [`OwnKernels::norms`].
     pub(crate) fn sum_and_norm(
         of: Unfinished<'_>,
         residual: &Tensor,
         norm: LayerNormParts<'_>,
+        output: DType,
     ) -> Result<(Tensor, Tensor)> {
-        cuda::layer_norm(of, Some(residual), norm)
+        cuda::layer_norm(of, Some(residual), norm, output)
     }
 
     /// The RMSNorm of a product added to a residual stream `(rows, outputs)`. Only where [`OwnKernels::norms`].

@@ -1,5 +1,5 @@
 //! A program without CUDA has no kernels: none is ever in use, so that none of this is called.
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{LayerNormParts, RmsNormParts, SlotStep, SplitHeads, Unfinished};
 use crate::{kv_cache::LayerCache, packed::Then, rotary::RotaryRows};
@@ -31,6 +31,7 @@ pub(super) fn layer_norm(
     _: Unfinished<'_>,
     _: Option<&Tensor>,
     _: LayerNormParts<'_>,
+    _: DType,
 ) -> Result<(Tensor, Tensor)> {
     bail!("{REASON}")
 }

@@ -136,7 +136,8 @@ struct Kernel {
 #define KERNEL(name) {#name, Entry<name>::count, Entry<name>::run}
 #define KERNELS(T)                                                                                        \
     KERNEL(finish_##T), KERNEL(finish_add_##T), KERNEL(finish_gelu_erf_##T), KERNEL(finish_gelu_tanh_##T), \
-        KERNEL(layer_norm_##T), KERNEL(rms_norm_##T), KERNEL(slot_append_##T), KERNEL(slot_attention_##T), \
+        KERNEL(layer_norm_##T##_float), KERNEL(layer_norm_##T##_f16), KERNEL(layer_norm_##T##_bf16),       \
+        KERNEL(rms_norm_##T), KERNEL(slot_append_##T), KERNEL(slot_attention_##T),                         \
         KERNEL(split_heads_##T), KERNEL(join_heads_##T), KERNEL(softmax_##T)
 
 const Kernel kernels[] = {KERNELS(float), KERNELS(f16), KERNELS(bf16), KERNEL(likeliest)};
