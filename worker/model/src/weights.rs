@@ -254,11 +254,9 @@ impl Weights {
                 Some(packed) => Made::Packed(packed),
                 None => Made::Packed(Packed::of_tensor(&widened(&stored, &self.device)?)?),
             },
-            Stored::InFile(stored) => match stored.dtype {
-                GgmlDType::F32 => Made::Dense(widened(&stored, &self.device)?),
-                GgmlDType::F16 => Made::Dense(widened(&stored, &self.device)?.to_dtype(DType::F16)?),
-                GgmlDType::BF16 => Made::Dense(widened(&stored, &self.device)?.to_dtype(DType::BF16)?),
-                _ => Made::Quantised(quantised(&stored, &self.device)?),
+            Stored::InFile(stored) => match float_type(stored.dtype) {
+                Some(dtype) => Made::Dense(floats(&stored, dtype, &self.device)?),
+                None => Made::Quantised(quantised(&stored, &self.device)?),
             },
         })
     }
@@ -339,7 +337,26 @@ fn quantised(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<
     QTensor::new(storage, stored.shape)
 }
 
+/// The type of a tensor that is not stored in blocks.
+fn float_type(stored: GgmlDType) -> Option<DType> {
+    match stored {
+        GgmlDType::F32 => Some(DType::F32),
+        GgmlDType::F16 => Some(DType::F16),
+        GgmlDType::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
+/// A tensor of floats as it is stored: its bytes go to the device once. The backend's way for blocks would bring those of a GPU back
+/// and widen them on one core.
+fn floats(stored: &StoredTensor<'_>, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
+    Tensor::from_raw_buffer(stored.bytes, dtype, stored.shape, device)
+}
+
 /// The tensor in f32.
 pub(crate) fn widened(stored: &StoredTensor<'_>, device: &Device) -> candle_core::Result<Tensor> {
-    quantised(stored, device)?.dequantize(device)?.to_dtype(DType::F32)
+    match float_type(stored.dtype) {
+        Some(dtype) => floats(stored, dtype, device)?.to_dtype(DType::F32),
+        None => quantised(stored, device)?.dequantize(device)?.to_dtype(DType::F32),
+    }
 }
