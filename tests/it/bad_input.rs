@@ -53,11 +53,13 @@ async fn brokers_that_do_not_answer_or_refuse() {
     let caption = ["caption", "s3://x/in", "--archive", "s3://x/out", "--broker", &closed];
     refused("dispatcher", &caption, "127.0.0.1").await;
     let wrong = broker.replace("guest:guest", "guest:wrong-password");
-    let ran = worker(["run", "--admin-addr", "off", "--broker", &wrong]).await.unwrap();
+    let caption = ["caption", "s3://x/in", "--archive", "s3://x/out", "--broker", &wrong];
+    let ran = dispatcher(caption).await.unwrap();
     assert!(!ran.stderr.contains("wrong-password"), "a password was shown: {}", ran.stderr);
-    refused("worker", &["run", "--admin-addr", "off", "--broker", &wrong], "refused").await;
+    refused("dispatcher", &caption, "refused").await;
     let vhost = broker.replace("%2f", "no-such-vhost");
-    refused("worker", &["run", "--admin-addr", "off", "--broker", &vhost], "no-such-vhost").await;
+    let caption = ["caption", "s3://x/in", "--archive", "s3://x/out", "--broker", &vhost];
+    refused("dispatcher", &caption, "no-such-vhost").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

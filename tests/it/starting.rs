@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use captionfleet_proto::broker::{Broker as _, Message};
+use captionfleet_proto::broker::rabbitmq::{RabbitMq, RabbitMqOptions};
+use captionfleet_proto::broker::{Broker as _, Message, Topology};
 use captionfleet_proto::job::Lane;
 use captionfleet_tests::fleet::{Endpoints, Fleet, http_get};
 use captionfleet_tests::sandbox::{Child, RabbitMqNode, free_port};
@@ -64,6 +65,45 @@ async fn a_broker_that_comes_later_is_waited_for() {
         child.signal("TERM");
         assert!(child.wait(LIMIT).await.unwrap().success(), "{}", child.output());
     }
+    broker.stop().await;
+}
+
+/// A virtual host that nobody has made yet, and a queue in it with other arguments: people mend both, and a worker that ended would be
+/// started again every few seconds until they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_refuses_is_waited_for() {
+    let root = tempfile::tempdir().unwrap();
+    let broker = RabbitMqNode::start(root.path(), "refusing").await.unwrap();
+    let at = |user: &str| broker.uri().replace("guest:guest", user).replace("%2f", "captions");
+    let endpoints = Endpoints { broker: at("fleet:secret"), ..Endpoints::from_environment().unwrap() };
+    let fleet = Fleet::at(endpoints.clone(), BTreeMap::new(), "refused").unwrap();
+    let admin = free_port().unwrap();
+    let mut worker =
+        fleet.start_worker_through(&endpoints, "worker", &format!("127.0.0.1:{admin}"), &[]).unwrap();
+    says(&worker, "refused").await;
+
+    broker.ctl(&["add_vhost", "captions"]).await.unwrap();
+    broker.ctl(&["set_permissions", "-p", "captions", "guest", ".*", ".*", ".*"]).await.unwrap();
+    let topology = Topology::with_prefix(fleet.queue_prefix()).unwrap();
+    let lane = topology.lane_queue(Lane::Bulk);
+    let options = RabbitMqOptions::new([at("guest:guest")], topology.with_delivery_limit(77));
+    let others = RabbitMq::connect(options).await.unwrap();
+    others.declare().await.unwrap();
+    broker.ctl(&["add_user", "fleet", "secret"]).await.unwrap();
+    broker.ctl(&["set_permissions", "-p", "captions", "fleet", ".*", ".*", ".*"]).await.unwrap();
+    says(&worker, "other arguments").await;
+    let (status, told) = http_get(admin, "/readyz").await.unwrap();
+    assert!(!status.contains(" 200 ") && told.contains(lane.as_str()), "{status}: {told}");
+
+    others.close().await;
+    let queues = broker.ctl(&["list_queues", "-p", "captions", "--no-table-headers", "name"]).await.unwrap();
+    for queue in queues.split_whitespace() {
+        broker.ctl(&["delete_queue", "-p", "captions", queue]).await.unwrap();
+    }
+    until_ready(admin, &worker).await;
+    assert!(!worker.output().contains("secret"), "a password was shown: {}", worker.output());
+    worker.signal("TERM");
+    assert!(worker.wait(LIMIT).await.unwrap().success(), "{}", worker.output());
     broker.stop().await;
 }
 

@@ -261,9 +261,9 @@ impl Pipeline {
     /// returns the rest to their queues.
     ///
     /// # Errors
-    /// If the queues cannot be declared or consumed at the start.
+    /// If the queues cannot be declared or consumed at the start, for a reason that people do not mend while the worker waits.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<PipelineReport> {
-        let Some(declared) = shutdown.run_until_cancelled(self.broker.declare()).await else {
+        let Some(declared) = shutdown.run_until_cancelled(watch::declare(&self)).await else {
             return Ok(PipelineReport::default());
         };
         declared?;

@@ -5,11 +5,13 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use captionfleet_proto::broker::{BrokerState, QueueName};
+use captionfleet_proto::broker::{BrokerError, BrokerErrorKind, BrokerState, QueueName};
+use captionfleet_proto::chain;
 use captionfleet_proto::job::Lane;
 
 use super::Pipeline;
 use super::drain::Drain;
+use crate::telemetry::events;
 
 /// The readiness condition that this file keeps.
 const BROKER: &str = "broker";
@@ -17,6 +19,29 @@ const STATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Every how many looks at the state the depths are asked for.
 const DEPTHS_EVERY: u32 = 10;
 const STORES_INTERVAL: Duration = Duration::from_secs(5);
+/// The pause before queues that the broker refused are declared again.
+const DECLARE_AGAIN: Duration = Duration::from_secs(2);
+
+/// Declares the queues. Those that exist with other arguments, or that the user may not have, are mended by people: the worker says so
+/// and waits, where one that ends would be started again and again.
+pub(super) async fn declare(pipeline: &Pipeline) -> Result<(), BrokerError> {
+    let mut said = None;
+    loop {
+        let error = match pipeline.broker.declare().await {
+            Err(error) if matches!(error.kind(), BrokerErrorKind::Declare | BrokerErrorKind::Refused) => {
+                error
+            }
+            declared => return declared,
+        };
+        let reason = chain(&error);
+        if said.as_ref() != Some(&reason) {
+            events::queues_refused(&reason);
+            said = Some(reason.clone());
+        }
+        pipeline.readiness.not_ready(BROKER, reason);
+        tokio::time::sleep(DECLARE_AGAIN).await;
+    }
+}
 
 /// Watches until the drain, then says that the worker takes no more jobs.
 pub(super) async fn broker(pipeline: Arc<Pipeline>, drain: Drain) {

@@ -179,6 +179,11 @@ pub fn put_down(run: &RunId, job: &JobId, done: usize, items: usize) {
     tracing::info!(job.id = %job, run.id = %run, items.done = done, items.all = items, "what is done of the job is kept");
 }
 
+/// The broker refuses the queues that jobs come from; the worker asks again.
+pub fn queues_refused(reason: &str) {
+    tracing::error!(reason, "the broker refuses the queues, the worker waits until that is mended");
+}
+
 /// A delivery could not be settled; the broker will hand it out again.
 pub fn settle_failed(id: &str, error: &(dyn Error + 'static)) {
     tracing::warn!(job.id = id, error.chain = %chain(error), "delivery could not be settled, the broker keeps it");

@@ -208,7 +208,8 @@ pub(super) fn describe(addresses: &[Address]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// Tries every address; while nobody answers and patience lasts, again.
+/// Tries every address; while nobody answers, or the login is refused, and patience lasts, again: both are mended by people, and whoever
+/// is started anew over and over meanwhile is no help.
 async fn first_wire(options: &LinkOptions) -> Result<(Wire, Events), BrokerError> {
     let deadline = Instant::now() + options.patience;
     let mut backoff = Backoff::new(options.max_backoff);
@@ -219,7 +220,8 @@ async fn first_wire(options: &LinkOptions) -> Result<(Wire, Events), BrokerError
             Err(error) => error,
         };
         let pause = backoff.next_pause();
-        if error.kind() != BrokerErrorKind::Unreachable || Instant::now() + pause > deadline {
+        let may_pass = matches!(error.kind(), BrokerErrorKind::Unreachable | BrokerErrorKind::Refused);
+        if !may_pass || Instant::now() + pause > deadline {
             return Err(error);
         }
         let reason = chain(&error);

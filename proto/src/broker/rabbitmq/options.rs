@@ -22,7 +22,7 @@ pub struct RabbitMqOptions {
     pub operation_timeout: Duration,
     /// How long one attempt to connect may take, per address.
     pub connect_timeout: Duration,
-    /// How long the first connection keeps trying while nobody answers. Zero tries every address once.
+    /// How long the first connection keeps trying while nobody answers or the login is refused. Zero tries every address once.
     pub patience: Duration,
     /// The heartbeat offered to the broker; a silent peer is given up after two of them.
     pub heartbeat: Duration,
