@@ -33,7 +33,8 @@ pub struct Records {
 }
 
 /// Failures that may be gone the next time although the picture is the same.
-const CIRCUMSTANCES: [&str; 4] = ["internal", "not_found", "permission_denied", "source_refused"];
+const CIRCUMSTANCES: [&str; 5] =
+    ["internal", "not_found", "permission_denied", "source_refused", "source_unavailable"];
 
 /// Whether a failure lies in the bytes of the item, so that it would be the same again.
 pub(super) fn lasts(code: &str) -> bool {

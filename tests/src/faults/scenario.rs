@@ -212,8 +212,17 @@ impl Scenario {
     /// # Errors
     /// When the broker refuses it.
     pub async fn publish(&self, job: &Job) -> anyhow::Result<()> {
-        let body = codec::encode_job(job)?;
-        Ok(self.broker.publish(&self.lane(), Message::new(job.id.as_str(), body)).await?)
+        self.publish_after(0, job).await
+    }
+
+    /// The same for a job that has been tried so often before.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn publish_after(&self, attempts: u32, job: &Job) -> anyhow::Result<()> {
+        let mut message = Message::new(job.id.as_str(), codec::encode_job(job)?);
+        message.attempts = attempts;
+        Ok(self.broker.publish(&self.lane(), message).await?)
     }
 
     /// The archive, past every fault.

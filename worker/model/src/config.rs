@@ -128,6 +128,11 @@ impl ModelConfig {
             .is_some_and(|retrieval| retrieval.shared_vision && retrieval.image_size == self.image_size)
     }
 
+    /// The side of the largest square that it sees.
+    pub fn largest_image_size(&self) -> usize {
+        self.retrieval.as_ref().map_or(self.image_size, |heads| heads.image_size.max(self.image_size))
+    }
+
     /// The published model's dimensions with the given caption picture side (224 for stages 1 to
     /// 3, 448 for stage 4), without retrieval heads.
     pub fn tinygpt_v(image_size: usize) -> Self {

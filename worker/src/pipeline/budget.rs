@@ -10,9 +10,6 @@ use super::look_ahead::LookAhead;
 
 /// Pictures of a person's request that are read and decoded at a time.
 const INTERACTIVE: usize = 4;
-/// What a pixel takes while it is decoded, in bytes: red, green and blue, and beside them the coefficients of a progressive JPEG or a
-/// PNG's row with alpha.
-const PIXEL: u64 = 6;
 /// Room is shared out in pieces of so many bytes.
 const PIECE: u64 = 1024;
 /// As many as a semaphore can count on any machine.
@@ -100,9 +97,9 @@ impl Budget {
         self.files.take(bytes).await
     }
 
-    /// Waits for room to decode so many pixels; a picture that takes more than all room gets all of it.
-    pub(super) async fn room_for_pixels(&self, count: u64) -> Room {
-        self.pixels.take(count.saturating_mul(PIXEL)).await
+    /// Waits for room to decode a picture that takes so many bytes meanwhile; one that takes more than all room gets all of it.
+    pub(super) async fn room_to_decode(&self, bytes: u64) -> Room {
+        self.pixels.take(bytes).await
     }
 
     /// Waits for a turn to decode. It is held by the decoding itself, which goes on when nobody waits for it any more.
@@ -221,12 +218,12 @@ mod tests {
     fn pixels_are_weighed_and_do_not_wait_for_files() {
         let budget = Budget::new(LookAhead::new(4, 50), 256 << 20, 8, 8);
         let _files = budget.room(64 << 20).now_or_never().unwrap();
-        let take = |pixels| budget.room_for_pixels(pixels).now_or_never();
-        let mut camera: Vec<_> = std::iter::from_fn(|| take(9_000_000)).take(100).collect();
-        assert_eq!(camera.len(), 2, "of nine million pixels and 54 MB each");
-        assert!(take(100_000_000).is_none());
+        let take = |bytes| budget.room_to_decode(bytes).now_or_never();
+        let mut camera: Vec<_> = std::iter::from_fn(|| take(54_000_000)).take(100).collect();
+        assert_eq!(camera.len(), 2);
+        assert!(take(600_000_000).is_none());
         camera.clear();
-        assert!(take(100_000_000).is_some(), "a picture that is larger than all room is decoded alone");
+        assert!(take(600_000_000).is_some(), "a picture that is larger than all room is decoded alone");
     }
 
     #[test]

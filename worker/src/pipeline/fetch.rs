@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use captionfleet_model::preprocess::{DecodeError, DecodeLimits, PreparedPicture, decode, prepare};
+use captionfleet_model::preprocess::{PreparedPicture, decode, footprint, prepare};
 use captionfleet_proto::chain;
 use captionfleet_proto::job::{JobItem, Lane};
 use captionfleet_proto::storage::{Object, StorageError, StorageErrorKind};
@@ -12,15 +12,12 @@ use tokio::time::timeout;
 
 use super::budget::Room;
 use super::item_failure::ItemFailure;
+use super::source::{self, ANSWER_WITHIN, TOO_LARGE};
 use super::{Failure, Pipeline};
 use crate::telemetry::events::{self, HostStage};
 
-/// How long a store has to answer when it is asked whether it answers at all.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Room for a picture whose size nobody has told. One that needs more is read again, with room for the largest.
 const USUAL_BYTES: u64 = 8 << 20;
-/// The code of an item that has more bytes than are read.
-const TOO_LARGE: &str = "too_large";
 
 /// What is known of an item's bytes and picture; rows carry it whether the item succeeds or not.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +41,8 @@ struct FileRead {
     room: Room,
     /// How long that took.
     reading: Duration,
-    /// Of the picture in it.
-    pixels: u64,
+    /// Bytes that its decoding takes.
+    footprint: u64,
 }
 
 impl Pipeline {
@@ -62,7 +59,7 @@ impl Pipeline {
         let file = self.read_in_time(item, lane, last_attempt, facts).await?;
         let budget = self.budgets.of(lane);
         let turn = budget.turn_to_decode().await;
-        let pixels = budget.room_for_pixels(file.pixels).await;
+        let pixels = budget.room_to_decode(file.footprint).await;
         let left = limit.saturating_sub(file.reading);
         let decoded = timeout(left, self.decode(file, (turn, pixels), item, lane, facts)).await;
         decoded.unwrap_or_else(|_| Err(ItemFailure::deadline(limit, "reading and decoding")))
@@ -118,7 +115,7 @@ impl Pipeline {
             }
         };
         let turn = budget.turn_to_decode().await;
-        let pixels = budget.room_for_pixels(file.pixels).await;
+        let pixels = budget.room_to_decode(file.footprint).await;
         self.decode(file, (turn, pixels), item, lane, facts).await
     }
 
@@ -138,14 +135,19 @@ impl Pipeline {
         let started = Instant::now();
         let read = self.read(item, room.bytes()).await;
         events::stage(&self.metrics, HostStage::Fetch, started.elapsed());
-        let object = read.map_err(|error| sort_out(item, error, last_attempt))?;
+        let object = match read {
+            Ok(object) => object,
+            Err(error) => return Err(source::unreadable(&self.stores, item, error, last_attempt).await),
+        };
         facts.etag.clone_from(&object.etag);
         facts.sha256 = None;
         room.shrink_to(object.bytes.len() as u64);
         let (bytes, limits) = (object.bytes.clone(), self.options.decode_limits);
+        let side = self.model.largest_image_size();
         // What panics here panics when it is decoded, and is told there.
-        let pixels = tokio::task::spawn_blocking(move || pixels_of(&bytes, &limits)).await.unwrap_or(0);
-        Ok(FileRead { object, room, pixels, reading: started.elapsed() })
+        let footprint =
+            tokio::task::spawn_blocking(move || footprint(&bytes, &limits, side)).await.unwrap_or(0);
+        Ok(FileRead { object, room, footprint, reading: started.elapsed() })
     }
 
     /// Decodes and resizes what was read, with a turn to decode and room for the pixels. A decoder cannot be stopped: its turn and
@@ -203,101 +205,6 @@ impl Pipeline {
                 }
                 _ => return Err(error),
             }
-        }
-    }
-}
-
-/// Pixels of a picture, as its header tells; none of one that will not be decoded.
-fn pixels_of(file: &[u8], limits: &DecodeLimits) -> u64 {
-    // Its size is why it is refused: nothing but the header is read.
-    let header_alone = DecodeLimits { max_pixels: 0, ..*limits };
-    let Err(DecodeError::TooManyPixels { width, height, .. }) = decode(file, &header_alone) else { return 0 };
-    let pixels = u64::from(width) * u64::from(height);
-    if pixels <= limits.max_pixels { pixels } else { 0 }
-}
-
-/// Whether an unreadable item is a row or a reason to try the whole job again.
-pub(super) fn sort_out(item: &JobItem, error: StorageError, last_attempt: bool) -> ItemFailure {
-    let code = match error.kind() {
-        StorageErrorKind::NotFound | StorageErrorKind::NoSuchBucket => "not_found",
-        StorageErrorKind::PermissionDenied => "permission_denied",
-        StorageErrorKind::TooLarge => TOO_LARGE,
-        StorageErrorKind::InvalidUri | StorageErrorKind::Refused => "source_refused",
-        StorageErrorKind::Damaged => "corrupt",
-        // This worker may be the only one that looks in the wrong place. What none of them can read is not worth losing the
-        // item's neighbours, nor is what nobody knows.
-        StorageErrorKind::WrongRegion if last_attempt => "source_refused",
-        StorageErrorKind::Other if last_attempt => "internal",
-        _ => {
-            let item = item.source().to_string();
-            return ItemFailure::Job(Failure::Source { item, source: error });
-        }
-    };
-    ItemFailure::row(code, chain(&error))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use captionfleet_proto::uri::ItemUri;
-
-    use super::*;
-
-    fn failure(kind: StorageErrorKind, last_attempt: bool) -> ItemFailure {
-        let item = JobItem::new(ItemUri::parse("s3://b/k").unwrap());
-        sort_out(&item, StorageError::new(kind, "reading", "s3://b/k", "no"), last_attempt)
-    }
-
-    #[test]
-    fn pixels_are_counted_without_being_decoded() {
-        use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Tiff, WebP};
-        let picture = image::DynamicImage::from(image::RgbImage::new(120, 90));
-        let limits = DecodeLimits::default();
-        let written = [Bmp, Gif, Jpeg, Png, Tiff, WebP].map(|format| {
-            let mut file = std::io::Cursor::new(Vec::new());
-            picture.write_to(&mut file, format).unwrap();
-            file.into_inner()
-        });
-        let pnm = [b"P6 120 90 255\n".as_slice(), &vec![0; 3 * 120 * 90]].concat();
-        for file in written.iter().chain([&pnm]) {
-            assert_eq!(pixels_of(file, &limits), 120 * 90, "{:?}", &file[..8]);
-            let few = DecodeLimits { max_pixels: 100, ..limits };
-            assert_eq!(pixels_of(file, &few), 0, "{:?}: it will be refused", &file[..8]);
-        }
-        assert_eq!(pixels_of(b"no picture", &limits), 0);
-    }
-
-    #[test]
-    fn what_will_not_change_is_a_row() {
-        for (kind, expected) in [
-            (StorageErrorKind::NotFound, "not_found"),
-            (StorageErrorKind::PermissionDenied, "permission_denied"),
-            (StorageErrorKind::Refused, "source_refused"),
-            (StorageErrorKind::TooLarge, "too_large"),
-            (StorageErrorKind::Damaged, "corrupt"),
-        ] {
-            assert!(
-                matches!(failure(kind, false), ItemFailure::Row { code, .. } if code == expected),
-                "{kind:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn faults_of_the_store_never_become_rows() {
-        for kind in
-            [StorageErrorKind::Unavailable, StorageErrorKind::Throttled, StorageErrorKind::Unauthenticated]
-        {
-            assert!(matches!(failure(kind, true), ItemFailure::Job(Failure::Source { .. })), "{kind:?}");
-        }
-        for (kind, in_the_end) in
-            [(StorageErrorKind::Other, "internal"), (StorageErrorKind::WrongRegion, "source_refused")]
-        {
-            assert!(matches!(failure(kind, false), ItemFailure::Job(_)), "{kind:?}");
-            assert!(
-                matches!(failure(kind, true), ItemFailure::Row { code, .. } if code == in_the_end),
-                "{kind:?}"
-            );
         }
     }
 }

@@ -15,12 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
 use super::budget::permit;
-use super::fetch::{Facts, sort_out};
+use super::fetch::Facts;
 use super::infer::{Mode, request};
 use super::item::asked;
 use super::item_failure::ItemFailure;
 use super::patience::Patience;
 use super::prompt::Plan;
+use super::source;
 use super::spool::Local;
 use super::task::Received;
 use super::timeline::{Caught, timeline};
@@ -192,7 +193,9 @@ impl Pipeline {
                 _ if error.is_transient() => pauses.next().copied(),
                 _ => None,
             };
-            let Some(pause) = pause else { return Err(sort_out(item, error, task.last_attempt)) };
+            let Some(pause) = pause else {
+                return Err(source::unreadable(&self.stores, item, error, task.last_attempt).await);
+            };
             events::storage_retry(item.source().as_str(), &error);
             tokio::time::sleep(pause).await;
         }

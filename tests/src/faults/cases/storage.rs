@@ -151,7 +151,25 @@ pub(super) async fn bodies(scale: Scale) -> anyhow::Result<Figures> {
     ]);
     scenario.judge(&Expected { failed, ..Expected::default() }).await?;
     changed_object().await?;
-    Ok(Figures::default().with("faults", 9))
+    objects_without_end(scale).await?;
+    Ok(Figures::default().with("faults", 11))
+}
+
+/// Objects that their store never gives, in the last of all attempts at their job: rows of their own, and their neighbours' captions.
+async fn objects_without_end(scale: Scale) -> anyhow::Result<()> {
+    let (scenario, front, through) = behind_front("never-given", scale, 8).await?;
+    let (broken, cut) = (&scenario.files[2], &scenario.files[5]);
+    let get = |fault| Rule::always(fault).method(Method::GET);
+    front.set([
+        get(Fault::Answer(500, "InternalError")).path(scenario.corpus.digest(broken)?),
+        get(Fault::Truncate).path(scenario.corpus.digest(cut)?),
+    ]);
+    let _member = scenario.worker_through(&through, "worker", &[])?;
+    let attempts_before = scenario.topology.max_attempts() - 1;
+    scenario.publish_after(attempts_before, &scenario.job("never-given", &scenario.files).await?).await?;
+    scenario.wait_for_parts(1).await?;
+    let failed = [broken, cut].map(|file| (file.clone(), "source_unavailable"));
+    scenario.judge(&Expected { failed: BTreeMap::from(failed), ..Expected::default() }).await
 }
 
 /// An object that is another one than the job says: the row tells which bytes were captioned.

@@ -10,6 +10,7 @@
 
 mod decode;
 mod error;
+mod footprint;
 mod gif;
 mod ico;
 mod jpeg;
@@ -25,6 +26,7 @@ mod webp;
 
 pub use decode::{DecodeLimits, decode};
 pub use error::DecodeError;
+pub use footprint::footprint;
 pub use libjpeg::is_accelerated as jpeg_is_accelerated;
 pub use picture::{Picture, PreparedPicture, SquareImage};
 pub use pixels::pixel_values;

@@ -69,8 +69,8 @@ pub(super) fn decode_with(
     guarded(kind.name(), || {
         let (width, height, image) = decode_image(bytes, kind, limits)?;
         let narrow: [u8; 256] = std::array::from_fn(|value| scale(value as u16));
-        let mut rgb = to_rgb(image.clone(), scale);
         let is_wide = matches!(image, DynamicImage::ImageLuma16(_) | DynamicImage::ImageRgb16(_));
+        let mut rgb = to_rgb(image, scale);
         if let (false, Some(rgb)) = (is_wide, &mut rgb) {
             for sample in rgb {
                 *sample = narrow[usize::from(*sample)];
