@@ -16,9 +16,10 @@ pub fn footprint(file: &[u8], limits: &DecodeLimits, side: usize) -> u64 {
         return 0;
     }
     let (a_pixel, beside) = decoding(file);
-    // Every row is narrowed before the columns are, and widened to integers a few rows at a time.
-    let narrowed = u64::from(height).saturating_mul(side as u64);
-    let resizing = RGB.saturating_mul(pixels.saturating_add(narrowed)).saturating_add(48 * u64::from(width));
+    // Every row is narrowed before the columns are, by weights of four places for each input, a few rows at a time as integers.
+    let (sides, side) = (u64::from(width) + u64::from(height), side as u64);
+    let narrowed = u64::from(height).saturating_mul(side).saturating_add(side.saturating_mul(side));
+    let resizing = RGB.saturating_mul(pixels.saturating_add(narrowed)).saturating_add(128 * sides);
     resizing.max(a_pixel * pixels + beside)
 }
 
@@ -141,9 +142,10 @@ mod tests {
             picture.write_to(&mut file, image::ImageFormat::Png).unwrap();
             file.into_inner()
         };
-        assert_eq!(footprint(&png(100, 100), &limits, 50), 5 * 100 * 100);
+        assert_eq!(footprint(&png(1000, 1000), &limits, 50), 5 * 1000 * 1000);
         assert_eq!(footprint(&png(100, 100), &DecodeLimits { max_pixels: 9_999, ..limits }, 50), 0);
         assert_eq!(footprint(b"no picture", &limits, 50), 0);
-        assert_eq!(footprint(&png(1, 60_000), &limits, 448), 3 * 60_000 * (1 + 448) + 48);
+        let narrowed = 3 * (60_000 * (1 + 448) + 448 * 448);
+        assert_eq!(footprint(&png(1, 60_000), &limits, 448), narrowed + 128 * 60_001);
     }
 }
