@@ -11,6 +11,9 @@ use captionfleet_tests::sandbox::with_services;
 use clap::Parser;
 use tokio::process::Command;
 
+/// What is watched for a shorter time than this says nothing about growth.
+const LEAST_MEMORY: Duration = Duration::from_secs(300);
+
 /// Set by the first process for the second, which runs beside the services.
 const INSIDE: &str = "CAPTIONFLEET_TEST_AMQP";
 
@@ -21,7 +24,7 @@ struct Options {
     #[arg(long, default_value_t = 1)]
     seed: u64,
 
-    /// How long to go on; every case is run once in any case
+    /// How long to go on; every case is run once in any case, which takes an hour
     #[arg(long, default_value_t = 60)]
     minutes: u64,
 
@@ -57,7 +60,7 @@ async fn soak(options: &Options) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(!cases.is_empty(), "there is no such case; those there are: {}", names().join(", "));
     let (started, limit) = (Instant::now(), Duration::from_secs(options.minutes * 60));
     // The memory case works for half of the time, half an hour at most.
-    let memory = (limit / 2).min(Duration::from_secs(1800));
+    let memory = (limit / 2).clamp(LEAST_MEMORY, Duration::from_secs(1800));
     let mut failed = 0;
     say("| case | seed | outcome | seconds | figures |\n| --- | --- | --- | --- | --- |");
     for seed in options.seed.. {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use captionfleet_model::preprocess::{DecodeLimits, decode, footprint, resize_square};
 use image::{DynamicImage, ImageBuffer, ImageFormat};
 
-/// Sides of a picture of ten million pixels.
-const SIDES: (u32, u32) = (2500, 4000);
+/// Sides of a picture of three million pixels.
+const SIDES: (u32, u32) = (1500, 2000);
 const SQUARE: usize = 448;
 /// What the decoders' tables take whatever the size.
 const BESIDE: u64 = 1 << 20;

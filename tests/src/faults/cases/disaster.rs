@@ -45,6 +45,7 @@ pub(super) async fn publisher_killed(scale: Scale) -> anyhow::Result<Figures> {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+    anyhow::ensure!(killed_in_publishing > 0, "every publisher was done before it was killed");
     let run = scenario.caption("finished", options)?;
     scenario.finish(run, LIMIT).await?;
     let (mut jobs_of, mut messages) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
