@@ -161,8 +161,8 @@ async fn objects_without_end(scale: Scale) -> anyhow::Result<()> {
     let (broken, cut) = (&scenario.files[2], &scenario.files[5]);
     let get = |fault| Rule::always(fault).method(Method::GET);
     front.set([
-        get(Fault::Answer(500, "InternalError")).path(scenario.corpus.digest(broken)?),
-        get(Fault::Truncate).path(scenario.corpus.digest(cut)?),
+        get(Fault::Answer(500, "InternalError")).path(broken),
+        get(Fault::Truncate).path(cut),
     ]);
     let _member = scenario.worker_through(&through, "worker", &[])?;
     let attempts_before = scenario.topology.max_attempts() - 1;
