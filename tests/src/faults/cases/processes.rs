@@ -34,7 +34,7 @@ pub(super) async fn kill_storm(scale: Scale) -> anyhow::Result<Figures> {
     let mut run = scenario.caption("run", &["--job-size", "16"])?;
     let mut done = 0;
     while run.is_running() && done < kills {
-        tokio::time::sleep(Duration::from_millis(dice.random_range(100..scale.pick(900, 2500)))).await;
+        tokio::time::sleep(Duration::from_millis(dice.random_range(100..scale.pick(900, 1600)))).await;
         let victim = dice.random_range(0..members.len());
         members[victim].child.signal("KILL");
         done += 1;
