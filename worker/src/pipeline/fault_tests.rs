@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use captionfleet_model::ModelConfig;
 use captionfleet_model::preprocess::{DecodeLimits, PreparedPicture, decode, prepare};
 use captionfleet_proto::broker::embedded::EmbeddedBroker;
-use captionfleet_proto::broker::{Broker, Message, QueueName};
+use captionfleet_proto::broker::{
+    Broker, BrokerError, BrokerState, Consumer, Message, QueueDepth, QueueName,
+};
 use captionfleet_proto::job::{CaptionJob, Job, JobId, JobItem, JobKind, Lane, Query, RunId, SearchResult};
 use captionfleet_proto::rows::{Projection, read_part};
 use captionfleet_proto::storage::{StorageOptions, Stores};
@@ -184,6 +187,83 @@ async fn a_panic_over_a_picture_is_a_row() {
     assert_eq!((report.jobs, report.failed), (1, 3));
     assert_eq!(verdicts(&part), ["internal"; 3]);
     assert_eq!(broker.depth(&lane()).await.unwrap().messages, 0);
+}
+
+/// A broker with a mistake in it that is met whenever somebody asks how much is in a mailbox.
+struct Mistaken(EmbeddedBroker);
+
+#[async_trait]
+impl Broker for Mistaken {
+    async fn declare(&self) -> Result<(), BrokerError> {
+        self.0.declare().await
+    }
+
+    async fn publish(&self, queue: &QueueName, message: Message) -> Result<(), BrokerError> {
+        self.0.publish(queue, message).await
+    }
+
+    async fn consume(&self, queue: &QueueName, prefetch: u16) -> Result<Box<dyn Consumer>, BrokerError> {
+        self.0.consume(queue, prefetch).await
+    }
+
+    async fn depth(&self, queue: &QueueName) -> Result<QueueDepth, BrokerError> {
+        assert!(!queue.as_str().contains("asker"), "the mistake");
+        self.0.depth(queue).await
+    }
+
+    async fn open_mailbox(&self, name: &str) -> Result<QueueName, BrokerError> {
+        self.0.open_mailbox(name).await
+    }
+
+    async fn close_mailbox(&self, mailbox: &QueueName) -> Result<(), BrokerError> {
+        self.0.close_mailbox(mailbox).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+
+    fn is_local(&self) -> bool {
+        self.0.is_local()
+    }
+
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn state(&self) -> BrokerState {
+        self.0.state()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_the_task_of_a_job_costs_an_attempt_of_that_job_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (broker, pictures, part) = one_job(folder.path()).await;
+    let archive = ArchiveUri::from_folder(&folder.path().join("archive")).unwrap();
+    let items = vec![JobItem::new(ItemUri::from_path(&pictures[0]).unwrap())];
+    let (id, run_id) = (JobId::new("awaited").unwrap(), RunId::new("run").unwrap());
+    let mut job = Job::caption(id, run_id, archive, CaptionJob::new(items));
+    job.deadline = Some(Timestamp::now() + Duration::from_secs(3600));
+    let mut message = Message::new("awaited", codec::encode_job(&job).unwrap());
+    message.reply_to = Some(broker.open_mailbox("asker").await.unwrap());
+    broker.publish(&lane(), message).await.unwrap();
+
+    let engine = sound_engine();
+    let mut pipeline = pipeline(&engine, &broker);
+    pipeline.broker = Arc::new(Mistaken(broker.clone()));
+    let (metrics, topology) = (Arc::clone(&pipeline.metrics), pipeline.options.topology.clone());
+    let met = async {
+        written(&part).await;
+        while metrics.panics.get() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let report = run(pipeline, &engine, met).await;
+    assert_eq!((report.ok, report.failed, report.retried, report.dead), (3, 0, 1, 0));
+    assert_eq!(verdicts(&part), ["ok"; 3]);
+    let resting = topology.retry_queue(Lane::Bulk, 1).unwrap();
+    assert_eq!(broker.depth(&resting).await.unwrap().messages, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,10 +160,7 @@ async fn objects_without_end(scale: Scale) -> anyhow::Result<()> {
     let (scenario, front, through) = behind_front("never-given", scale, 8).await?;
     let (broken, cut) = (&scenario.files[2], &scenario.files[5]);
     let get = |fault| Rule::always(fault).method(Method::GET);
-    front.set([
-        get(Fault::Answer(500, "InternalError")).path(broken),
-        get(Fault::Truncate).path(cut),
-    ]);
+    front.set([get(Fault::Answer(500, "InternalError")).path(broken), get(Fault::Truncate).path(cut)]);
     let _member = scenario.worker_through(&through, "worker", &[])?;
     let attempts_before = scenario.topology.max_attempts() - 1;
     scenario.publish_after(attempts_before, &scenario.job("never-given", &scenario.files).await?).await?;
