@@ -40,6 +40,16 @@ class Compose(unittest.TestCase):
         for port in (port for service in services.values() for port in service.get("ports", [])):
             self.assertTrue(port.startswith("127.0.0.1:"), port)
 
+    def test_workers_reach_broker_and_bucket_and_nothing_else(self):
+        compose = yaml.safe_load(self.FILE.read_text())
+        services = compose["services"]
+        [only] = services["worker"]["networks"]
+        self.assertIs(compose["networks"][only]["internal"], True)
+        beside = {name for name, service in services.items() if only in service.get("networks", [])} - {"worker"}
+        self.assertEqual(beside, {"rabbitmq", "minio", "prometheus"})
+        for name in beside:
+            self.assertIn("default", services[name]["networks"], f"{name} has a port that is published")
+
     def test_volumes_belong_to_who_writes_them(self):
         """A new volume has the owner that its folder has in the image, and root where there is none."""
         made = (DEPLOY / "images/Dockerfile").read_text().replace("\\\n", " ")
