@@ -12,7 +12,7 @@ use clap::Parser;
 use tokio::process::Command;
 
 /// What is watched for a shorter time than this says nothing about growth.
-const LEAST_MEMORY: Duration = Duration::from_secs(300);
+const LEAST_MEMORY: Duration = Duration::from_secs(600);
 
 /// Set by the first process for the second, which runs beside the services.
 const INSIDE: &str = "CAPTIONFLEET_TEST_AMQP";

@@ -68,6 +68,8 @@ fn what_is_no_picture_says_so() {
         ("start of a GIF", b"GIF89a".to_vec(), "truncated"),
         ("start of a WebP", b"RIFF\x04\0\0\0WEBP".to_vec(), "truncated"),
         ("start of a TIFF", b"II*\0".to_vec(), "truncated"),
+        // Its decoder panics.
+        ("palette of a colour and a third", odd_palette(), "corrupt"),
     ]);
 }
 
@@ -306,6 +308,20 @@ fn png_chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let body = [&kind[..], data].concat();
     let checksum = crc32fast::hash(&body);
     [&(data.len() as u32).to_be_bytes(), &body[..], &checksum.to_be_bytes()].concat()
+}
+
+/// One pixel of a palette, part of which is transparent, that ends within a colour.
+fn odd_palette() -> Vec<u8> {
+    // Two zeros, stored: the row's filter and its only pixel.
+    const ROW: [u8; 13] = [0x78, 1, 1, 2, 0, 0xfd, 0xff, 0, 0, 0, 2, 0, 1];
+    let chunks = [
+        png_chunk(*b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0]),
+        png_chunk(*b"PLTE", &[1, 2, 3, 4]),
+        png_chunk(*b"tRNS", &[0]),
+        png_chunk(*b"IDAT", &ROW),
+        png_chunk(*b"IEND", &[]),
+    ];
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunks.concat()].concat()
 }
 
 /// The ordinary picture with the chunks that make it the first frame of two.
