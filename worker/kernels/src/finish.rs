@@ -2,7 +2,7 @@
 use std::mem::MaybeUninit;
 
 use crate::{
-    cells::Sums,
+    cells::{Sums, TILE},
     formulas::{Activation, activate},
 };
 
@@ -25,8 +25,10 @@ impl Finish<'_> {
         }
         add(&mut values, self.added);
         // A whole tile is a store of known length.
-        match <&mut [MaybeUninit<f32>; _]>::try_from(&mut *out) {
-            Ok(out) => *out = values.map(MaybeUninit::new),
+        match <&mut [MaybeUninit<f32>; TILE]>::try_from(&mut *out) {
+            Ok(out) => out.iter_mut().zip(values).for_each(|(out, value)| {
+                out.write(value);
+            }),
             Err(_) => {
                 out.write_copy_of_slice(&values[..out.len()]);
             }

@@ -20,6 +20,7 @@
 //! | `Q8_0`, `Q4_0`, `Q4_K` | integer, scaled by block | rounded to 8 bits with one scale per 32 inputs |
 //! | `Q8_0`, `Q4_0`, `Q4_K`, for many rows on a processor with tiles of bf16 | value, rounded to bf16 | rounded to bf16 |
 //!
+//! [`FeedForward`] is two of them in a row, without the values between them ever being written in f32 where both are multiplied in tiles.
 //! [`Attention`] is made of the same products, in f32; [`SingleQueries`] is that of a decode step.
 //!
 //! An activation that is no finite number makes its whole output row NaN, or infinite where f32
@@ -39,6 +40,7 @@ mod backend;
 mod cells;
 mod elementwise;
 mod error;
+mod feed_forward;
 mod finish;
 mod format;
 mod formulas;
@@ -59,6 +61,7 @@ pub use attention::{Attention, Heads};
 pub use backend::{Backend, Rows};
 pub use elementwise::{gelu_erf, gelu_tanh, layer_norm, log_sum_exp, rms_norm, softmax};
 pub use error::{PackError, ProductError};
+pub use feed_forward::{FeedForward, Layer};
 pub use format::Format;
 pub use formulas::Activation;
 pub use matrix::PackedMatrix;

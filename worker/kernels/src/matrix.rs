@@ -59,11 +59,22 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
         epilogue: Epilogue<'_>,
     ) -> Result<Vec<f32>, ProductError> {
+        self.product_on(Backend::best_for(usual), xs, bias, epilogue)
+    }
+
+    /// The same on a certain back end.
+    pub(crate) fn product_on(
+        &self,
+        backend: Backend,
+        xs: &[f32],
+        bias: Option<&[f32]>,
+        epilogue: Epilogue<'_>,
+    ) -> Result<Vec<f32>, ProductError> {
         let rows = xs.len() / self.inputs;
         let mut product = Vec::with_capacity(rows.saturating_mul(self.outputs));
         let length = rows * self.outputs;
         let out = &mut product.spare_capacity_mut()[..length];
-        self.multiply_into(Backend::best_for(usual), xs, bias, epilogue, out)?;
+        self.multiply_into(backend, xs, bias, epilogue, out)?;
         // SAFETY: the product has written every value.
         unsafe { product.set_len(length) };
         Ok(product)
@@ -96,20 +107,7 @@ impl PackedMatrix {
         if !xs.len().is_multiple_of(self.inputs) {
             return Err(ProductError::Inputs { found: xs.len(), inputs: self.inputs });
         }
-        let expected = xs.len() / self.inputs * self.outputs;
-        if out.len() != expected {
-            return Err(ProductError::Outputs { found: out.len(), expected });
-        }
-        if let Some(bias) = bias
-            && bias.len() != self.outputs
-        {
-            return Err(ProductError::Bias { found: bias.len(), outputs: self.outputs });
-        }
-        if let Epilogue::Add(values) = epilogue
-            && values.len() != expected
-        {
-            return Err(ProductError::Outputs { found: values.len(), expected });
-        }
+        self.check_output(xs.len() / self.inputs, bias, epilogue, out.len())?;
         let backend = backend.detect()?;
         if !out.is_empty() {
             let (outputs, inputs) = (self.outputs, self.inputs);
@@ -117,6 +115,36 @@ impl PackedMatrix {
             multiply::multiply(backend, &self.cells, operands);
         }
         Ok(())
+    }
+
+    /// Refuses what does not fit the outputs of so many rows.
+    pub(crate) fn check_output(
+        &self,
+        rows: usize,
+        bias: Option<&[f32]>,
+        epilogue: Epilogue<'_>,
+        found: usize,
+    ) -> Result<(), ProductError> {
+        let expected = rows * self.outputs;
+        if found != expected {
+            return Err(ProductError::Outputs { found, expected });
+        }
+        if let Some(bias) = bias
+            && bias.len() != self.outputs
+        {
+            return Err(ProductError::Bias { found: bias.len(), outputs: self.outputs });
+        }
+        match epilogue {
+            Epilogue::Add(values) if values.len() != expected => {
+                Err(ProductError::Outputs { found: values.len(), expected })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn cells(&self) -> &Cells {
+        &self.cells
     }
 
     /// Writes row `index` of the matrix to `out` `(inputs)`.

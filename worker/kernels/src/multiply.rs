@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[cfg(target_arch = "x86_64")]
-mod in_tiles;
+pub(crate) mod in_tiles;
 
 /// Operands whose lengths fit each other; there is at least one row.
 pub(crate) struct Operands<'a> {
@@ -77,7 +77,12 @@ fn run<K: Kernels, C: Cell, X: Input>(
 
     let mut buffer = X::spare().take();
     buffer.resize(rows * blocks, X::ZERO);
-    convert(kernels, xs, inputs, &panels, &mut buffer, threads);
+    convert(xs, inputs, &panels, &mut buffer, threads, |xs, panel| {
+        let rows = xs.len() / inputs;
+        for (row, xs) in xs.chunks_exact(inputs).enumerate() {
+            kernels.convert(xs, &mut panel[row..], rows);
+        }
+    });
 
     let ends = Ends::new(operands.bias, operands.epilogue, operands.out, outputs);
     let panel_bytes = panels.rows(0).len() * blocks * size_of::<X>();
@@ -150,30 +155,26 @@ impl<'a> Ends<'a> {
     }
 }
 
-/// Converts the rows into panels: block by block, the rows of a panel side by side.
-fn convert<K: Kernels, X: Input>(
-    kernels: K,
+/// Converts the rows into panels, each by `one`: block by block, the rows of a panel side by side.
+fn convert<X: Input>(
     xs: &[f32],
     inputs: usize,
     panels: &Panels,
     into: &mut [X],
     threads: usize,
+    one: impl Fn(&[f32], &mut [X]) + Sync,
 ) {
     let blocks = inputs.div_ceil(BLOCK);
     let [longer, shorter] = panels.parts();
     let (long_xs, short_xs) = xs.split_at(longer.0 * inputs);
     let (long_into, short_into) = into.split_at_mut(longer.0 * blocks);
-    let one = |(xs, panel): (&[f32], &mut [X])| {
-        let rows = xs.len() / inputs;
-        for (row, xs) in xs.chunks_exact(inputs).enumerate() {
-            kernels.convert(xs, &mut panel[row..], rows);
-        }
-    };
     for (xs, into, rows) in [(long_xs, long_into, longer.1), (short_xs, short_into, shorter.1)] {
         if threads == 1 || panels.count() == 1 {
-            xs.chunks(rows * inputs).zip(into.chunks_mut(rows * blocks)).for_each(one);
+            xs.chunks(rows * inputs).zip(into.chunks_mut(rows * blocks)).for_each(|(xs, into)| one(xs, into));
         } else {
-            xs.par_chunks(rows * inputs).zip(into.par_chunks_mut(rows * blocks)).for_each(one);
+            xs.par_chunks(rows * inputs)
+                .zip(into.par_chunks_mut(rows * blocks))
+                .for_each(|(xs, into)| one(xs, into));
         }
     }
 }

@@ -2,24 +2,24 @@
 use std::{marker::PhantomData, mem::MaybeUninit};
 
 /// Rows of `width` values, of which threads write different parts. They may hold anything before.
-pub(crate) struct Output<'a> {
-    start: *mut MaybeUninit<f32>,
+pub(crate) struct Output<'a, T = f32> {
+    start: *mut MaybeUninit<T>,
     width: usize,
     rows: usize,
-    borrowed: PhantomData<&'a mut [MaybeUninit<f32>]>,
+    borrowed: PhantomData<&'a mut [MaybeUninit<T>]>,
 }
 
 // SAFETY: the only access is `part`, whose callers promise that no two parts in use overlap.
-unsafe impl Sync for Output<'_> {}
+unsafe impl<T: Send> Sync for Output<'_, T> {}
 
-impl<'a> Output<'a> {
-    pub(crate) fn new(values: &'a mut [MaybeUninit<f32>], width: usize) -> Self {
+impl<'a, T> Output<'a, T> {
+    pub(crate) fn new(values: &'a mut [MaybeUninit<T>], width: usize) -> Self {
         Self { start: values.as_mut_ptr(), width, rows: values.len() / width, borrowed: PhantomData }
     }
 
     /// Where value `index` lies or would lie.
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn address(&self, index: usize) -> *const MaybeUninit<f32> {
+    pub(crate) fn address(&self, index: usize) -> *const MaybeUninit<T> {
         self.start.wrapping_add(index)
     }
 
@@ -28,7 +28,7 @@ impl<'a> Output<'a> {
     /// # Safety
     /// No other part that overlaps this one is in use.
     #[expect(clippy::mut_from_ref, reason = "that parts do not overlap is the caller's promise")]
-    pub(crate) unsafe fn part(&self, row: usize, first: usize, most: usize) -> &mut [MaybeUninit<f32>] {
+    pub(crate) unsafe fn part(&self, row: usize, first: usize, most: usize) -> &mut [MaybeUninit<T>] {
         assert!(row < self.rows && first < self.width, "outside of the product");
         let length = most.min(self.width - first);
         // SAFETY: row and columns are inside the slice borrowed for `'a`, and by the caller's promise
@@ -38,7 +38,7 @@ impl<'a> Output<'a> {
 }
 
 /// Values that exist, as a place for others.
-pub(crate) fn overwritten(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+pub(crate) fn overwritten<T>(values: &mut [T]) -> &mut [MaybeUninit<T>] {
     // SAFETY: the layouts are the same, and nobody in this crate writes anything but values.
     unsafe { std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), values.len()) }
 }

@@ -68,34 +68,35 @@ pub(crate) struct Tasks {
     panels: usize,
     tiles: usize,
     panels_each: usize,
-    tiles_each: usize,
+    /// Tasks that share some panels and divide the tiles.
+    shares: usize,
 }
 
 impl Tasks {
-    /// Tasks for `threads` threads of at most `most_panels`, at least one: as many as stay in the cache while tiles pass. Tiles
-    /// stay together by `group`.
-    pub(crate) fn new(panels: usize, most_panels: usize, tiles: usize, group: usize, threads: usize) -> Self {
+    /// Tasks for `threads` threads of at most `most_panels`, at least one: as many as stay in the cache while tiles pass. None has
+    /// fewer than `few` tiles, as long as there are enough for all threads.
+    pub(crate) fn new(panels: usize, most_panels: usize, tiles: usize, few: usize, threads: usize) -> Self {
         let panels_each = most_panels.clamp(1, panels);
         // Even groups rather than full ones and a rest.
         let panels_each = panels.div_ceil(panels.div_ceil(panels_each));
         let groups = panels.div_ceil(panels_each);
         // Several tasks a thread, so that one that was held up leaves its share to the others.
         let shares = if threads == 1 { 1 } else { (8 * threads).div_ceil(groups) };
-        Self { panels, tiles, panels_each, tiles_each: tiles.div_ceil(shares).max(1).next_multiple_of(group) }
+        let shares = shares.min((tiles / few).max(threads.div_ceil(groups)));
+        // As many for each thread.
+        let shares = if shares > threads { shares / threads * threads } else { shares };
+        Self { panels, tiles, panels_each, shares: shares.clamp(1, tiles) }
     }
 
     fn count(&self) -> usize {
-        self.panels.div_ceil(self.panels_each) * self.tiles.div_ceil(self.tiles_each)
+        self.panels.div_ceil(self.panels_each) * self.shares
     }
 
     /// Panels and tiles of a task. Neighbours share their panels.
     fn task(&self, index: usize) -> (Range<usize>, Range<usize>) {
-        let across = self.tiles.div_ceil(self.tiles_each);
-        let (panels, tiles) = (index / across * self.panels_each, index % across * self.tiles_each);
-        (
-            panels..(panels + self.panels_each).min(self.panels),
-            tiles..(tiles + self.tiles_each).min(self.tiles),
-        )
+        let (panels, share) = (index / self.shares * self.panels_each, index % self.shares);
+        let start = |share| share * self.tiles / self.shares;
+        (panels..(panels + self.panels_each).min(self.panels), start(share)..start(share + 1))
     }
 
     /// Does every task once, on the threads of the current pool.

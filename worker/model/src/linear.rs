@@ -111,6 +111,21 @@ impl Linear {
         self.apply(xs, Then::Add(&rows(residual)?))
     }
 
+    /// `down(activation(up(xs)))` added to `residual`, of the shape of what comes out.
+    pub(crate) fn feed_forward(
+        [up, down]: [&Self; 2],
+        activation: Activation,
+        residual: &Tensor,
+        xs: &Tensor,
+    ) -> Result<Tensor> {
+        let (Matrix::Packed(first), Matrix::Packed(second)) = (&up.weight, &down.weight) else {
+            return down.added_to(residual, &up.activated(xs, activation)?);
+        };
+        let layers = [(first, up.bias.as_ref()), (second, down.bias.as_ref())];
+        Packed::feed_forward(up.usual, layers, activation, &rows(residual)?, &rows(xs)?)?
+            .reshape(residual.shape())
+    }
+
     /// The layer's output added to `residual`, and the norm of the sum.
     pub(crate) fn added_and_normed(
         &self,

@@ -5,7 +5,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, bail,
     quantized::GgmlDType,
 };
-use captionfleet_kernels::{Activation, Epilogue, Format, PackedMatrix, Rows};
+use captionfleet_kernels::{Activation, Epilogue, FeedForward, Format, Layer, PackedMatrix, Rows};
 
 use crate::{bundle::StoredTensor, cpu_values::contiguous};
 
@@ -53,6 +53,18 @@ impl Packed {
             Then::Activate(activation) => xs.apply_op1_no_bwd(&product(Some(activation))),
             Then::Add(residual) => xs.apply_op2_no_bwd(&residual.contiguous()?, &product(None)),
         }
+    }
+
+    /// `down(activation(up(xs)))`, added to `residual` `(rows, outputs)`: two products, without the values between them as a tensor.
+    pub(crate) fn feed_forward(
+        usual: Rows,
+        [(up, up_bias), (down, down_bias)]: [(&Self, Option<&Tensor>); 2],
+        activation: Activation,
+        residual: &Tensor,
+        xs: &Tensor,
+    ) -> Result<Tensor> {
+        let layers = [(&*up.0, up_bias), (&*down.0, down_bias)];
+        xs.contiguous()?.apply_op2_no_bwd(&residual.contiguous()?, &FedForward { usual, layers, activation })
     }
 
     /// As [`Packed::product`], with gradients for `xs`.
@@ -176,16 +188,54 @@ fn multiply(
 ) -> Result<(CpuStorage, Shape)> {
     let (rows, _) = layout.shape().dims2()?;
     let bias = bias.map(Tensor::storage_and_layout);
-    let bias = match &bias {
-        None => None,
-        Some((storage, layout)) => match &**storage {
-            Storage::Cpu(storage) => Some(contiguous(storage, layout, NAME)?),
-            _ => bail!("the bias of a product on a CPU lies elsewhere"),
-        },
-    };
+    let bias = bias.as_ref().map(|(storage, layout)| bias_values(storage, layout)).transpose()?;
     let product =
         matrix.product(usual, contiguous(xs, layout, NAME)?, bias, epilogue).map_err(Error::wrap)?;
     Ok((CpuStorage::F32(product), Shape::from((rows, matrix.outputs()))))
+}
+
+fn bias_values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => contiguous(storage, layout, NAME),
+        _ => bail!("the bias of a product on a CPU lies elsewhere"),
+    }
+}
+
+struct FedForward<'a> {
+    usual: Rows,
+    layers: [(&'a PackedMatrix, Option<&'a Tensor>); 2],
+    activation: Activation,
+}
+
+impl CustomOp2 for FedForward<'_> {
+    fn name(&self) -> &'static str {
+        "packed-feed-forward"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, _) = layout.shape().dims2()?;
+        let [(up, up_bias), (down, down_bias)] = self.layers;
+        let biases = [up_bias, down_bias].map(|bias| bias.map(Tensor::storage_and_layout));
+        let [up_bias, down_bias] = biases
+            .each_ref()
+            .map(|bias| bias.as_ref().map(|(storage, layout)| bias_values(storage, layout)).transpose());
+        let layers = FeedForward {
+            up: Layer { matrix: up, bias: up_bias? },
+            activation: self.activation,
+            down: Layer { matrix: down, bias: down_bias? },
+        };
+        let residual = contiguous(residual, residual_layout, NAME)?;
+        let product = layers
+            .run(self.usual, contiguous(xs, layout, NAME)?, Epilogue::Add(residual))
+            .map_err(Error::wrap)?;
+        Ok((CpuStorage::F32(product), Shape::from((rows, down.outputs()))))
+    }
 }
 
 /// A product through which gradients flow back to its input; the matrix itself does not learn.

@@ -246,8 +246,7 @@ impl Layer {
         let seen = self.attention.forward(&normed, batch, cache, own)?;
         let summed = self.attended(stream, &seen, own)?;
         if !own.any(LayerAdapter::changes_mlp) {
-            let hidden = self.fc1.activated(&normed, Activation::GeluTanh)?;
-            return self.fc2.added_to(&summed, &hidden);
+            return Linear::feed_forward([&self.fc1, &self.fc2], Activation::GeluTanh, &summed, &normed);
         }
         // The same bits for rows without an adapter.
         let hidden = own.changed(&self.fc1, &normed, |layer| layer.fc1.as_ref())?;

@@ -121,8 +121,7 @@ impl Block {
     fn forward(&self, stream: &Tensor) -> Result<Tensor> {
         let seen = self.attention.forward(&self.norm1.forward(stream)?)?;
         let (stream, normed) = self.attention.proj.added_and_normed(stream, &seen, &self.norm2)?;
-        let hidden = self.fc1.activated(&normed, Activation::GeluErf)?;
-        self.fc2.added_to(&stream, &hidden)
+        Linear::feed_forward([&self.fc1, &self.fc2], Activation::GeluErf, &stream, &normed)
     }
 }
 

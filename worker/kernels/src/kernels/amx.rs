@@ -12,12 +12,14 @@ use std::sync::OnceLock;
 use super::avx512::Avx512;
 
 mod expand;
+mod panel;
+mod registers;
 mod tile_product;
 
 pub(crate) use expand::Expand;
 pub(crate) use tile_product::{Accumulators, PANEL_ROWS};
 
-/// Proof that the processor has what [`Avx512`] needs and tiles of bf16, and that this process may use them.
+/// Proof that the processor has what [`Avx512`] needs, and bf16 in vectors and tiles, and that this process may use them.
 #[derive(Clone, Copy)]
 pub(crate) struct Amx(Avx512);
 
@@ -25,7 +27,8 @@ impl Amx {
     pub(crate) fn detect() -> Option<Self> {
         static FOUND: OnceLock<bool> = OnceLock::new();
         let vectors = Avx512::detect()?;
-        let found = *FOUND.get_or_init(|| has_tiles_of_bf16() && may_use_tiles());
+        let found = *FOUND
+            .get_or_init(|| is_x86_feature_detected!("avx512bf16") && has_tiles_of_bf16() && may_use_tiles());
         found.then_some(Self(vectors))
     }
 
