@@ -15,6 +15,7 @@ const BLOCKS: usize = 8;
 
 impl Amx {
     /// Rows of `inputs` values as a panel: block by block, the rows side by side. A last block is filled up with zeros.
+    #[expect(clippy::unused_self, reason = "the value is proof of the features")]
     pub(crate) fn to_panel(self, xs: &[f32], inputs: usize, panel: &mut [Bf16Input]) {
         // SAFETY: `self` is proof of the features.
         unsafe { to_panel(xs, inputs, panel) }
@@ -22,6 +23,7 @@ impl Amx {
 
     /// Sums of at most [`PANEL_ROWS`] rows for the outputs of a tile, with bias (as long as the tile, or shorter) and function, as blocks
     /// of a panel. All rows at once, for a function's steps wait for each other within a row.
+    #[expect(clippy::unused_self, reason = "the value is proof of the features")]
     pub(crate) fn activated(
         self,
         sums: &[Sums],
