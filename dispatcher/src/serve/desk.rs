@@ -53,6 +53,9 @@ pub struct Desk {
     members: Arc<Members>,
     /// Two plans at once could both take the same pictures.
     planning: tokio::sync::Mutex<()>,
+    /// Runs are paused, resumed and cancelled one after the other: going on removes the marks of a run, and would remove that of someone
+    /// who cancels it meanwhile.
+    marking: tokio::sync::Mutex<()>,
     submitted: Mutex<BTreeMap<String, Arc<Submitted>>>,
     count: AtomicU64,
     /// Told when a submission has ended.
@@ -76,6 +79,7 @@ impl Desk {
             readiness,
             members,
             planning: tokio::sync::Mutex::new(()),
+            marking: tokio::sync::Mutex::new(()),
             submitted: Mutex::default(),
             count: AtomicU64::new(0),
             freed: Notify::new(),
@@ -166,6 +170,7 @@ impl Desk {
                  where it was started"
             )));
         };
+        let _marking = self.marking.lock().await;
         for run in one.runs() {
             self.ground.archive.put(&layout::run_paused(&run), Bytes::new(), PutMode::Overwrite).await?;
         }
@@ -175,6 +180,7 @@ impl Desk {
 
     /// Goes on with a run that was paused, cancelled or left.
     pub async fn resume(self: &Arc<Self>, manifest: RunManifest) -> Result<Arc<Submitted>, Problem> {
+        let marking = self.marking.lock().await;
         let working = self.working_on(&manifest.run);
         let runs = working.as_ref().map_or_else(|| vec![manifest.run.clone()], |one| one.runs());
         for run in &runs {
@@ -185,6 +191,7 @@ impl Desk {
                 one.gate().set_closed(false);
                 return Ok(one);
             }
+            drop(marking);
             // It was cancelled a moment ago: two must not hand out the same jobs.
             one.ended().await;
         }
@@ -197,12 +204,15 @@ impl Desk {
         manifest: RunManifest,
         failed: Vec<String>,
     ) -> Result<Arc<Submitted>, Problem> {
+        let marking = self.marking.lock().await;
         submission::wanted_again(&*self.ground.archive, &manifest.run).await?;
+        drop(marking);
         self.submit(Order::Retry { manifest, failed })
     }
 
     /// Cancels a run: workers drop what they have not begun.
     pub async fn cancel(&self, run: &RunId) -> Result<(), Problem> {
+        let _marking = self.marking.lock().await;
         self.ground.archive.put(&layout::run_cancelled(run), Bytes::new(), PutMode::Overwrite).await?;
         self.ground.archive.delete(&layout::run_paused(run)).await?;
         if let Some(one) = self.working_on(run) {
