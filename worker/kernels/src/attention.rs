@@ -144,6 +144,7 @@ impl Work<'_> {
             }
             let panel = &buffer[..count * blocks(width)];
             for (tile, cells) in packed_keys.chunks_exact(width).enumerate() {
+                sums.fill([0.0; TILE]);
                 kernels.f32(cells, panel, sums);
                 let first = tile * TILE;
                 let length = TILE.min(keys - first);
@@ -163,6 +164,7 @@ impl Work<'_> {
             }
             let panel = &buffer[..count * blocks(keys)];
             for (tile, cells) in packed_values.chunks_exact(keys).enumerate() {
+                sums.fill([0.0; TILE]);
                 kernels.f32(cells, panel, sums);
                 let length = TILE.min(width - tile * TILE);
                 for (row, sums) in rows.clone().zip(sums.iter()) {

@@ -28,7 +28,7 @@ pub(crate) const MOST_ROWS: usize = 12;
 /// A set of kernels. A value of the type is proof that the processor can run it.
 ///
 /// A product takes the cells of one tile and a panel: block by block, the rows of the panel (as many
-/// as there are `sums`, at least one and at most the set's limit) side by side. It overwrites `sums`.
+/// as there are `sums`, at least one and at most the set's limit) side by side. It adds to `sums`.
 pub(crate) trait Kernels: Copy + Send + Sync {
     /// Rows of a panel for matrices that are not quantised.
     const DENSE_ROWS: usize;
@@ -51,19 +51,16 @@ pub(crate) trait Kernels: Copy + Send + Sync {
     fn q4_k(self, cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums]);
 }
 
-/// Asks for the weights that come 8 KiB after `cells`, of this tile or the next: with a few rows, the processor is too busy
-/// multiplying to look that far ahead itself, and memory would rest meanwhile.
+/// Asks for the line of weights that comes 3 KiB after this one: with a few rows, the processor is too busy multiplying to look that far
+/// ahead itself, and memory would rest meanwhile. Asked for all at once, the lines of a cell would hold up those that are needed now.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn prefetch<C>(cells: &C) {
+fn prefetch<T>(line: &T) {
     use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-    const AHEAD: usize = 8192;
-    const LINE: usize = 64;
-    let ahead = std::ptr::from_ref(cells).cast::<i8>().wrapping_add(AHEAD);
-    for line in 0..size_of::<C>() / LINE {
-        // SAFETY: every processor of this architecture has the instruction, and it reads nothing, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE)) };
-    }
+    const AHEAD: usize = 3072;
+    let ahead = std::ptr::from_ref(line).cast::<i8>().wrapping_add(AHEAD);
+    // SAFETY: every processor of this architecture has the instruction, and it reads nothing, wherever it points.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead) };
 }
 
 /// Calls the kernel for the number of rows, which is a constant in it.

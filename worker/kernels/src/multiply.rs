@@ -9,7 +9,7 @@ use crate::{
     cells::{Cell, Sums, TILE},
     finish::Finish,
     inputs::{BLOCK, Input},
-    kernels::{Kernels, MOST_ROWS},
+    kernels::Kernels,
     output::Output,
     split::{CACHED, Panels, Tasks, threads},
     tiles::Cells,
@@ -17,6 +17,11 @@ use crate::{
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod in_tiles;
+
+thread_local! {
+    // A thread keeps its last buffer, so that a product need not ask for memory.
+    static SUMS: std::cell::Cell<Vec<Sums>> = const { std::cell::Cell::new(Vec::new()) };
+}
 
 /// Operands whose lengths fit each other; there is at least one row.
 pub(crate) struct Operands<'a> {
@@ -87,21 +92,52 @@ fn run<K: Kernels, C: Cell, X: Input>(
     let ends = Ends::new(operands.bias, operands.epilogue, operands.out, outputs);
     let panel_bytes = panels.rows(0).len() * blocks * size_of::<X>();
     Tasks::new(panels.count(), CACHED / panel_bytes.max(1), tiles, 1, threads).run(threads, |some, tiles| {
-        let mut sums = [[0.0; TILE]; MOST_ROWS];
-        for tile in tiles {
-            let cells = &cells[tile * cells_each..][..cells_each];
-            for panel in some.clone() {
-                let rows = panels.rows(panel);
-                let sums = &mut sums[..rows.len()];
-                kernel(cells, &buffer[rows.start * blocks..rows.end * blocks], sums);
-                for (row, sums) in rows.zip(sums) {
+        let task = panels.rows(some.start).start..panels.rows(some.end - 1).end;
+        let pace = Pace::of::<C>(some.len());
+        let mut sums = SUMS.take();
+        for first in tiles.clone().step_by(pace.tiles) {
+            let together = first..(first + pace.tiles).min(tiles.end);
+            sums.clear();
+            sums.resize(together.len() * task.len(), [0.0; TILE]);
+            for start in (0..inputs).step_by(pace.inputs) {
+                let chunk = start..(start + pace.inputs).min(inputs);
+                let (from, to) = (chunk.start / BLOCK, chunk.end.div_ceil(BLOCK));
+                for (tile, sums) in together.clone().zip(sums.chunks_exact_mut(task.len())) {
+                    let cells = &cells[tile * cells_each..];
+                    let cells = &cells[chunk.start / C::INPUTS..chunk.end.div_ceil(C::INPUTS)];
+                    for panel in some.clone() {
+                        let rows = panels.rows(panel);
+                        let xs = &buffer[rows.start * blocks..][from * rows.len()..to * rows.len()];
+                        kernel(cells, xs, &mut sums[rows.start - task.start..rows.end - task.start]);
+                    }
+                }
+            }
+            for (tile, sums) in together.zip(sums.chunks_exact(task.len())) {
+                for (row, sums) in task.clone().zip(sums) {
                     // SAFETY: every task has other panels or other tiles.
                     unsafe { ends.write(kernels, row, tile, sums) };
                 }
             }
         }
+        SUMS.set(sums);
     });
     X::spare().set(buffer);
+}
+
+/// How a task goes through its weights.
+struct Pace {
+    /// Inputs that all panels pass before the next, a multiple of a cell's and a block's: their weights stay in the first-level cache meanwhile.
+    inputs: usize,
+    /// Tiles that take turns.
+    tiles: usize,
+}
+
+impl Pace {
+    fn of<C: Cell>(panels: usize) -> Self {
+        // Memory is what a few rows wait for: it delivers more while two places are read by turns, each a little at a time.
+        let (inputs, tiles) = if panels <= 4 { (128, 2) } else { (256, 1) };
+        Self { inputs: inputs.max(C::INPUTS), tiles }
+    }
 }
 
 /// What follows the sums of a product's rows.

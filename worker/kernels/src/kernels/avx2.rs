@@ -7,7 +7,7 @@
 //! Sixteen registers of eight lanes hold no whole tile: kernels pass over it in parts.
 use std::{arch::x86_64::*, mem::MaybeUninit};
 
-use super::{Kernels, by_rows};
+use super::{Kernels, by_rows, prefetch};
 use crate::{
     cells::{Bf16Cell, F16Cell, F32Cell, Nibbles, Q4Cell, Q4KCell, Q8Cell, Sums, TILE},
     finish::Finish,
@@ -86,7 +86,7 @@ fn convert<X: Input>(row: &[f32], into: &mut [X], stride: usize) {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f32<const R: usize>(cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
     for part in 0..TILE / 16 {
-        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let mut acc = load_pair(sums, part);
         for (cells, xs) in cells.chunks(BLOCK).zip(panel.as_chunks::<R>().0) {
             for (i, cell) in cells.iter().enumerate() {
                 let weights = &cell.0.as_chunks::<8>().0[2 * part..][..2];
@@ -100,7 +100,7 @@ fn f32<const R: usize>(cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums; 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn f16<const R: usize>(cells: &[F16Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
     for part in 0..TILE / 16 {
-        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let mut acc = load_pair(sums, part);
         for (cells, xs) in cells.chunks(BLOCK).zip(panel.as_chunks::<R>().0) {
             for (i, cell) in cells.iter().enumerate() {
                 let weights = [widen_f16(&cell.0, 2 * part), widen_f16(&cell.0, 2 * part + 1)];
@@ -115,7 +115,7 @@ fn f16<const R: usize>(cells: &[F16Cell], panel: &[F32Input], sums: &mut [Sums; 
 fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
     let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
     for part in 0..TILE / 16 {
-        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let mut acc = load_pair(sums, part);
         for (cells, xs) in cells.chunks(BLOCK / 2).zip(panel.as_chunks::<R>().0) {
             for (i, cell) in cells.iter().enumerate() {
                 let pairs = &cell.0.as_chunks::<8>().0[2 * part..][..2];
@@ -144,10 +144,13 @@ fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[F32Input], sums: &mut [Sums
 fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R]) {
     let offset = _mm256_set1_epi8(-128);
     for part in 0..TILE / 8 {
-        let mut acc = [_mm256_setzero_ps(); R];
+        let mut acc = load(sums, part);
         for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
             let mut integers = [_mm256_setzero_si256(); R];
             for (i, quads) in cell.quants.iter().enumerate() {
+                if part == 0 {
+                    quads.iter().for_each(prefetch);
+                }
                 // Sums of two products of a byte with its offset would not fit 16 bits: the
                 // weights' signs go to the activations.
                 let weights = load_quads(&quads[part / 2], part % 2);
@@ -170,7 +173,7 @@ fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R])
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R]) {
     for part in 0..TILE / 8 {
-        let mut acc = [_mm256_setzero_ps(); R];
+        let mut acc = load(sums, part);
         for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
             let mut integers = [_mm256_setzero_si256(); R];
             for (integers, x) in integers.iter_mut().zip(xs) {
@@ -189,7 +192,7 @@ fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R])
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R]) {
     for part in 0..TILE / 8 {
-        let mut acc = [_mm256_setzero_ps(); R];
+        let mut acc = load(sums, part);
         let mut panel = panel.as_chunks::<R>().0.iter();
         for cell in cells {
             let (scales, offsets) = (widen_f16(&cell.scales, part), widen_f16(&cell.offsets, part));
@@ -308,6 +311,25 @@ fn widen_u8(values: &[u8; TILE], eighth: usize) -> __m256 {
     // SAFETY: the array is as long as the lower half of the vector, which is what is loaded.
     let values = unsafe { _mm_loadl_epi64(values.as_ptr().cast()) };
     _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(values))
+}
+
+/// The sums of eight outputs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load<const R: usize>(sums: &[Sums; R], eighth: usize) -> [__m256; R] {
+    let mut acc = [_mm256_setzero_ps(); R];
+    for (acc, sums) in acc.iter_mut().zip(sums) {
+        *acc = load_f32(&sums.as_chunks::<8>().0[eighth]);
+    }
+    acc
+}
+
+/// The sums of sixteen outputs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_pair<const R: usize>(sums: &[Sums; R], half: usize) -> [[__m256; 2]; R] {
+    let (low, high) = (load(sums, 2 * half), load(sums, 2 * half + 1));
+    std::array::from_fn(|row| [low[row], high[row]])
 }
 
 /// Stores the sums of eight outputs.

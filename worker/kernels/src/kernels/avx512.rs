@@ -85,7 +85,7 @@ fn convert<X: Input>(row: &[f32], into: &mut [X], stride: usize) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn f32<const R: usize>(cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cells, xs) in cells.chunks(BLOCK).zip(panel.as_chunks::<R>().0) {
         for (i, cell) in cells.iter().enumerate() {
             let (low, high) = halves(&cell.0);
@@ -97,7 +97,7 @@ fn f32<const R: usize>(cells: &[F32Cell], panel: &[F32Input], sums: &mut [Sums; 
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn f16<const R: usize>(cells: &[F16Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cells, xs) in cells.chunks(BLOCK).zip(panel.as_chunks::<R>().0) {
         for (i, cell) in cells.iter().enumerate() {
             add_products(&mut acc, widen_f16(&cell.0), xs, i);
@@ -108,7 +108,7 @@ fn f16<const R: usize>(cells: &[F16Cell], panel: &[F32Input], sums: &mut [Sums; 
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[F32Input], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cells, xs) in cells.chunks(BLOCK / 2).zip(panel.as_chunks::<R>().0) {
         for (i, cell) in cells.iter().enumerate() {
             let [low, high] = load_pairs(&cell.0);
@@ -121,14 +121,16 @@ fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[F32Input], sums: &mut [Sums
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
-        prefetch(cell);
+        prefetch(&cell.scales);
         let mut integers = [[_mm512_setzero_si512(); 2]; R];
         for (integers, x) in integers.iter_mut().zip(xs) {
             *integers = [_mm512_set1_epi32(x.correction); 2];
         }
         for (i, [low, high]) in cell.quants.iter().enumerate() {
+            prefetch(low);
+            prefetch(high);
             let (low, high) = (load_quads(low), load_quads(high));
             for (integers, x) in integers.iter_mut().zip(xs) {
                 add_quads(integers, low, high, x.quants[i]);
@@ -144,14 +146,15 @@ fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R])
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
-        prefetch(cell);
+        prefetch(&cell.scales);
         let mut integers = [[_mm512_setzero_si512(); 2]; R];
         for (integers, x) in integers.iter_mut().zip(xs) {
             *integers = [_mm512_set1_epi32(x.correction); 2];
         }
         for i in 0..8 {
+            prefetch(&cell.quants[i]);
             let (low, high) = nibbles(&cell.quants, i);
             for (integers, x) in integers.iter_mut().zip(xs) {
                 add_quads(integers, low, high, x.quants[i]);
@@ -167,13 +170,14 @@ fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R])
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     let mut panel = panel.as_chunks::<R>().0.iter();
     for cell in cells {
         for (block, xs) in cell.blocks.iter().zip(panel.by_ref()) {
-            prefetch(block);
+            prefetch(&block.scales);
             let mut integers = [[_mm512_setzero_si512(); 2]; R];
             for i in 0..8 {
+                prefetch(&block.quants[i]);
                 let (low, high) = nibbles(&block.quants, i);
                 for (integers, x) in integers.iter_mut().zip(xs) {
                     add_quads(integers, low, high, x.quants[i]);
@@ -300,6 +304,17 @@ pub(super) fn widen_u8(values: &[u8; TILE]) -> [__m512; 2] {
     // SAFETY: the arrays are as long as the vector; the load takes any alignment.
     let halves = unsafe { [_mm_loadu_si128(low.as_ptr().cast()), _mm_loadu_si128(high.as_ptr().cast())] };
     [_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(halves[0])), _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(halves[1]))]
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn load<const R: usize>(sums: &[Sums; R]) -> [[__m512; 2]; R] {
+    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    for (acc, sums) in acc.iter_mut().zip(sums) {
+        let (low, high) = halves(sums);
+        *acc = [load_f32(low), load_f32(high)];
+    }
+    acc
 }
 
 #[inline]

@@ -3,7 +3,7 @@ use std::{arch::x86_64::*, mem::MaybeUninit};
 
 use super::{
     Kernels,
-    avx512::{Avx512, load_pairs, store},
+    avx512::{Avx512, load, load_pairs, store},
     by_rows,
 };
 use crate::{
@@ -63,7 +63,7 @@ impl Kernels for Avx512Bf16 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 fn bf16<const R: usize>(cells: &[Bf16Cell], panel: &[Bf16Input], sums: &mut [Sums; R]) {
-    let mut acc = [[_mm512_setzero_ps(); 2]; R];
+    let mut acc = load(sums);
     for (cells, xs) in cells.chunks(BLOCK / 2).zip(panel.as_chunks::<R>().0) {
         for (i, cell) in cells.iter().enumerate() {
             let i = i % (BLOCK / 2);

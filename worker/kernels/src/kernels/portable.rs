@@ -70,7 +70,6 @@ fn dense<const R: usize, const N: usize, C>(
     sums: &mut [Sums; R],
     widen: impl Fn(&C) -> [[f32; TILE]; N],
 ) {
-    *sums = [[0.0; TILE]; R];
     for (cells, xs) in cells.chunks(BLOCK / N).zip(panel.as_chunks::<R>().0) {
         for (i, cell) in cells.iter().enumerate() {
             for (j, weights) in widen(cell).iter().enumerate() {
@@ -83,7 +82,6 @@ fn dense<const R: usize, const N: usize, C>(
 }
 
 fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R]) {
-    *sums = [[0.0; TILE]; R];
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
         let scales = cell.scales.map(f16_to_f32);
         for (sums, x) in sums.iter_mut().zip(xs) {
@@ -93,7 +91,6 @@ fn q8_0<const R: usize>(cells: &[Q8Cell], panel: &[ForQ8], sums: &mut [Sums; R])
 }
 
 fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R]) {
-    *sums = [[0.0; TILE]; R];
     for (cell, xs) in cells.iter().zip(panel.as_chunks::<R>().0) {
         let (scales, quants) = (cell.scales.map(f16_to_f32), spread(&cell.quants));
         for (sums, x) in sums.iter_mut().zip(xs) {
@@ -103,7 +100,6 @@ fn q4_0<const R: usize>(cells: &[Q4Cell], panel: &[ForQ4], sums: &mut [Sums; R])
 }
 
 fn q4_k<const R: usize>(cells: &[Q4KCell], panel: &[ForQ4K], sums: &mut [Sums; R]) {
-    *sums = [[0.0; TILE]; R];
     let mut panel = panel.as_chunks::<R>().0.iter();
     for cell in cells {
         let (scales, offsets) = (cell.scales.map(f16_to_f32), cell.offsets.map(f16_to_f32));
