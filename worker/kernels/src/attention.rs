@@ -1,19 +1,22 @@
 //! Scaled dot-product attention of one sequence: the scores of a few queries at a time, which never leave the cache.
 //!
 //! Keys and values of a head are packed like the weights of a matrix, so that the products are those of
-//! [`PackedMatrix`](crate::PackedMatrix) in f32, and a row's bits do not depend on the other rows.
+//! [`PackedMatrix`](crate::PackedMatrix), in f32 or in tiles of bf16, and a row's bits do not depend on the other rows.
 use rayon::prelude::*;
 
 use crate::{
     Backend, ProductError,
-    backend::with_kernels,
-    cells::{Cell, F32Cell, TILE},
+    backend::{Detected, with_kernels},
+    cells::{Cell, F32Cell, Sums, TILE},
     inputs::{F32Input, Input},
     kernels::{Kernels, MOST_ROWS},
     output::{Output, overwritten},
     split::{Panels, threads},
     weighing::{weigh, weigh_in_f64},
 };
+
+#[cfg(target_arch = "x86_64")]
+mod in_tiles;
 
 /// An operand `(heads, rows, width)` that lies anywhere, as long as the values of a row lie side by side.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +65,7 @@ pub struct Attention<'a> {
 
 impl Attention<'_> {
     /// Softmax of `scale q kᵀ + mask`, times `v`: `out` is `(queries, heads * width)`. On the threads of the current
-    /// rayon pool, a head at a time each.
+    /// rayon pool, a head at a time each. [`Backend::Amx`] rounds operands and weights to bf16, the others multiply in f32.
     ///
     /// # Errors
     /// Operands, mask or output that do not fit; `out` is untouched then. A back end that this processor cannot run.
@@ -94,7 +97,12 @@ impl Attention<'_> {
         k.check(self.heads, self.keys, self.width)?;
         v.check(self.heads, self.keys, self.width)?;
         let work = Work { attention: self, backend, q, k, v };
-        with_kernels!(detected, |kernels| work.run(kernels, out));
+        match detected {
+            #[cfg(target_arch = "x86_64")]
+            Detected::Amx(amx) => work.run(out, |head, out| in_tiles::head(amx, &work, head, out)),
+            _ => with_kernels!(detected, |kernels| work
+                .run(out, |head, out| work.head(kernels, head, out))),
+        }
         Ok(())
     }
 
@@ -114,14 +122,37 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn run<K: Kernels>(&self, kernels: K, out: &mut [f32]) {
+    fn run(&self, out: &mut [f32], one: impl Fn(usize, &Output<'_>) + Sync) {
         let Attention { heads, width, queries, keys, .. } = *self.attention;
         let out = Output::new(overwritten(out), heads * width);
         if threads(heads * queries, width, keys.div_ceil(TILE)) > 1 {
-            (0..heads).into_par_iter().for_each(|head| self.head(kernels, head, &out));
+            (0..heads).into_par_iter().for_each(|head| one(head, &out));
         } else {
-            (0..heads).for_each(|head| self.head(kernels, head, &out));
+            (0..heads).for_each(|head| one(head, &out));
         }
+    }
+
+    /// From the scores of a query to the weights of the keys.
+    fn weigh(&self, head: usize, query: usize, scores: &mut [f32]) {
+        let Attention { width, scale, .. } = *self.attention;
+        let (mask, mut are_numbers) = (self.attention.mask_of(query), true);
+        weigh(self.backend, scores, mask, &mut are_numbers);
+        if !are_numbers {
+            let query = self.q.row(head, query, width);
+            weigh_in_f64(query, |key| self.k.row(head, key, width), scale, mask, scores);
+        }
+    }
+
+    /// Writes a query's sums of a tile.
+    ///
+    /// # Safety
+    /// Nobody else writes that head of that row meanwhile.
+    unsafe fn write(&self, head: usize, query: usize, tile: usize, sums: &Sums, out: &Output<'_>) {
+        let width = self.attention.width;
+        let length = TILE.min(width - tile * TILE);
+        // SAFETY: the caller's promise.
+        let out = unsafe { out.part(query, head * width + tile * TILE, length) };
+        out.write_copy_of_slice(&sums[..length]);
     }
 
     fn head<K: Kernels>(&self, kernels: K, head: usize, out: &Output<'_>) {
@@ -154,23 +185,16 @@ impl Work<'_> {
             }
             for (at, row) in rows.clone().enumerate() {
                 let scores = &mut scores[at * keys..][..keys];
-                let (mask, mut are_numbers) = (self.attention.mask_of(row), true);
-                weigh(self.backend, scores, mask, &mut are_numbers);
-                if !are_numbers {
-                    let query = self.q.row(head, row, width);
-                    weigh_in_f64(query, |key| self.k.row(head, key, width), scale, mask, scores);
-                }
+                self.weigh(head, row, scores);
                 kernels.convert(scores, &mut buffer[at..], count);
             }
             let panel = &buffer[..count * blocks(keys)];
             for (tile, cells) in packed_values.chunks_exact(keys).enumerate() {
                 sums.fill([0.0; TILE]);
                 kernels.f32(cells, panel, sums);
-                let length = TILE.min(width - tile * TILE);
                 for (row, sums) in rows.clone().zip(sums.iter()) {
-                    // SAFETY: heads have other columns, and this reference is dropped before the next is made.
-                    let out = unsafe { out.part(row, head * width + tile * TILE, length) };
-                    out.write_copy_of_slice(&sums[..length]);
+                    // SAFETY: heads have other columns, and the reference is dropped before the next is made.
+                    unsafe { self.write(head, row, tile, sums, out) };
                 }
             }
         }

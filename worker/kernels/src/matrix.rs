@@ -62,6 +62,14 @@ impl PackedMatrix {
         self.product_on(Backend::best_for(usual), xs, bias, epilogue)
     }
 
+    /// What multiplies it where products usually have so many rows: the fastest [`Backend`] that has its format.
+    pub fn backend(&self, usual: Rows) -> Backend {
+        match self.format() {
+            Format::F32 | Format::F16 => Backend::best(),
+            Format::Bf16 | Format::Q8_0 | Format::Q4_0 | Format::Q4K => Backend::best_for(usual),
+        }
+    }
+
     /// The same on a certain back end.
     pub(crate) fn product_on(
         &self,

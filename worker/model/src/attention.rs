@@ -12,20 +12,19 @@ use crate::{
 /// `(t, heads * d)` in f32.
 ///
 /// `mask` `(t or 1, s)` is added to the scores. Inputs may be strided views: on a CPU they are
-/// read where they lie. One sequence at a time keeps a row's numbers free of its neighbours.
+/// read where they lie, on `backend`. One sequence at a time keeps a row's numbers free of its neighbours.
 pub(crate) fn attend(
-    queries: &Tensor,
-    keys: &Tensor,
-    values: &Tensor,
+    [queries, keys, values]: [&Tensor; 3],
     scale: f64,
     mask: Option<&Tensor>,
+    backend: Backend,
 ) -> Result<Tensor> {
     let (heads, rows, width) = queries.dims3()?;
     let dtype = keys.dtype();
     // A single query uses each key once: packing them would cost as much as the product.
     if queries.device().is_cpu() && dtype == DType::F32 && rows > 1 {
         let mask = mask.map(|mask| mask.flatten_all()?.to_vec1()).transpose()?;
-        let fused = Fused { scale: scale as f32, mask };
+        let fused = Fused { scale: scale as f32, mask, backend };
         return side_by_side(queries)?.apply_op3_no_bwd(&side_by_side(keys)?, &side_by_side(values)?, &fused);
     }
     let queries = readable(&(queries * scale)?.to_dtype(dtype)?)?;
@@ -39,15 +38,22 @@ pub(crate) fn attend(
 }
 
 /// As [`attend`] for several sequences `(B, heads, t, d)`; returns `(B, t, heads * d)`, in f32 or, on a GPU, in the type of the keys.
-/// On a CPU one after the other; on a GPU, where launches are dear, all in one.
+/// On a CPU one after the other on `backend`; on a GPU, where launches are dear, all in one.
 pub(crate) fn attend_each(
     [queries, keys, values]: [&Tensor; 3],
     scale: f64,
     mask: Option<&Tensor>,
+    backend: Backend,
     kernels: OwnKernels,
 ) -> Result<Tensor> {
     if queries.device().is_cpu() {
-        let one = |at: usize| attend(&queries.get(at)?, &keys.get(at)?, &values.get(at)?, scale, mask);
+        let of = |xs: &Tensor, at: usize| xs.narrow(0, at, 1)?.squeeze(0);
+        let one = |at: usize| {
+            attend([&of(queries, at)?, &of(keys, at)?, &of(values, at)?], scale, mask, backend)
+        };
+        if queries.dim(0)? == 1 {
+            return one(0)?.unsqueeze(0);
+        }
         return Tensor::stack(&(0..queries.dim(0)?).map(one).collect::<Result<Vec<_>>>()?, 0);
     }
     let queries = (queries * scale)?.to_dtype(keys.dtype())?.contiguous()?;
@@ -106,7 +112,7 @@ pub(crate) fn attend_in_slots(
         }
         let mask =
             (span.tokens > 1).then(|| causal_mask(span.held, span.tokens, queries.device())).transpose()?;
-        attend(&queries, &keys, &values, scale, mask.as_ref())
+        attend([&queries, &keys, &values], scale, mask.as_ref(), Backend::best())
     };
     Tensor::cat(&sequences.into_iter().map(one).collect::<Result<Vec<_>>>()?, 0)
 }
@@ -143,6 +149,7 @@ fn side_by_side(tensor: &Tensor) -> Result<Tensor> {
 struct Fused {
     scale: f32,
     mask: Option<Vec<f32>>,
+    backend: Backend,
 }
 
 impl CustomOp3 for Fused {
@@ -171,7 +178,7 @@ impl CustomOp3 for Fused {
         let operands =
             [operand(queries, queries_layout)?, operand(keys, keys_layout)?, operand(values, values_layout)?];
         let mut out = vec![0f32; rows * heads * width];
-        attention.run(Backend::best(), operands, &mut out).map_err(Error::wrap)?;
+        attention.run(self.backend, operands, &mut out).map_err(Error::wrap)?;
         Ok((CpuStorage::F32(out), Shape::from((rows, heads * width))))
     }
 }
@@ -236,11 +243,11 @@ mod tests {
         let mask = causal_mask(31, 9, &Device::Cpu).unwrap();
         for mask in [None, Some(mask)] {
             let all =
-                attend(&by_head(&queries), &by_head(&keys), &by_head(&values), 0.3, mask.as_ref()).unwrap();
+                attend([&by_head(&queries), &by_head(&keys), &by_head(&values)], 0.3, mask.as_ref(), Backend::best()).unwrap();
             for row in 0..9 {
                 let query = by_head(&queries.narrow(0, row, 1).unwrap());
                 let mask = mask.as_ref().map(|mask| mask.narrow(0, row, 1).unwrap());
-                let one = attend(&query, &by_head(&keys), &by_head(&values), 0.3, mask.as_ref()).unwrap();
+                let one = attend([&query, &by_head(&keys), &by_head(&values)], 0.3, mask.as_ref(), Backend::best()).unwrap();
                 let distance = (all.narrow(0, row, 1).unwrap() - one).unwrap().abs().unwrap();
                 let distance = distance.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
                 assert!(distance < 1e-5, "row {row}: {distance}");

@@ -5,7 +5,7 @@ use candle_core::{
     D, DType, Module, Result, Tensor,
     quantized::{QMatMul, QTensor},
 };
-use captionfleet_kernels::{Activation, Rows};
+use captionfleet_kernels::{Activation, Backend, Rows};
 
 use crate::{
     norm::{LayerNorm, RmsNorm},
@@ -100,6 +100,14 @@ impl Module for Linear {
 }
 
 impl Linear {
+    /// What its products run on, on a CPU. Attention to what it makes is as exact there.
+    pub(crate) fn backend(&self) -> Backend {
+        match &self.weight {
+            Matrix::Packed(weight) => weight.backend(self.usual),
+            _ => Backend::best(),
+        }
+    }
+
     /// A function of the layer's output, without the output itself ever being written. On a GPU it may come in the type in
     /// which the next layer multiplies.
     pub(crate) fn activated(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {

@@ -5,7 +5,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Error, Layout, Result, Shape, Storage, Tensor, bail,
     quantized::GgmlDType,
 };
-use captionfleet_kernels::{Activation, Epilogue, FeedForward, Format, Layer, PackedMatrix, Rows};
+use captionfleet_kernels::{Activation, Backend, Epilogue, FeedForward, Format, Layer, PackedMatrix, Rows};
 
 use crate::{bundle::StoredTensor, cpu_values::contiguous};
 
@@ -36,6 +36,11 @@ impl Packed {
         PackedMatrix::pack(format, bytes, outputs, inputs)
             .map(|matrix| Self(Arc::new(matrix)))
             .map_err(Error::wrap)
+    }
+
+    /// What multiplies it.
+    pub(crate) fn backend(&self, usual: Rows) -> Backend {
+        self.0.backend(usual)
     }
 
     /// `xs Wᵀ + bias` `(rows, outputs)` for `xs` `(rows, inputs)`, and what follows it.

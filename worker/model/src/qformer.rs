@@ -3,6 +3,7 @@
 mod own;
 
 use candle_core::{Module, Result, Tensor};
+use captionfleet_kernels::Backend;
 
 use self::own::Own;
 use crate::{
@@ -257,7 +258,7 @@ impl Attention {
         let queries = split(own.changed(&self.query, stream, |layer| of(layer).query.as_ref())?)?;
         let keys = split(own.changed(&self.key, source, |layer| of(layer).key.as_ref())?)?;
         let values = split(own.changed(&self.value, source, |layer| of(layer).value.as_ref())?)?;
-        let seen = attend_each([&queries, &keys, &values], scale, mask, self.kernels)?;
+        let seen = attend_each([&queries, &keys, &values], scale, mask, Backend::best(), self.kernels)?;
         own.added_and_normed(&self.output, &self.norm, stream, &seen, |layer| of(layer).output.as_ref())
     }
 }

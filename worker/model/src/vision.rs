@@ -159,7 +159,8 @@ impl Attention {
             return attend_split(&split, self.kernels);
         }
         let qkv = self.qkv.forward(xs)?.reshape((batch, tokens, 3, self.heads, head_dim))?;
-        let qkv = qkv.permute((2, 0, 3, 1, 4))?;
-        attend_each([&qkv.get(0)?, &qkv.get(1)?, &qkv.get(2)?], scale, None, self.kernels)
+        let part = |index: usize| qkv.narrow(2, index, 1)?.squeeze(2)?.transpose(1, 2);
+        let parts = [&part(0)?, &part(1)?, &part(2)?];
+        attend_each(parts, scale, None, self.qkv.backend(), self.kernels)
     }
 }
