@@ -100,8 +100,7 @@ impl Attention<'_> {
         match detected {
             #[cfg(target_arch = "x86_64")]
             Detected::Amx(amx) => work.run(out, |head, out| in_tiles::head(amx, &work, head, out)),
-            _ => with_kernels!(detected, |kernels| work
-                .run(out, |head, out| work.head(kernels, head, out))),
+            _ => with_kernels!(detected, |kernels| work.run(out, |head, out| work.head(kernels, head, out))),
         }
         Ok(())
     }

@@ -135,8 +135,10 @@ fn scores_of_every_magnitude_agree_with_f64() {
                     let near = rounded.exact(query, head, at % width);
                     let expected = exact(&attention, [&q, &k, &v], query, head, at % width);
                     // Scores beyond f32 are made anew, of operands that are not rounded.
-                    let distance =
-                        [near, expected].map(|x| (f64::from(*found) - x).abs()).into_iter().fold(f64::MAX, f64::min);
+                    let distance = [near, expected]
+                        .map(|x| (f64::from(*found) - x).abs())
+                        .into_iter()
+                        .fold(f64::MAX, f64::min);
                     assert!(distance < rounded.most, "{backend:?} {size} {at}: {found} {near} {expected}");
                     if mask.is_none() {
                         let distance = (f64::from(single[at]) - expected).abs();

@@ -48,9 +48,8 @@ pub(crate) fn attend_each(
 ) -> Result<Tensor> {
     if queries.device().is_cpu() {
         let of = |xs: &Tensor, at: usize| xs.narrow(0, at, 1)?.squeeze(0);
-        let one = |at: usize| {
-            attend([&of(queries, at)?, &of(keys, at)?, &of(values, at)?], scale, mask, backend)
-        };
+        let one =
+            |at: usize| attend([&of(queries, at)?, &of(keys, at)?, &of(values, at)?], scale, mask, backend);
         if queries.dim(0)? == 1 {
             return one(0)?.unsqueeze(0);
         }
@@ -242,12 +241,19 @@ mod tests {
         let by_head = |xs: &Tensor| xs.transpose(0, 1).unwrap();
         let mask = causal_mask(31, 9, &Device::Cpu).unwrap();
         for mask in [None, Some(mask)] {
-            let all =
-                attend([&by_head(&queries), &by_head(&keys), &by_head(&values)], 0.3, mask.as_ref(), Backend::best()).unwrap();
+            let all = attend(
+                [&by_head(&queries), &by_head(&keys), &by_head(&values)],
+                0.3,
+                mask.as_ref(),
+                Backend::best(),
+            )
+            .unwrap();
             for row in 0..9 {
                 let query = by_head(&queries.narrow(0, row, 1).unwrap());
                 let mask = mask.as_ref().map(|mask| mask.narrow(0, row, 1).unwrap());
-                let one = attend([&query, &by_head(&keys), &by_head(&values)], 0.3, mask.as_ref(), Backend::best()).unwrap();
+                let one =
+                    attend([&query, &by_head(&keys), &by_head(&values)], 0.3, mask.as_ref(), Backend::best())
+                        .unwrap();
                 let distance = (all.narrow(0, row, 1).unwrap() - one).unwrap().abs().unwrap();
                 let distance = distance.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
                 assert!(distance < 1e-5, "row {row}: {distance}");

@@ -83,7 +83,8 @@ fn packed_values(amx: Amx, work: &Work<'_>, head: usize) -> Vec<Bf16Cell> {
         for (blocks, cells) in rows.blocks(count).zip(cells.chunks_exact_mut(cells_each)) {
             for (pair, cell) in blocks.chunks(2).zip(&mut cells[first / 2..]) {
                 let second = pair.get(1).unwrap_or(&Bf16Input::ZERO);
-                for ((lanes, a), b) in cell.0.as_chunks_mut::<2>().0.iter_mut().zip(&pair[0].0).zip(&second.0) {
+                for ((lanes, a), b) in cell.0.as_chunks_mut::<2>().0.iter_mut().zip(&pair[0].0).zip(&second.0)
+                {
                     let ([a0, a1], [b0, b1]) = (halves(*a), halves(*b));
                     *lanes = [[a0, b0], [a1, b1]];
                 }
