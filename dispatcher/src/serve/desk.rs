@@ -164,13 +164,13 @@ impl Desk {
 
     /// Holds a run's jobs back, or no more. The other runs of its submission share its fate.
     pub async fn pause(&self, run: &RunId) -> Result<(), Problem> {
+        let _marking = self.marking.lock().await;
         let Some(one) = self.working_on(run) else {
             return Err(Problem::conflict(format!(
                 "run {run} is not published by this service, so that its jobs cannot be held back; cancel it, or pause it \
                  where it was started"
             )));
         };
-        let _marking = self.marking.lock().await;
         for run in one.runs() {
             self.ground.archive.put(&layout::run_paused(&run), Bytes::new(), PutMode::Overwrite).await?;
         }

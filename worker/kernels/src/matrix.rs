@@ -44,6 +44,14 @@ impl PackedMatrix {
         with_cells!(&self.cells, |cells| size_of_val(cells.as_slice()))
     }
 
+    /// What multiplies it where products usually have so many rows: the fastest [`Backend`] that has its format.
+    pub fn backend(&self, usual: Rows) -> Backend {
+        match self.format() {
+            Format::F32 | Format::F16 => Backend::best(),
+            Format::Bf16 | Format::Q8_0 | Format::Q4_0 | Format::Q4K => Backend::best_for(usual),
+        }
+    }
+
     /// `xs Wᵀ + bias` `(rows, outputs)` for rows `xs` `(rows, inputs)`, both row by row, on the fastest [`Backend`] for as
     /// many, and the threads of the current rayon pool.
     ///
@@ -59,15 +67,7 @@ impl PackedMatrix {
         bias: Option<&[f32]>,
         epilogue: Epilogue<'_>,
     ) -> Result<Vec<f32>, ProductError> {
-        self.product_on(Backend::best_for(usual), xs, bias, epilogue)
-    }
-
-    /// What multiplies it where products usually have so many rows: the fastest [`Backend`] that has its format.
-    pub fn backend(&self, usual: Rows) -> Backend {
-        match self.format() {
-            Format::F32 | Format::F16 => Backend::best(),
-            Format::Bf16 | Format::Q8_0 | Format::Q4_0 | Format::Q4K => Backend::best_for(usual),
-        }
+        self.product_on(self.backend(usual), xs, bias, epilogue)
     }
 
     /// The same on a certain back end.
