@@ -13,6 +13,7 @@ use captionfleet_proto::rows::{EmbeddingShape, Row, write_unfinished};
 use captionfleet_proto::storage::{StorageOptions, Stores};
 use captionfleet_proto::uri::ArchiveUri;
 use captionfleet_worker::telemetry::Metrics;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
@@ -194,7 +195,8 @@ impl Life {
             assert!(since.elapsed() < PATIENCE, "waited in vain");
             std::thread::sleep(Duration::from_millis(2));
         }
-        Command::new("kill").args(["-ABRT", &self.child.id().to_string()]).status().unwrap();
+        // By a call and not by a program, whose start takes long enough on a busy machine for the work to be done first.
+        kill_process(Pid::from_child(&self.child), Signal::ABORT).unwrap();
         assert!(!self.child.wait().unwrap().success());
     }
 }
