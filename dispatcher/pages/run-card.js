@@ -22,16 +22,19 @@ class Run extends HTMLElement {
   #parts = {};
   #state = "";
   #seen = "";
+  /** When the last act was answered: what was asked before that may be out of date. */
+  #acted = 0;
 
   /** Shows a run's summary, then what became of its rows. */
   begin(summary) {
     this.#run = summary.run;
     this.#build();
-    this.update(summary);
+    this.update(summary, performance.now());
   }
 
-  /** Takes a later summary: follows the run while it goes on, looks at it again when something changed. */
-  update(summary) {
+  /** Takes a later summary, `asked` for at that time: follows the run while it goes on, looks at it again when something changed. */
+  update(summary, asked) {
+    if (asked < this.#acted) return;
     const changed = this.#seen !== `${summary.state} ${summary.jobs_done}`;
     if (changed) this.#tell(summary);
     if (MOVING.includes(summary.state)) this.#follow();
@@ -48,8 +51,10 @@ class Run extends HTMLElement {
   }
 
   async #look() {
+    const asked = performance.now();
     try {
-      this.#tell(await get(`/runs/${encodeURIComponent(this.#run)}`));
+      const run = await get(`/runs/${encodeURIComponent(this.#run)}`);
+      if (asked >= this.#acted) this.#tell(run);
     } catch (error) {
       this.#parts.notes.replaceChildren(element("p", { class: "bad", text: error.message }));
     }
@@ -166,23 +171,25 @@ class Run extends HTMLElement {
     const focused = acts.contains(document.activeElement);
     acts.dataset.offered = names;
     acts.replaceChildren(...wanted.map(([name, text]) => element("button", {
-      type: "button", text, "aria-label": `${text} run ${this.#run}`, "data-act": name, on: { click: (event) => this.#act(name, event.target) },
+      type: "button", text, "aria-label": `${text} run ${this.#run}`, "data-act": name, on: { click: () => this.#act(name) },
     })));
     // Whoever pressed a button by the keyboard goes on from there.
     if (focused) (acts.querySelector("button") ?? this.#parts.failed.querySelector("summary")).focus();
   }
 
-  async #act(name, button) {
-    button.disabled = true;
+  async #act(name) {
+    const buttons = [...this.#parts.acts.querySelectorAll("button")];
+    for (const button of buttons) button.disabled = true;
     try {
       await call("POST", address(`/runs/${encodeURIComponent(this.#run)}/${name}`));
+      this.#acted = performance.now();
       await this.#look();
       this.#follow();
       this.dispatchEvent(new CustomEvent("acted", { bubbles: true, detail: name }));
     } catch (error) {
       this.#parts.notes.replaceChildren(element("p", { class: "bad", role: "alert", text: error.message }));
     }
-    button.disabled = false;
+    for (const button of buttons) button.disabled = false;
   }
 
   async #listFailures() {

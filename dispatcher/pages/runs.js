@@ -17,14 +17,15 @@ let shown = 0;
 
 /** Shows the newest runs that are not shown yet, and older ones when `older` is wanted. */
 async function load(older) {
+  const asked = performance.now();
   try {
     if (only) {
       const run = await get(`/runs/${encodeURIComponent(only)}`);
-      add([run], true);
+      add([run], true, asked);
       return say("");
     }
     const { runs, total } = await get("/runs", older ? { offset: shown, limit: PAGE } : { limit: PAGE });
-    add(runs, older);
+    add(runs, older, asked);
     shown = cards.childElementCount;
     byId("pages").hidden = shown >= total;
     say(total === 0 ? "There is no run yet." : counted(total, "run"));
@@ -33,9 +34,9 @@ async function load(older) {
   }
 }
 
-function add(runs, atEnd) {
+function add(runs, atEnd, asked) {
   const known = new Map([...cards.children].map((card) => [card.dataset.run, card]));
-  for (const run of runs) known.get(run.run)?.update(run);
+  for (const run of runs) known.get(run.run)?.update(run, asked);
   const fresh = runs.filter((run) => !known.has(run.run)).map((run) => {
     const card = element("cf-run", { "data-run": run.run });
     card.begin(run);
