@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::{
     Backend, ProductError,
-    backend::{Detected, with_kernels},
+    backend::with_kernels,
     cells::{Cell, F32Cell, Sums, TILE},
     inputs::{F32Input, Input},
     kernels::{Kernels, MOST_ROWS},
@@ -97,11 +97,12 @@ impl Attention<'_> {
         k.check(self.heads, self.keys, self.width)?;
         v.check(self.heads, self.keys, self.width)?;
         let work = Work { attention: self, backend, q, k, v };
-        match detected {
-            #[cfg(target_arch = "x86_64")]
-            Detected::Amx(amx) => work.run(out, |head, out| in_tiles::head(amx, &work, head, out)),
-            _ => with_kernels!(detected, |kernels| work.run(out, |head, out| work.head(kernels, head, out))),
+        #[cfg(target_arch = "x86_64")]
+        if let crate::backend::Detected::Amx(amx) = detected {
+            work.run(out, |head, out| in_tiles::head(amx, &work, head, out));
+            return Ok(());
         }
+        with_kernels!(detected, |kernels| work.run(out, |head, out| work.head(kernels, head, out)));
         Ok(())
     }
 
