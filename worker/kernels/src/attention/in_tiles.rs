@@ -3,13 +3,10 @@ use super::{Heads, Work};
 use crate::{
     cells::{Bf16Cell, Cell, TILE},
     inputs::{BLOCK, Bf16Input, Input},
-    kernels::amx::{Accumulators, Amx, PANEL_ROWS},
+    kernels::amx::{Accumulators, Amx, CELLS, PANEL_ROWS},
     output::Output,
     split::Panels,
 };
-
-/// Cells of a block.
-const CELLS: usize = BLOCK / 2;
 
 pub(super) fn head(amx: Amx, work: &Work<'_>, head: usize, out: &Output<'_>) {
     let super::Attention { width, queries, keys, scale, .. } = *work.attention;

@@ -10,6 +10,7 @@
 use std::sync::OnceLock;
 
 use super::avx512::Avx512;
+use crate::inputs::BLOCK;
 
 mod expand;
 mod panel;
@@ -18,6 +19,9 @@ mod tile_product;
 
 pub(crate) use expand::Expand;
 pub(crate) use tile_product::{Accumulators, PANEL_ROWS};
+
+/// Cells of bf16 to a block of inputs.
+pub(crate) const CELLS: usize = BLOCK / 2;
 
 /// Proof that the processor has what [`Avx512`] needs, and bf16 in vectors and tiles, and that this process may use them.
 #[derive(Clone, Copy)]

@@ -1,15 +1,11 @@
 //! Quantised weights as bf16.
 use std::arch::x86_64::*;
 
-use super::Amx;
+use super::{Amx, CELLS};
 use crate::{
     cells::{Bf16Cell, Cell, Q4Cell, Q4KCell, Q8Cell, TILE},
-    inputs::BLOCK,
     kernels::avx512::{load_quads, nibbles, widen_f16, widen_u8},
 };
-
-/// Cells of bf16 to a block of inputs.
-const CELLS: usize = BLOCK / 2;
 
 /// Cells that become bf16, each value rounded to the nearest.
 pub(crate) trait Expand: Cell {

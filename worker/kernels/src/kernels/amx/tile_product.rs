@@ -2,20 +2,18 @@
 use std::arch::asm;
 
 use super::{
-    Amx,
+    Amx, CELLS,
     registers::{Registers, Shapes},
 };
 use crate::{
     cells::{Bf16Cell, Sums, TILE},
-    inputs::{BLOCK, Bf16Input},
+    inputs::Bf16Input,
 };
 
 /// Rows of a tile register.
 const REGISTER_ROWS: usize = 16;
 /// Rows of a panel: two registers.
 pub(crate) const PANEL_ROWS: usize = 2 * REGISTER_ROWS;
-/// Cells of a block.
-const CELLS: usize = BLOCK / 2;
 
 /// Sums of a panel's rows for the outputs of a tile.
 #[derive(Clone)]
